@@ -1,0 +1,101 @@
+# The pipeline, as a chain of files: each is one command, redone only when its input changed.
+# GNU make 3.81 (macOS) is enough. `make` alone lists what there is.
+
+PYTHON   ?=
+PIP_ARGS ?=
+TEXT     ?=
+PROMPT   ?=
+PRESET   ?= tiny
+VOCAB    ?= 2048
+STORIES  ?= 20000
+TRAIN_ARGS ?=
+
+# TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
+# checksum of its path. Spaces cannot stand in a target, so they never reach one.
+ifneq ($(TEXT),)
+SLUG := $(shell printf '%s' "$$(basename "$(TEXT)")" | tr -c 'A-Za-z0-9' '-' | cut -c1-24)-$(shell printf '%s' "$(TEXT)" | cksum | cut -d' ' -f1)
+RUN  ?= runs/$(SLUG)
+else
+RUN  ?= runs/$(PRESET)
+endif
+
+PY := .venv/bin/python
+# Large buffers stay with the process: giving them back each step costs about a tenth (glibc).
+export MALLOC_MMAP_THRESHOLD_ := 1000000000
+export MALLOC_TRIM_THRESHOLD_ := 4000000000
+export PYTHONUNBUFFERED := 1
+# Handed over in the environment, where quotes and spaces in them do no harm.
+export PYTHON PIP_ARGS TEXT PROMPT
+
+.PHONY: help setup train-tiny sample test tutorials bench clean FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+help:
+	@echo 'nanoseek: how a DeepSeek-style language model is trained cheaply'
+	@echo
+	@echo '  make train-tiny              train the bilingual story model: about 3 minutes'
+	@echo '  make train-tiny TEXT=path    the same with your own text: a file, folder, jsonl or URL'
+	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
+	@echo '  make test                    run the tests'
+	@echo '  make bench                   compare with peers; takes minutes'
+	@echo '  make setup                   only make .venv and install into it'
+	@echo '  make clean                   remove the tiny run (CLEAN=runs: all runs)'
+	@echo
+	@echo '  PYTHON=python3.12            the Python to use (3.10 or newer)'
+	@echo '  PIP_ARGS="…"                 options for pip, such as an index without GPU builds'
+
+setup: .venv/installed
+
+.venv/installed: requirements.txt
+	@sh .ci/setup requirements.txt
+	@touch $@
+
+.venv/tests-installed: .venv/installed tests/requirements.txt
+	@sh .ci/setup tests/requirements.txt
+	@touch $@
+
+train-tiny: $(RUN)/report.txt
+	@cat $(RUN)/report.txt
+	@echo
+	@echo '$(RUN) is trained. More: make sample PROMPT="…"; the curve: $(RUN)/curve.svg'
+
+# One long text is looked at on every call (its path may hold spaces, so it cannot be a
+# prerequisite), but raw.jsonl keeps its time when the text has not changed.
+ifneq ($(TEXT),)
+$(RUN)/raw.jsonl: FORCE .venv/installed
+	@$(PY) -m nanoseek.corpus $@ --text "$$TEXT"
+FORCE:
+else
+$(RUN)/raw.jsonl: | .venv/installed
+	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES)
+endif
+
+$(RUN)/clean.jsonl: $(RUN)/raw.jsonl
+	@$(PY) -m nanoseek.curate $< $@
+
+$(RUN)/tokenizer.json: $(RUN)/clean.jsonl
+	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB)
+
+# New tokens make the old run another run: it starts anew.
+$(RUN)/tokens/manifest.json: $(RUN)/clean.jsonl $(RUN)/tokenizer.json
+	@$(PY) -m nanoseek.data $^ $(RUN)/tokens
+	@rm -rf $(RUN)/checkpoints $(RUN)/log.jsonl $(RUN)/curve.svg
+
+# --resume goes on where a stopped run was, and starts one where there is none.
+$(RUN)/cost.json: $(RUN)/tokens/manifest.json
+	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume $(TRAIN_ARGS)
+
+$(RUN)/report.txt: $(RUN)/cost.json
+	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 > $@.writing
+	@$(PY) -m nanoseek.cost $(RUN) >> $@.writing
+	@mv $@.writing $@
+
+sample: .venv/installed
+	@$(PY) -m nanoseek.generate $(RUN) --prompt "$$PROMPT"
+
+test: .venv/tests-installed
+	@$(PY) -m pytest tests -q
+
+clean:
+	rm -rf $(or $(CLEAN),runs/tiny)

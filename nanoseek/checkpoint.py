@@ -1,0 +1,259 @@
+"""A checkpoint is a folder that Hugging Face's Llama opens, with the trainer's state beside it.
+
+    save_model(model, "folder", "tokenizer.json")    # config.json, model.safetensors, tokenizer
+    model = load_model("folder")                     # also a published Llama-family folder
+
+A run keeps its checkpoints in run/checkpoints/step-00000100/. Each is written into a temporary
+folder, synced and renamed, so that a half-written one never has a checkpoint's name, and holds
+the sha256 of every file. There is no pickle anywhere: tensors are safetensors, the rest is JSON,
+so that opening a stranger's checkpoint runs none of their code.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from nanoseek.model import ModelConfig, Transformer
+
+SPECIAL = "<|endoftext|>"
+# What config.json may say that changes nothing, or only what we never do (sampling, training).
+NEUTRAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu",
+           "quantization_config": None, "sliding_window": None}
+
+
+def to_hugging_face(config, eot_id=None):
+    """Return the config.json (a dict) of transformers' LlamaForCausalLM for a ModelConfig."""
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+            **dataclasses.asdict(config), "head_dim": config.head_size, "hidden_act": "silu", "attention_bias": False,
+            "mlp_bias": False, "attention_dropout": 0.0, "rope_scaling": None,
+            "bos_token_id": eot_id, "eos_token_id": eot_id, "torch_dtype": "float32"}
+
+
+def from_hugging_face(settings):
+    """Return the ModelConfig of a config.json; raise ValueError for what we cannot represent."""
+    if settings.get("model_type") != "llama":
+        raise ValueError(f"config.json describes a {settings.get('model_type')!r} model: "
+                         "only Llama-family folders (model_type llama) can be opened")
+    for name, value in NEUTRAL.items():
+        if settings.get(name, value) != value:
+            raise ValueError(f"config.json has {name} = {settings[name]!r}, which this model "
+                             "does not have")
+    # transformers 5 nests the RoPE settings; older folders have them at the top.
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise ValueError(f"config.json asks for RoPE scaling {kind!r}, which is not supported")
+    settings = {"rope_theta": 10000.0, "tie_word_embeddings": False,
+                "num_key_value_heads": settings.get("num_attention_heads"), **settings}
+    settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    missing = sorted(fields - {"head_dim"} - {k for k, v in settings.items() if v is not None})
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    return ModelConfig(**{name: settings.get(name) for name in fields})
+
+
+def save_model(model, folder, tokenizer=None):
+    """Write a Transformer as a folder that transformers opens, whole or not at all.
+
+    tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
+    """
+    _write_folder(folder, lambda new: _write_model(model, new, tokenizer))
+
+
+def _write_model(model, folder, tokenizer):
+    eot_id = None
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, folder / "tokenizer.json")
+        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        eot_id = next((t["id"] for t in vocabulary["added_tokens"] if t["content"] == SPECIAL),
+                      None)
+        _write_json(folder / "tokenizer_config.json", {
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL,
+            "eos_token": SPECIAL, "clean_up_tokenization_spaces": False,
+            "model_max_length": model.config.max_position_embeddings})
+    _write_json(folder / "config.json", to_hugging_face(model.config, eot_id))
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]  # safetensors refuses two names for one memory
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_model(folder, device="cpu"):
+    """Open a checkpoint folder, ours or a Llama folder of others: a Transformer in fp32, eval mode.
+
+    `folder` may also be a run, of which the newest intact checkpoint is taken. Raises ValueError
+    that names the file for a damaged or foreign folder.
+    """
+    folder = find_checkpoint(folder)
+    config = from_hugging_face(_read_json(folder / "config.json"))
+    with torch.device("meta"):
+        model = Transformer(config)
+    tensors = {}
+    for path in _weight_files(folder):
+        tensors.update(_read_tensors(path))
+    if config.tie_word_embeddings:
+        tensors["lm_head.weight"] = tensors.get("model.embed_tokens.weight")
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    _check_shapes(expected, tensors, folder)
+    model.load_state_dict({n: tensors[n].float() for n in expected}, assign=True)
+    if config.tie_word_embeddings:  # assigning put two parameters where one was
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model.requires_grad_(True).to(device).eval()
+
+
+def _weight_files(folder):
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():  # a large model in several files
+        return sorted({folder / name for name in _read_json(index)["weight_map"].values()})
+    return [folder / "model.safetensors"]
+
+
+def _check_shapes(expected, tensors, folder):
+    for name, shape in expected.items():
+        found = tensors.get(name)
+        if found is None:
+            raise ValueError(f"{folder}: the weights lack {name}")
+        if tuple(found.shape) != shape:
+            raise ValueError(f"{folder}: {name} has shape {tuple(found.shape)}, "
+                             f"but config.json asks for {shape}")
+    # Old folders store RoPE's inverse frequencies, which the config already determines.
+    extra = sorted(n for n in set(tensors) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
+    if extra:
+        raise ValueError(f"{folder}: the weights hold {extra[0]}, which this model does not have")
+
+
+def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2):
+    """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
+
+    Then remove all but the newest `keep` checkpoints. Returns the folder.
+    """
+    folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
+
+    def write(new):
+        _write_model(model, new, tokenizer)
+        save_file({k: v.contiguous() for k, v in tensors.items()}, new / "trainer.safetensors")
+        _write_json(new / "trainer.json", state)
+
+    _write_folder(folder, write)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_checkpoint(folder):
+    """Return (tensors, state) that save_checkpoint stored; load_model opens the weights."""
+    folder = pathlib.Path(folder)
+    return _read_tensors(folder / "trainer.safetensors"), _read_json(folder / "trainer.json")
+
+
+def checkpoints(run):
+    """Return the checkpoint folders of a run, oldest first, intact or not."""
+    return sorted((pathlib.Path(run) / "checkpoints").glob("step-*"))
+
+
+def newest_intact(run, say=print):
+    """Return the newest undamaged checkpoint folder of a run, or None; name the damaged ones."""
+    for folder in reversed(checkpoints(run)):
+        try:
+            verify(folder)
+            return folder
+        except ValueError as error:
+            say(f"passed over a damaged checkpoint: {error}")
+    return None
+
+
+def find_checkpoint(folder):
+    """Return `folder` if it holds a model, else the newest intact checkpoint of the run there.
+
+    Raises ValueError when there is neither, or when one of our own folders is damaged.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "config.json").is_file():
+        found = newest_intact(folder)
+        if found is None:
+            raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint: "
+                             "name a run or a checkpoint folder")
+        return found
+    if (folder / "checksums.json").is_file():
+        verify(folder)
+    return folder
+
+
+def verify(folder):
+    """Raise ValueError naming the first file of a checkpoint that is missing or altered."""
+    folder = pathlib.Path(folder)
+    for name, digest in _read_json(folder / "checksums.json").items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{path} is damaged (its sha256 differs from checksums.json)")
+
+
+def _write_folder(folder, write):
+    """Let `write(new)` fill a temporary folder, add checksums, sync, and rename it into place."""
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A run killed while it saved left its temporary folder behind.
+    for stale in folder.parent.glob(".writing-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    new = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        write(new)
+        _write_json(new / "checksums.json", {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(new.iterdir())})
+        for path in new.iterdir():
+            _sync(path)
+        os.chmod(new, 0o755)  # mkdtemp's folders are private
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(new, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _sync(path):
+    """Wait until a file, or a folder's list of names, has reached the disk."""
+    if os.name == "nt" and pathlib.Path(path).is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_json(path, value):
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _read_tensors(path):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing (weights must be safetensors; a pickle, such as "
+                         "pytorch_model.bin, could run a stranger's code and is not opened)")
+    try:
+        with safe_open(path, "pt"):
+            pass
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None

@@ -1,0 +1,92 @@
+"""Turn a frozen dataclass into command-line flags, and bad input into one clear line.
+
+    parser = Parser("nanoseek.train", "Train a model.")
+    add_flags(parser, TrainConfig)                   # one --flag per field, with its type and help
+    config = from_flags(TrainConfig, parser.parse_args(argv))
+
+Only the `main()` of a module imports this file, so the modules still copy out alone.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that answers a mistake in one line and exits with code 2."""
+
+    def __init__(self, name, description):
+        super().__init__(prog=f"python -m {name}", description=description, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _boolean(text):
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+_boolean.__name__ = "boolean"
+
+
+def _parse_type(annotation):
+    """Return the function that reads a field of this type from the command line."""
+    if isinstance(annotation, types.UnionType):  # int | None: read it as an int
+        annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
+    return _boolean if annotation is bool else annotation
+
+
+def add_flags(parser, config_class, skip=()):
+    """Add `--field value` for every field of a dataclass; absent flags are left unset (None).
+
+    A field's `metadata={"help": …}` is its help text; a bare boolean flag means true.
+    """
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.name in skip or dataclasses.is_dataclass(hints[field.name]):
+            continue
+        read = _parse_type(hints[field.name])
+        bare = {"nargs": "?", "const": True} if read is _boolean else {}
+        parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
+                            metavar=read.__name__,
+                            help=f"{field.metadata.get('help', '')} (default {field.default})")
+
+
+def from_flags(base, args):
+    """Return `base` (a dataclass or an instance of one) with the flags that were given."""
+    instance = base() if isinstance(base, type) else base
+    names = {field.name for field in dataclasses.fields(instance)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    return dataclasses.replace(instance, **given)
+
+
+def run(main):
+    """Call `main()`; answer bad input (ValueError, OSError) in one line with exit code 2.
+
+    NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
+    """
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (ValueError, OSError) as error:
+        if os.environ.get("NANOSEEK_TRACEBACK"):
+            raise
+        print(f"nanoseek.{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(f"nanoseek.{name}: stopped", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)

@@ -1,0 +1,333 @@
+"""Clean documents → token shards → packed, mixed, resumable batches.
+
+    write_shards(documents, tokenizer.encode, "tokens", vocab_size=2048, eot_id=2047)
+    loader = Loader("tokens", batch_size=8, row_length=256, seed=0)
+    inputs, targets, document_ids = loader.next_batch()         # each (8, 256) int64
+
+Every document is stored as its end-of-text token followed by its text, so that one special token
+both begins a document and, as the target of the document before, ends it. An epoch of a source
+lays its documents end to end in a new order; the epochs follow each other as one endless stream,
+and row i of the stream is tokens [i·T, i·T + T], of which the first T are inputs and the last T
+targets. So nothing is padded, and every token is an input exactly once an epoch and a target
+exactly once (but for the stream's very first, which nothing comes before). Within an epoch the
+rows are shuffled as well, which matters when one document fills many rows.
+
+Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B).
+Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row* T tokens.
+"""
+
+import array
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import typing
+
+import numpy as np
+import torch
+
+SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
+SPLITS = ("train", "held_out")
+
+
+class Batch(typing.NamedTuple):
+    inputs: torch.Tensor  # (B, T) int64
+    targets: torch.Tensor  # (B, T) int64: the token after each input
+    document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a document
+
+
+class _Writer:
+    """Append the documents of one source and split to shard files."""
+
+    def __init__(self, folder, name, dtype):
+        self.folder, self.name, self.dtype = folder, name, dtype
+        self.lengths = array.array("Q")
+        self.shards, self.file = [], None
+        self.text_bytes, self.log2_probability = 0, 0.0
+
+    def add(self, ids, document):
+        if self.file is None:
+            path = self.folder / f"{self.name}-{len(self.shards):03d}.bin"
+            self.file, self.hash, self.tokens = path.open("wb"), hashlib.sha256(), 0
+        raw = ids.astype(self.dtype).tobytes()
+        self.file.write(raw)
+        self.hash.update(raw)
+        self.tokens += len(ids)
+        self.lengths.append(len(ids))
+        self.text_bytes += len(document["text"].encode("utf-8"))
+        self.log2_probability += document.get("log2_probability", float("nan"))
+        if self.tokens >= SHARD_TOKENS:
+            self.close_shard()
+
+    def close_shard(self):
+        if self.file is not None:
+            self.file.close()
+            self.shards.append({"file": os.path.basename(self.file.name), "tokens": self.tokens,
+                                "sha256": self.hash.hexdigest()})
+            self.file = None
+
+    def finish(self):
+        self.close_shard()
+        bounds = f"{self.name}-lengths.npy"
+        np.save(self.folder / bounds, np.frombuffer(self.lengths, dtype=np.uint64))
+        known = not np.isnan(self.log2_probability)
+        return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
+                "bytes": self.text_bytes, "lengths": bounds, "shards": self.shards,
+                "log2_probability": self.log2_probability if known else None}
+
+
+def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokenizer=None):
+    """Write documents as token shards and return the manifest (a dict, manifest.json in folder).
+
+    documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
+    and "log2_probability"; encode: text → ids. Ids are stored as uint16 where vocab_size allows,
+    else uint32, each document behind eot_id if there is one. `tokenizer` is the tokenizer's file,
+    of which the sha256 is kept. The folder is built beside its place and swapped in when whole.
+    Raises ValueError when there is no text, or when an id lies outside vocab_size.
+    """
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    small = vocab_size is not None and vocab_size <= 1 << 16
+    building = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        manifest = {
+            "format": 1, "dtype": "uint16" if small else "uint32", "vocab_size": vocab_size,
+            "eot_id": eot_id, "tokenizer_sha256": tokenizer and _sha256(tokenizer),
+            "splits": _write_all(documents, encode, building, small, vocab_size, eot_id)}
+        (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _swap(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return manifest
+
+
+def _write_all(documents, encode, folder, small, vocab_size, eot_id):
+    writers = {}
+    for document in documents:
+        key = document.get("split", "train"), document["source"]
+        if key not in writers:
+            slug = re.sub(r"[^A-Za-z0-9_]+", "_", key[1])[:40]  # source names are free text
+            writers[key] = _Writer(folder, f"{key[0]}-{len(writers):02d}-{slug}",
+                                   np.uint16 if small else np.uint32)
+        ids = np.asarray(encode(document["text"]), dtype=np.int64)
+        if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+            raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
+                             "encode with the tokenizer whose size was given")
+        if eot_id is not None:
+            ids = np.concatenate(([eot_id], ids))
+        writers[key].add(ids, document)
+    if not any(split == "train" for split, _ in writers):
+        raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
+    splits = {split: {} for split in SPLITS}
+    for (split, source), writer in sorted(writers.items()):
+        splits[split][source] = writer.finish()
+    return splits
+
+
+def _swap(new, folder):
+    """Put the folder `new` in the place of `folder`, whatever stood there."""
+    os.chmod(new, 0o755)  # mkdtemp's folders are private
+    if folder.exists():
+        old = tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent)
+        os.replace(folder, old)
+        os.replace(new, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, folder)
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_manifest(folder):
+    """Return the manifest of a token folder; raise ValueError when there is none."""
+    path = pathlib.Path(folder) / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no manifest.json: build it with python -m nanoseek.data")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {**manifest, "splits": {split: manifest["splits"][split] for split in SPLITS}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): build the tokens again") from None
+
+
+class TokenStream:
+    """The tokens of one source and split, as memory maps; documents by number, rows by position.
+
+    Raises ValueError when a file is missing, cut short or (with verify) altered.
+    """
+
+    def __init__(self, folder, entry, dtype, verify=True):
+        folder = pathlib.Path(folder)
+        for shard in entry["shards"]:
+            path = folder / shard["file"]
+            size = path.stat().st_size if path.is_file() else -1
+            if size != shard["tokens"] * np.dtype(dtype).itemsize:
+                raise ValueError(f"{path} is missing or cut short: build the tokens again")
+            if verify and _sha256(path) != shard["sha256"]:
+                raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
+        # A document never crosses from one shard to the next.
+        self.shards = [np.memmap(folder / s["file"], dtype=dtype, mode="r")
+                       for s in entry["shards"] if s["tokens"]]
+        self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
+        self.tokens = int(self.lengths.sum())
+        self.starts = np.concatenate(([0], np.cumsum(self.lengths)))[:-1]
+        self.shard_starts = np.cumsum([0] + [len(s) for s in self.shards])
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def document(self, number, start=0, count=None):
+        """Return the ids (int64) of document `number`, or `count` of them from `start`."""
+        count = self.lengths[number] - start if count is None else count
+        position = self.starts[number] + start
+        shard = int(np.searchsorted(self.shard_starts, position, side="right")) - 1
+        offset = position - self.shard_starts[shard]
+        return self.shards[shard][offset:offset + count].astype(np.int64)
+
+
+class _EndlessRows:
+    """Rows of T + 1 tokens from an endless sequence of reshuffled epochs of one TokenStream."""
+
+    def __init__(self, stream, row_length, seed):
+        self.stream, self.row_length, self.seed = stream, row_length, seed
+        self._orders = {}  # epoch → (order of documents, where each begins in the epoch)
+
+    def _random(self, epoch, use):
+        return np.random.default_rng([*self.seed, epoch, use])
+
+    def _order(self, epoch):
+        if epoch not in self._orders:
+            order = self._random(epoch, 0).permutation(len(self.stream))
+            begins = np.concatenate(([0], np.cumsum(self.stream.lengths[order])))
+            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}
+            self._orders[epoch] = order, begins
+        return self._orders[epoch]
+
+    def _shuffled(self, row):
+        """Return which row of the stream is served as number `row`: a shuffle in each epoch."""
+        total, T = self.stream.tokens, self.row_length
+        epoch = row * T // total
+        first, last = -(-epoch * total // T), -(-(epoch + 1) * total // T)  # rows that begin in it
+        if not hasattr(self, "_rows") or self._rows[0] != epoch:
+            self._rows = epoch, self._random(epoch, 1).permutation(last - first)
+        return first + int(self._rows[1][row - first])
+
+    def row(self, number):
+        """Return ids and document numbers, two int64 arrays (T + 1,), of a row."""
+        ids, documents = [], []
+        position, wanted = self._shuffled(number) * self.row_length, self.row_length + 1
+        while wanted:
+            epoch, offset = divmod(position, self.stream.tokens)
+            order, begins = self._order(epoch)
+            place = int(np.searchsorted(begins, offset, side="right")) - 1
+            count = min(wanted, int(begins[place + 1]) - offset)
+            ids.append(self.stream.document(order[place], offset - begins[place], count))
+            documents.append(np.full(count, len(documents)))
+            position, wanted = position + count, wanted - count
+        return np.concatenate(ids), np.concatenate(documents)
+
+
+class Loader:
+    """Serve batches of packed rows, mixed from the sources by weight; its state is a small dict.
+
+    weights: {source: share}, in proportion to tokens unless given. Sources are drawn not by
+    chance but by who is furthest behind its share, so the shares are met to within one row.
+    rank and world: this process serves rows rank, rank + world, … of each global batch of
+    batch_size rows; the state counts global rows, so it restores the stream under another
+    number of ranks or another batch size.
+    Raises ValueError for unknown sources, weights that do not sum to 1, a source shorter than
+    a row, a batch that the ranks do not divide, or a state that belongs to other data.
+    """
+
+    def __init__(self, folder, batch_size, row_length, weights=None, seed=0, split="train",
+                 rank=0, world=1, verify=True):
+        if batch_size < 1 or row_length < 1 or batch_size % world:
+            raise ValueError(f"batch_size {batch_size} and row_length {row_length} must be at "
+                             f"least 1, and {world} ranks must divide the batch")
+        manifest = read_manifest(folder)
+        entries = manifest["splits"][split]
+        self.batch_size, self.row_length, self.seed = batch_size, row_length, seed
+        self.rank, self.world = rank, world
+        self.weights = _weights(weights, entries)
+        self.rows = {}
+        for source in self.weights:
+            stream = TokenStream(folder, entries[source], manifest["dtype"], verify)
+            if stream.tokens <= row_length:
+                raise ValueError(f"source {source!r} has {stream.tokens} tokens, too few for one "
+                                 f"row of {row_length}: add text or shorten the rows")
+            # The name is part of the seed, so that two sources are not shuffled alike.
+            key = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big")
+            self.rows[source] = _EndlessRows(stream, row_length, (seed, key))
+        self.served = dict.fromkeys(self.weights, 0)
+
+    def next_batch(self):
+        """Return the next Batch of this rank: batch_size / world rows."""
+        rows = []
+        for number in range(self.batch_size):
+            total = sum(self.served.values()) + 1
+            source = max(self.weights, key=lambda s: self.weights[s] * total - self.served[s])
+            if number % self.world == self.rank:
+                rows.append(self.rows[source].row(self.served[source]))
+            self.served[source] += 1
+        ids, documents = (torch.from_numpy(np.stack(part)) for part in zip(*rows))
+        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), documents[:, :-1])
+
+    def state_dict(self):
+        """Return the position in the stream, fit for JSON."""
+        return {"served": dict(self.served), "row_length": self.row_length, "seed": self.seed}
+
+    def load_state_dict(self, state):
+        """Go to a position that state_dict returned."""
+        if (state["row_length"], state["seed"]) != (self.row_length, self.seed) or \
+                set(state["served"]) != set(self.served):
+            raise ValueError("the loader's state belongs to other sources, row_length or seed")
+        self.served = {source: int(state["served"][source]) for source in self.served}
+
+
+def _weights(weights, entries):
+    """Return {source: share} that sum to 1: those given, or each source's share of the tokens."""
+    if not entries:
+        raise ValueError("this split holds no documents")
+    if weights is None:
+        total = sum(entry["tokens"] for entry in entries.values())
+        return {source: entry["tokens"] / total for source, entry in entries.items()}
+    unknown = sorted(set(weights) - set(entries))
+    if unknown:
+        raise ValueError(f"no source is called {unknown[0]!r}: there are {', '.join(entries)}")
+    if min(weights.values()) < 0 or abs(sum(weights.values()) - 1) > 1e-6:
+        raise ValueError(f"the weights {weights} must be at least 0 and sum to 1")
+    return {source: weight for source, weight in weights.items() if weight}
+
+
+def main(argv=None):
+    from nanoseek.cli import Parser
+    from nanoseek.corpus import read_documents
+    from nanoseek.tokenizer import Tokenizer
+    parser = Parser("nanoseek.data", "Encode clean documents into token shards.")
+    parser.add_argument("clean", help="documents, JSON lines")
+    parser.add_argument("tokenizer", help="tokenizer.json")
+    parser.add_argument("folder", help="where the shards and manifest.json go")
+    args = parser.parse_args(argv)
+    tokenizer = Tokenizer.load(args.tokenizer)
+    manifest = write_shards(read_documents(args.clean), tokenizer.encode, args.folder,
+                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer)
+    print(f"{'source':<16}{'split':<10}{'documents':>10}{'tokens':>12}{'bytes':>12}{'B/token':>9}")
+    for split, sources in manifest["splits"].items():
+        for source, entry in sources.items():
+            rate = entry["bytes"] / max(1, entry["tokens"])
+            print(f"{source:<16}{split:<10}{entry['documents']:>10,}{entry['tokens']:>12,}"
+                  f"{entry['bytes']:>12,}{rate:>9.2f}")
+
+
+if __name__ == "__main__":
+    from nanoseek.cli import run
+    run(main)

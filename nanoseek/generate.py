@@ -1,0 +1,110 @@
+"""Prompt → text, one cached token at a time.
+
+    ids = generate(model, tokenizer.encode("从前"), max_new_tokens=50, temperature=0.8, seed=1)
+
+Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (arXiv 1904.09751).
+"""
+
+import pathlib
+
+import torch
+
+from nanoseek.checkpoint import find_checkpoint, load_model
+from nanoseek.model import KVCache
+from nanoseek.tokenizer import Tokenizer
+
+
+def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Return one id (an int) drawn from logits (V,); temperature 0 takes the most likely.
+
+    top_k > 0 keeps the k likeliest, top_p < 1 the smallest set that holds that much probability.
+    """
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_k > 0 or top_p < 1:
+        ranked, order = probabilities.sort(descending=True)
+        before = ranked.cumsum(0) - ranked  # probability of all that are likelier
+        drop = before >= top_p
+        if top_k > 0:
+            drop[top_k:] = True
+        probabilities = torch.zeros_like(ranked).scatter_(0, order, ranked.masked_fill(drop, 0))
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+@torch.inference_mode()
+def stream(model, ids, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop_ids=()):
+    """Yield new ids one by one after the prompt `ids` (a list), until one of stop_ids (not given).
+
+    Ends, too, where the context ends. Raises ValueError for an empty prompt, one that fills the
+    context, or settings out of range.
+    """
+    context = model.config.max_position_embeddings
+    if not ids:
+        raise ValueError("the prompt is empty: begin with the end-of-text token at least")
+    if len(ids) >= context:
+        raise ValueError(f"the prompt has {len(ids)} tokens, but the context holds {context}, "
+                         "one of them to be written: shorten it")
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
+        raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
+                         "and top_p above 0 and at most 1")
+    device = model.lm_head.weight.device
+    generator = torch.Generator(device).manual_seed(seed)
+    cache = KVCache(model.config, 1, min(context, len(ids) + max_new_tokens), device,
+                    model.lm_head.weight.dtype)
+    new = list(ids)
+    for _ in range(min(max_new_tokens, context - len(ids))):
+        hidden = model.hidden(torch.tensor([new], device=device), cache=cache)
+        token = sample(model.lm_head(hidden[0, -1]), temperature, top_k, top_p, generator)
+        if token in stop_ids:
+            return
+        yield token
+        new = [token]
+
+
+def generate(model, ids, max_new_tokens=200, **settings):
+    """Return the new ids as a list; the settings are those of `stream`."""
+    return list(stream(model, ids, max_new_tokens, **settings))
+
+
+def load(folder):
+    """Return (Transformer, Tokenizer) of a run, a checkpoint or a Llama folder."""
+    folder = find_checkpoint(folder)
+    path = pathlib.Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no tokenizer.json: text needs one")
+    return load_model(folder), Tokenizer.load(path)
+
+
+def write(model, tokenizer, prompt, **settings):
+    """Yield the text that follows `prompt`, piece by piece, never half a character."""
+    eot = tokenizer.eot_id
+    start = [] if eot is None else [eot]
+    ids = stream(model, start + list(tokenizer.encode(prompt)), stop_ids=start, **settings)
+    yield from tokenizer.decode_stream(ids)
+
+
+def main(argv=None):
+    from nanoseek.cli import Parser
+    parser = Parser("nanoseek.generate", "Let a model go on with a text.")
+    parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
+    parser.add_argument("--prompt", default="", help="the beginning (default: none)")
+    parser.add_argument("--max_new_tokens", type=int, default=300)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    parser.add_argument("--top_k", type=int, default=0)
+    parser.add_argument("--top_p", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    settings = vars(args)
+    model, tokenizer = load(settings.pop("folder"))
+    pieces = write(model, tokenizer, **settings)
+    first = next(pieces, "")  # a bad prompt is refused before anything is shown
+    print(args.prompt + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    from nanoseek.cli import run
+    run(main)

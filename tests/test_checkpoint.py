@@ -1,0 +1,179 @@
+"""checkpoint.py: transformers opens what we write, we open what it writes, damage is named."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanoseek import checkpoint
+from nanoseek.model import ModelConfig, Transformer
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
+         "initializer_range": 0.3}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(**SMALL)).eval()
+
+
+def ids():
+    return torch.randint(97, (2, 40), generator=torch.Generator().manual_seed(1))
+
+
+def relative_difference(one, other):
+    return ((one - other).norm() / other.norm()).item()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_opens_our_folder(tmp_path, tied):
+    from transformers import AutoModelForCausalLM
+    torch.manual_seed(0)
+    ours = Transformer(ModelConfig(**{**SMALL, "tie_word_embeddings": tied})).eval()
+    checkpoint.save_model(ours, tmp_path / "m")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
+    with torch.no_grad():
+        assert relative_difference(theirs(ids()).logits, ours(ids())) <= 1e-5
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"tie_word_embeddings": True}, {"num_key_value_heads": 1},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 77777.0}}])
+@pytest.mark.parametrize("shard", ["5GB", "20KB"])
+def test_we_open_folders_of_transformers(tmp_path, changes, shard):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(0)
+    fields = {k: v for k, v in SMALL.items()}
+    theirs = LlamaForCausalLM(LlamaConfig(**{**fields, **changes})).eval()
+    theirs.save_pretrained(tmp_path, max_shard_size=shard)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard == "20KB")
+    ours = checkpoint.load_model(tmp_path)
+    with torch.no_grad():
+        assert relative_difference(ours(ids()), theirs(ids()).logits) <= 1e-5
+
+
+def rewrite_config(folder, **changes):
+    path = folder / "config.json"
+    settings = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in settings.items() if v != "drop"}))
+    (folder / "checksums.json").unlink(missing_ok=True)
+
+
+def test_the_older_spelling_of_rope_theta_is_read(tmp_path, model):
+    checkpoint.save_model(model, tmp_path / "m")
+    rewrite_config(tmp_path / "m", rope_theta=500000.0)
+    assert checkpoint.load_model(tmp_path / "m").config.rope_theta == 500000.0
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"model_type": "qwen2"}, "'qwen2'"), ({"attention_bias": True}, "attention_bias"),
+    ({"hidden_act": "gelu"}, "hidden_act"), ({"hidden_size": "drop"}, "lacks hidden_size"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE scaling 'yarn'"),
+    ({"intermediate_size": 60}, r"gate_proj.weight has shape \(56, 32\)"),
+    ({"num_hidden_layers": 3}, "lack model.layers.2"),
+    ({"num_hidden_layers": 1}, "hold model.layers.1"),
+    ({"num_attention_heads": 5}, "num_attention_heads 5")])
+def test_foreign_folders_are_refused_by_name(tmp_path, model, changes, message):
+    checkpoint.save_model(model, tmp_path / "m")
+    rewrite_config(tmp_path / "m", **changes)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_model(tmp_path / "m")
+
+
+def test_a_pickle_is_never_opened(tmp_path, model):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+    checkpoint.save_model(model, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    (tmp_path / "m" / "checksums.json").unlink()
+    torch.save(Bomb(), tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="must be safetensors"):
+        checkpoint.load_model(tmp_path / "m")
+    torch.save(Bomb(), tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        checkpoint.load_model(tmp_path / "m")
+    assert not (tmp_path / "exploded").exists()
+
+
+def save(run, step, model, value=0.0):
+    return checkpoint.save_checkpoint(run, step, model, {"a.b": torch.full((3,), value)},
+                                      {"step": step})
+
+
+def test_checkpoints_round_trip_and_old_ones_go(tmp_path, model):
+    for step in (1, 2, 3):
+        folder = save(tmp_path, step, model, float(step))
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == \
+        ["step-00000002", "step-00000003"]
+    tensors, state = checkpoint.load_checkpoint(folder)
+    assert tensors["a.b"].tolist() == [3.0] * 3 and state == {"step": 3}
+    opened = checkpoint.load_model(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(opened.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "trainer.safetensors",
+                                  "trainer.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, model, name, damage):
+    save(tmp_path, 1, model)
+    path = save(tmp_path, 2, model) / name
+    whole = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]
+        path.write_bytes(flipped if damage == "flip" else whole[:middle])
+    said = []
+    found = checkpoint.newest_intact(tmp_path, said.append)
+    assert found.name == "step-00000001"
+    assert len(said) == 1 and name in said[0]
+    with pytest.raises(ValueError, match=name):
+        checkpoint.find_checkpoint(path.parent) if name != "config.json" or damage != "remove" \
+            else checkpoint.verify(path.parent)
+
+
+def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rubbish(tmp_path, model, monkeypatch):
+    save(tmp_path, 1, model)
+
+    def full(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2, model)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    checkpoint.verify(checkpoint.newest_intact(tmp_path))
+
+
+def test_what_a_killed_save_left_is_cleared_away(tmp_path, model):
+    save(tmp_path, 1, model)
+    stale = tmp_path / "checkpoints" / ".writing-dead"
+    shutil.copytree(tmp_path / "checkpoints" / "step-00000001", stale)
+    save(tmp_path, 2, model)
+    assert not stale.exists()
+    assert len(checkpoint.checkpoints(tmp_path)) == 2
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no model"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_half_precision_weights_open_in_fp32(tmp_path, model):
+    checkpoint.save_model(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    save_file({k: v.bfloat16() for k, v in load_file(path).items()}, path)
+    (tmp_path / "m" / "checksums.json").unlink()
+    opened = checkpoint.load_model(tmp_path / "m")
+    assert {p.dtype for p in opened.parameters()} == {torch.float32}
+    assert torch.equal(opened.model.norm.weight, model.model.norm.weight.bfloat16().float())

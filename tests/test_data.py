@@ -1,0 +1,225 @@
+"""data.py: every token exactly once, shares met, streams that resume, damage detected."""
+
+import collections
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+MODULE = "nanoseek.data"
+EOT = 256
+
+
+def encode(text):
+    return list(text.encode("utf-8"))
+
+
+def documents(lengths, source="a", split="train", first=0):
+    """Return documents of `length` distinct-looking characters each."""
+    return [{"text": chr(65 + (first + i) % 60) * n, "source": source, "split": split}
+            for i, n in enumerate(lengths)]
+
+
+def numbered(count, source="a"):
+    """Return encode and documents whose every token is unique in the corpus."""
+    rng = np.random.default_rng(0)
+    sizes, start, found = rng.integers(1, 30, count), 0, []
+    for size in sizes:
+        found.append({"text": f"{start} {start + size}", "source": source})
+        start += int(size)
+    return lambda text: list(range(*map(int, text.split()))), found, start
+
+
+@pytest.mark.contract
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(2, 30), row_length=st.integers(1, 40), seed=st.integers(0, 5))
+def test_every_token_is_served_exactly_once_an_epoch(module, tmp_path_factory, count, row_length, seed):
+    number, found, total = numbered(count)
+    folder = tmp_path_factory.mktemp("t") / "tokens"
+    module.write_shards(found, number, folder)
+    if total <= row_length:
+        with pytest.raises(ValueError, match="too few for one row"):
+            module.Loader(folder, 1, row_length)
+        return
+    loader = module.Loader(folder, 1, row_length, seed=seed)
+    # total rows are row_length whole epochs: the shortest time in which both come out even.
+    counts = collections.Counter()
+    for _ in range(total):
+        counts.update(loader.next_batch().inputs.flatten().tolist())
+    assert len(counts) == total and set(counts.values()) == {row_length}
+
+
+@pytest.mark.contract
+def test_rows_keep_documents_whole_and_marked(module, tmp_path):
+    number, found, total = numbered(40)
+    module.write_shards(found, number, tmp_path / "t", eot_id=100_000)
+    loader = module.Loader(tmp_path / "t", 4, 64)
+    for _ in range(20):
+        inputs, targets, document_ids = loader.next_batch()
+        assert inputs.shape == targets.shape == document_ids.shape == (4, 64)
+        assert inputs.dtype == targets.dtype == document_ids.dtype == torch.int64
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        # A document's ids count up, so a new one begins exactly where eot stands.
+        begins = document_ids[:, 1:] != document_ids[:, :-1]
+        assert torch.equal(begins, inputs[:, 1:] == 100_000)
+        inside = ~begins & (inputs[:, :-1] != 100_000)
+        assert torch.equal(inputs[:, 1:][inside], inputs[:, :-1][inside] + 1)
+
+
+@pytest.mark.contract
+@settings(max_examples=20, deadline=None)
+@given(before=st.integers(0, 25), batch_before=st.sampled_from([1, 2, 6]),
+       batch_after=st.sampled_from([1, 2, 3]), world=st.sampled_from([1, 2, 3]))
+def test_a_resumed_stream_goes_on_exactly(module, mixed, before, batch_before, batch_after, world):
+    def rows(batches):
+        return [row for batch in batches for row in batch.inputs.tolist()]
+    whole = module.Loader(mixed, 1, 16, seed=3)
+    expected = rows(whole.next_batch() for _ in range(before * batch_before + 12))
+    first = module.Loader(mixed, batch_before, 16, seed=3)
+    for _ in range(before):
+        first.next_batch()
+    state = json.loads(json.dumps(first.state_dict()))
+    # Also under another batch size and on another number of ranks, which interleave.
+    size = batch_after * world
+    ranks = [module.Loader(mixed, size, 16, seed=3, rank=rank, world=world)
+             for rank in range(world)]
+    for rank in ranks:
+        rank.load_state_dict(state)
+    found = []
+    while len(found) < 12:
+        parts = [rows([rank.next_batch()]) for rank in ranks]
+        found += [row for together in zip(*parts) for row in together]
+    assert found[:12] == expected[-12:]
+
+
+@pytest.fixture(scope="module")
+def mixed(module, tmp_path_factory):
+    """Two sources, three tokens of "a" for one of "b"."""
+    folder = tmp_path_factory.mktemp("mixed") / "tokens"
+    module.write_shards(documents([30] * 30, "a") + documents([30] * 10, "b", first=30)
+                        + documents([20] * 2, "a", "held_out"), encode, folder,
+                        vocab_size=257, eot_id=EOT)
+    return folder
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("weights", [None, {"a": 0.5, "b": 0.5}, {"a": 0.1, "b": 0.9}])
+def test_shares_of_the_sources_match_their_weights(module, mixed, weights):
+    loader = module.Loader(mixed, 2, 16, weights)
+    for step in range(1, 101):
+        loader.next_batch()
+        for source, share in (weights or {"a": 0.75, "b": 0.25}).items():
+            assert abs(loader.served[source] - share * 2 * step) <= 1
+
+
+@pytest.mark.contract
+def test_epochs_and_seeds_differ_and_repeat(module, mixed):
+    def rows(seed, count=70):
+        loader = module.Loader(mixed, 1, 16, {"a": 1.0}, seed)
+        return [tuple(loader.next_batch().inputs[0].tolist()) for _ in range(count)]
+    one = rows(0)
+    assert one == rows(0) and one != rows(1)
+    assert one[:58] != one[58:]  # 930 tokens: an epoch ends within row 58
+
+
+@pytest.mark.contract
+def test_the_manifest_counts_and_the_splits_stay_apart(module, tmp_path):
+    found = [{"text": "héllo", "source": "a", "log2_probability": -10.0},
+             {"text": "wörld!", "source": "a", "log2_probability": -12.5},
+             {"text": "held", "source": "a", "split": "held_out", "log2_probability": -3.0},
+             {"text": "plain", "source": "b/日本 x"}]
+    manifest = module.write_shards(found, encode, tmp_path / "t", 257, EOT)
+    train = manifest["splits"]["train"]
+    assert train["a"]["documents"] == 2 and train["a"]["bytes"] == 13
+    assert train["a"]["tokens"] == 15 and train["a"]["log2_probability"] == -22.5
+    assert manifest["splits"]["held_out"]["a"]["log2_probability"] == -3.0
+    assert train["b/日本 x"]["log2_probability"] is None
+    assert manifest == module.read_manifest(tmp_path / "t")
+    stream = module.TokenStream(tmp_path / "t", train["a"], manifest["dtype"])
+    assert stream.document(1).tolist() == [EOT, *"wörld!".encode()]
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("size, dtype", [(65536, "uint16"), (65537, "uint32")])
+def test_ids_are_stored_as_small_as_the_vocabulary_allows(module, tmp_path, size, dtype):
+    manifest = module.write_shards([{"text": "x", "source": "a"}], lambda text: [7, size - 1],
+                                   tmp_path / "t", size)
+    entry = manifest["splits"]["train"]["a"]
+    assert manifest["dtype"] == dtype
+    assert (tmp_path / "t" / entry["shards"][0]["file"]).stat().st_size == 2 * int(dtype[4:]) // 8
+    assert module.TokenStream(tmp_path / "t", entry, dtype).document(0).tolist() == [7, size - 1]
+
+
+def test_many_shards_read_as_one(module, tmp_path, monkeypatch):
+    number, found, total = numbered(50)
+    monkeypatch.setattr(module, "SHARD_TOKENS", 40)
+    manifest = module.write_shards(found, number, tmp_path / "t")
+    entry = manifest["splits"]["train"]["a"]
+    assert len(entry["shards"]) > 5
+    stream = module.TokenStream(tmp_path / "t", entry, manifest["dtype"])
+    read = np.concatenate([stream.document(i) for i in range(len(stream))])
+    assert read.tolist() == list(range(total))
+
+
+@pytest.mark.contract
+def test_damage_is_named(module, tmp_path):
+    folder = tmp_path / "t"
+    manifest = module.write_shards(documents([40] * 5), encode, folder, 257, EOT)
+    shard = folder / manifest["splits"]["train"]["a"]["shards"][0]["file"]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:20] + b"\xff" + whole[21:])
+    with pytest.raises(ValueError, match="was altered"):
+        module.Loader(folder, 1, 8)
+    shard.write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match="cut short"):
+        module.Loader(folder, 1, 8)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        module.Loader(folder, 1, 8)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no manifest.json"):
+        module.Loader(folder, 1, 8)
+
+
+@pytest.mark.contract
+def test_a_build_that_fails_leaves_the_old_one(module, tmp_path):
+    folder = tmp_path / "t"
+    before = module.write_shards(documents([40] * 5), encode, folder, 257, EOT)
+
+    def breaks():
+        yield from documents([10] * 3)
+        raise OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        module.write_shards(breaks(), encode, folder, 257, EOT)
+    assert module.read_manifest(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("weights, message", [
+    ({"a": 0.5, "c": 0.5}, "no source is called 'c'"), ({"a": 0.5, "b": 0.6}, "sum to 1"),
+    ({"a": 1.5, "b": -0.5}, "at least 0")])
+def test_bad_weights_are_refused(module, mixed, weights, message):
+    with pytest.raises(ValueError, match=message):
+        module.Loader(mixed, 1, 16, weights)
+
+
+@pytest.mark.contract
+def test_bad_corpora_are_refused(module, tmp_path):
+    with pytest.raises(ValueError, match="no document to train on"):
+        module.write_shards([], encode, tmp_path / "t")
+    with pytest.raises(ValueError, match="id 120 lies outside the vocabulary of 100"):
+        module.write_shards([{"text": "xx", "source": "a"}], encode, tmp_path / "t", 100)
+    with pytest.raises(ValueError, match="2 ranks must divide"):
+        module.Loader(tmp_path / "t", 3, 8, world=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.contract
+def test_a_state_of_other_data_is_refused(module, mixed):
+    state = module.Loader(mixed, 1, 16, seed=1).state_dict()
+    with pytest.raises(ValueError, match="belongs to other"):
+        module.Loader(mixed, 1, 16, seed=2).load_state_dict(state)
