@@ -58,6 +58,8 @@ setup: .venv/installed
 train-tiny: $(RUN)/report.txt
 	@cat $(RUN)/report.txt
 	@echo
+	@$(PY) -m nanoseek.cost $(RUN)
+	@echo
 	@echo '$(RUN) is trained. More: make sample PROMPT="…"; the curve: $(RUN)/curve.svg'
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
@@ -87,8 +89,7 @@ $(RUN)/cost.json: $(RUN)/tokens/manifest.json
 	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
-	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 > $@.writing
-	@$(PY) -m nanoseek.cost $(RUN) >> $@.writing
+	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 --judged 200 > $@.writing
 	@mv $@.writing $@
 
 sample: .venv/installed

@@ -27,6 +27,7 @@ Shapes: C hidden_size, H heads, K key-value heads, D head_dim, V vocab_size.
 import dataclasses
 import json
 import math
+import numbers
 import os
 import statistics
 import sys
@@ -124,7 +125,7 @@ BILLS = tuple(Bill(*row) for row in (
     ("Llama 2 70B", _llama(80, 8192, 64, 8, 28672, 32000), 4096, 2e12, "A100", 1_720_320, _CARD),
     ("TinyLlama 1.1B", _llama(22, 2048, 32, 4, 5632, 32000), 2048, 300e9, "A100", 3_456,
      "300B tokens at its stated speed (V)"),
-    ("MPT-7B", _gpt(32, 4096, 32, 50432), 2048, 1e12, "A100", 440 * 9.5 * 24, "one run (V; GPUs 2)"),
+    ("MPT-7B", _gpt(32, 4096, 32, 50432), 2048, 1e12, "A100", 440 * 228, "one run (V; GPUs 2)"),
     ("GPT-2 124M", _gpt(12, 768, 12, 50304), 1024, 10e9, "A100", 8 * 94 / 60, "one run, llm.c (V)"),
     ("BLOOM 176B", _gpt(70, 14336, 112, 250880), 2048, 366e9, "A100", 1_083_000, "all (2)"),
     ("Llama 3 8B", _llama(32, 4096, 32, 8, 14336, 128256), 8192, 15e12, "H100", 1.3e6, _NOT_ONE),
@@ -145,8 +146,8 @@ CLAIMS = (  # what is often said of DeepSeek, what the record shows, where
     ("The H800 is an export version of the A100", "no: of the H100; the A100's is the A800", "2"),
     ("Slower chips made it cheap", "the peak of matrix products is about unchanged, the "
      "interconnect is cut; no evidence of a lower price found", "chip tables, 2"),
-    ("It cost under $10M", "the 67B's final run is about $1.2M at $2 an hour (D), V3's $5.576M (V): "
-     "rents of final runs only, without research and ablations", "V2 and V3 reports"),
+    ("It cost under $10M", "the 67B's final run is about $1.2M at $2 an hour (D), V3's $5.576M "
+     "(V): rents of final runs only, without research and ablations", "V2 and V3 reports"),
     ("It cost under a tenth of the usual", "Llama 2 70B: 1.72M A100-hours, about $3.0M at $1.75; "
      "2.5 times the 67B, at nearly equal FLOPs", "Llama 2 card, llm.c, D"),
     ("It did not take trillions of tokens", "2T, as many as Llama 2", "DeepSeek LLM §2, V"),
@@ -157,8 +158,8 @@ CLAIMS = (  # what is often said of DeepSeek, what the record shows, where
     ("It computed in FP16", "bf16 with fp32 accumulation", "DeepSeek LLM §2, V"),
     ("It used gradient checkpointing, synthetic data, a state cloud",
      "no evidence in what we read", "DeepSeek LLM §2"),
-    ("Cheap energy and cooling made it cheap", "they are about 4% of the bill: 601K hours × 0.7 kW "
-     "× PUE 1.3 = 547 MWh, $44K at $0.08", "D"))
+    ("Cheap energy and cooling made it cheap", "they are about 4% of the bill: 601K hours × "
+     "0.7 kW × PUE 1.3 = 547 MWh, $44K at $0.08", "D"))
 
 
 # --- Counting -----------------------------------------------------------------------------------
@@ -173,13 +174,13 @@ def _field(config, name, default=None):
     value = _get(config, name, default)
     if value is None:
         raise ValueError(f"the config has no {name}: take a Llama-family config.json")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
     return value
 
 
 def _positive(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not isinstance(value, numbers.Real) or value is True or not 0 < value < math.inf:
         raise ValueError(f"{name} is {value!r}: it must be a number above 0")
     return value
 
@@ -257,16 +258,18 @@ MEMORY_CHOICES = {"checkpointing": ("none", "selective", "full"),
                   "precision": ("fp32", "bf16", "fp16"), "optimizer": ("adamw", "muon")}
 
 
-def memory(config, batch, context, checkpointing="none", precision="fp32", optimizer="adamw"):
+def memory(config, batch, context, checkpointing="none", precision="fp32", optimizer="adamw",
+           document_mask=False):
     """Count bytes: {"weights", "gradients", "optimizer", "weight_copies", "activations",
     "working", "total", "kv_cache"}, to train on `batch` rows of `context` tokens at once.
 
     checkpointing: "none"; "selective" keeps the results of matrix products and recomputes the
     rest; "full" keeps each layer's input; "working" is then one layer recomputed. precision:
     "fp32", or autocast ("bf16", "fp16") over fp32 weights, with its "weight_copies". optimizer:
-    "adamw" (two moments), or "muon" (one for the layers' matrices). Left out: what lives for a
-    moment, such as a chunk of the logits (they never exist all at once). "kv_cache", to generate
-    from as many tokens, is not in "total". Raises ValueError for an unknown choice.
+    "adamw" (two moments), or "muon" (one for the layers' matrices). document_mask: documents in
+    a row are kept apart, so that each layer saves a mask. Left out: what lives for a moment, such
+    as a chunk of the logits (they never exist all at once). "kv_cache", to generate from as many
+    tokens, is not in "total". Raises ValueError for an unknown choice.
     """
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
@@ -276,9 +279,11 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices = count["attention"] + count["mlp"]
     layer, products = _layer_activations(config, low)
+    layer += context * low if document_mask else 0
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
     end = tokens * 4 * (3 * hidden + 1) + 4 * count["embedding"]
+    end += tokens * context if document_mask and checkpointing != "none" else 0
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
              "weight_copies": low * matrices if low < 4 else 0,
@@ -308,8 +313,8 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
 # --- The price tag ------------------------------------------------------------------------------
 
 def _stated(given, known=()):
-    """Return {name: {"value", "source"}} of every assumption: what the caller gave, else what
-    `known` says ({name: (value, source)}), else Assumptions."""
+    """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
+    `known` ({name: (value, source)}) says, else Assumptions."""
     stated = {field.name: {"value": field.default, "source": field.metadata["help"]}
               for field in dataclasses.fields(Assumptions)}
     for name, (value, source) in dict(known).items():
@@ -349,10 +354,13 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
 def _scaled(value, unit=""):
     """Write a number to three figures: 1.24e9 B is "1.24 GB", a bare count "1.24 B"."""
     value = float(f"{value:.3g}")  # rounded first, so that 999.9 k becomes 1.00 M
-    step = min(4 if not unit else 8, max(0, int(math.log10(value or 1) // 3)))
+    if not value:
+        return f"0 {unit}".strip()
+    prefixes = ("", *"kMGTPEZY") if unit else ("", *"kMBT")
+    step = min(len(prefixes) - 1, max(0, int(math.log10(value) // 3)))
     value /= 1000 ** step
-    places = max(0, 2 - int(math.log10(max(value, 0.01)) // 1))
-    return f"{value:.{places}f} {(' kMBT' if not unit else ' kMGTPEZY')[step].strip()}{unit}".strip()
+    places = max(0, 2 - math.floor(math.log10(value)))
+    return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
 
 
 def _table(rows):
@@ -367,8 +375,8 @@ def _show(value, unit):
         return f"{100 * value:.1f}%"
     if unit == "$":
         return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
-    if unit == "h":
-        return f"{value:,.0f} h" if value >= 100 else f"{value:.3g} h"
+    if unit in ("h", "tokens"):
+        return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return _scaled(1000 * value if unit == "Wh" else value, unit)
 
 
@@ -412,32 +420,32 @@ def calibrate():
     rows = []
     for bill in BILLS:
         each = flops_per_token(bill.config, bill.context, bill.active_parameters)
-        flops, published = each["total"] * bill.tokens, bill.published_flops
-        peak = bill.chip and HARDWARE[bill.chip].tflops * 1e12
-        rows.append({"bill": bill, "flops": flops, "predicted_hours": None, "error": None,
-                     "ratio": published and flops * (1 - each["attention"] / each["total"])
-                     / published,
-                     "mfu": bill.gpu_hours and flops / (bill.gpu_hours * 3600 * peak)})
+        plain, published = (each["total"] - each["attention"]) * bill.tokens, bill.published_flops
+        row = {"bill": bill, "flops": each["total"] * bill.tokens, "predicted_hours": None,
+               "error": None, "ratio": published and plain / published, "mfu": None}
+        if bill.gpu_hours:
+            row["mfu"] = row["flops"] / (bill.gpu_hours * 3600 * _chip(bill.chip).tflops * 1e12)
+        rows.append(row)
     for row in rows:
-        others = _dense_mfus([other for other in rows if other is not row], row["bill"].chip)
+        others = [other["mfu"] for other in _dense(rows, row["bill"].chip) if other is not row]
         if others and row["mfu"] and not row["bill"].active_parameters:
             row["error"] = row["mfu"] / statistics.median(others) - 1
             row["predicted_hours"] = row["bill"].gpu_hours * (1 + row["error"])
     return rows
 
 
-def _dense_mfus(rows, chip=None):
-    return [row["mfu"] for row in rows if row["mfu"] and not row["bill"].active_parameters
+def _dense(rows, chip=None):
+    return [row for row in rows if row["mfu"] and not row["bill"].active_parameters
             and chip in (None, row["bill"].chip)]
 
 
 def _usual_mfu(gpu):
     """Return the median MFU of the published dense bills on a chip, and its source."""
-    here = _dense_mfus(calibrate(), gpu)
-    if here:
-        return statistics.median(here), f"median of published dense bills on {gpu} ({len(here)})"
-    return (statistics.median(_dense_mfus(calibrate())),
-            f"median of published dense bills on other chips: none known on {gpu}")
+    rows = calibrate()
+    here = _dense(rows, gpu)
+    return (statistics.median(row["mfu"] for row in here or _dense(rows)),
+            f"median of {len(here)} published dense bills on {gpu}" if here else
+            f"median of published dense bills on other chips; none known on {gpu}")
 
 
 def _rent(flops, gpu, mfu, given):
@@ -519,20 +527,18 @@ def _candidates(vocab_size, context):
 
 
 def _best_config(flops, vocab_size, context, law):
-    """Return the config whose best budget by the law is nearest to `flops`, its FLOPs per token,
-    and those of its layers alone."""
+    """Return the config whose best budget by the law is nearest to `flops`, head included."""
     found = []
     for config in _candidates(vocab_size, context):
         each = flops_per_token(config, context)
         layers = each["total"] - each["head"]
         compute = (layers / law.flops_per_token[0]) ** (1 / law.flops_per_token[1])
-        found.append((abs(math.log(each["total"] / layers * compute / flops)),
-                      each["total"], layers, config))
-    distance, total, layers, config = min(found, key=lambda entry: entry[0])
-    if distance > math.log(4):
-        size = "small" if total == found[0][1] or flops < 1e15 else "large"
+        found.append((math.log(each["total"] / layers * compute / flops), config))
+    distance, config = min(found, key=lambda entry: abs(entry[0]))
+    if abs(distance) > math.log(4):
+        size = "small" if distance > 0 else "large"
         raise ValueError(f"a budget of {flops:.2g} FLOPs is too {size} for any model planned here")
-    return config, total, layers
+    return config
 
 
 def _fit(config, rows, context, precision, capacity):
@@ -540,7 +546,8 @@ def _fit(config, rows, context, precision, capacity):
     for mode in ("none", "full"):
         for some in range(rows, 0, -1):
             if rows % some == 0 and \
-                    memory(config, some, context, mode, precision)["total"] <= capacity:
+                    memory(config, some, context, mode, precision,
+                           document_mask=True)["total"] <= capacity:
                 return mode, some
     return "full", None
 
@@ -563,10 +570,10 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
 
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_second=None,
-         vocab_size=None, context=None, memory_gb=None, law=DEEPSEEK_LAW, extrapolate=False,
-         **given):
+         config=None, vocab_size=None, context=None, memory_gb=None, law=DEEPSEEK_LAW,
+         extrapolate=False, **given):
     """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
-    or at the flops_per_second that training reaches here.
+    or at the flops_per_second that training reaches here. A config that is given is kept.
 
     Returns "config", "tokens", "learning_rate", "batch_tokens", "rows" and "steps", "flops",
     "law_flops", "memory" with its "checkpointing" and "rows_at_once" (None: not even one row
@@ -576,23 +583,30 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     flops = _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given)
     vocab_size = vocab_size or (2048 if flops < 1e17 else 102400)  # tiny's, DeepSeek's
     context = context or (256 if flops < 1e17 else 4096)
-    config, per_token, layers = _best_config(flops, vocab_size, context, law)
-    compute, warnings = flops * layers / per_token, []
+    config = config or _best_config(flops, vocab_size, context, law)
+    each = flops_per_token(config, context)
+    per_token, warnings = each["total"], []
+    compute = flops * (per_token - each["head"]) / per_token
     if not law.low <= compute <= law.high:
         warnings.append(f"{compute:.1e} FLOPs lie outside {law.low:.0e} to {law.high:.0e}, where "
                         f"the law was fitted ({law.source})")
         if not extrapolate:
-            raise ValueError(f"{warnings[0]}: extrapolate if you plan there all the same")
+            raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
     rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
     rows = max(1, round(batch / context))
+    rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
     precision = "bf16" if gpu else "fp32"
     limit = (memory_gb or gpu and _chip(gpu).memory_gb or math.inf) * 1e9
     mode, at_once = _fit(config, rows, context, precision, limit)
+    needed = memory(config, at_once or 1, context, mode, precision, document_mask=True)
+    if at_once is None:
+        warnings.append(f"one row needs {_scaled(needed['total'], 'B')}, more than the "
+                        f"{_scaled(limit, 'B')} there are: shard the model over several devices")
     return {"config": config, "parameters": parameters(config)["total"], "context": context,
             "tokens": flops / per_token, "flops": flops, "law_flops": compute,
             "learning_rate": rate, "batch_tokens": batch, "rows": rows,
             "steps": max(1, round(flops / per_token / rows / context)),
-            "memory": memory(config, at_once or 1, context, mode, precision),
+            "memory": needed,
             "memory_limit": limit, "checkpointing": mode, "rows_at_once": at_once,
             "warnings": warnings, **({"seconds": seconds} if seconds else {}),
             **(_rent(flops, gpu, mfu, given) if gpu else {})}
@@ -734,17 +748,16 @@ def _measure_training(planned, seconds=4.0):
     rows, context = min(planned["rows"], planned["rows_at_once"] or 1), planned["context"]
     ids = torch.randint(planned["config"]["vocab_size"], (rows, context))
     documents = (torch.arange(context) // 64).expand(rows, context)  # masked, as train masks
-    steps, began = -2, None
-    while steps < 3 or time.perf_counter() - began < seconds:
-        if steps == 0:  # the first two only warm up
-            began = time.perf_counter()
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        began = time.perf_counter()
         loss(model, ids, ids, documents).backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        steps += 1
+        times.append(time.perf_counter() - began)
     each = flops_per_token(planned["config"], context)["total"]
-    return each * rows * context * steps / (time.perf_counter() - began)
+    return each * rows * context / statistics.median(times[2:])  # the first two warm up
 
 
 def _command(planned, data, out):
@@ -759,3 +772,56 @@ def _command(planned, data, out):
              "tokens": data, "out": out}
     flags.pop("vocab_size")  # train takes it from the tokens
     return "python -m nanoseek.train " + " ".join(f"--{k} {v}" for k, v in flags.items())
+
+
+def _main_plan(argv):
+    parser = _parser(" plan")
+    for name in ("flops", "dollars", "minutes", "memory_gb"):
+        parser.add_argument(f"--{name}", type=float)
+    parser.add_argument("--vocab_size", type=int)
+    parser.add_argument("--extrapolate", action="store_true", help="plan outside the fitted range")
+    parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
+    parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
+    given = vars(parser.parse_args(argv))
+    data, out, minutes = given.pop("tokens"), given.pop("out"), given.pop("minutes")
+    here = given["gpu"] is None
+    given["seconds"] = minutes and 60 * minutes
+    if here and given["memory_gb"] is None and hasattr(os, "sysconf"):
+        given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if given["vocab_size"] is None and os.path.isfile(os.path.join(data, "manifest.json")):
+        given["vocab_size"] = _read_json(os.path.join(data, "manifest.json")).get("vocab_size")
+    if here and minutes is not None:
+        # No law is fitted for budgets this small: extrapolate, and say so. What a shape reaches
+        # decides how large it should be, so a first guess is measured, then the shape it leads to.
+        given.update(extrapolate=True, flops_per_second=0.3 * measure_ceiling())
+        given["flops_per_second"] = _measure_training(plan(**given))
+        given["config"] = plan(**given)["config"]
+        given["flops_per_second"] = _measure_training(plan(**given))
+    planned = plan(**given)
+    shape = planned["config"]
+    print(_table(_labelled(planned) + [
+        ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
+                  f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
+        ("learning rate", f"{planned['learning_rate']:.2e}"),
+        ("batch", f"{_scaled(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
+                  f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
+        ("memory", f"{_scaled(planned['memory']['total'], 'B')} of "
+                   f"{_scaled(planned['memory_limit'], 'B')}"
+                   f", checkpointing {planned['checkpointing']}")]))
+    for warning in planned["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(_command(planned, data, out))
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    commands = {"plan": _main_plan, "compare": _main_compare, "calibrate": _main_calibrate,
+                "claims": _main_claims}
+    if argv and argv[0] in commands:
+        return commands[argv[0]](argv[1:])
+    return _main_price(argv)
+
+
+if __name__ == "__main__":
+    from nanoseek.cli import run
+    run(main)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from nanoseek.data import TokenStream, read_manifest
+from nanoseek.generate import generate_many, load
+from nanoseek.stories import check_story
 
 BATCH_TOKENS = 8192  # positions scored at once: their logits over a small vocabulary take 64 MB
 
@@ -157,6 +159,42 @@ def format_scores(scores):
     return "\n".join(lines)
 
 
+def tell(model, tokenizer, starts, count, max_new_tokens, seed=0):
+    """Return `count` texts that the model writes, each begun with a held-out document's first id.
+
+    starts: held-out documents (arrays of ids, the first of them eot), of which the first ids
+    give the texts their source, so that a story of a language can be asked for. The settings
+    are those of `make sample`.
+    """
+    prompts = [starts[i % len(starts)][:2].tolist() for i in range(count)]
+    texts = []
+    for part in range(0, count, 100):  # so many at once: larger batches gain little
+        several = prompts[part:part + 100]
+        new = generate_many(model, several, max_new_tokens,
+                            stop_ids=[tokenizer.eot_id], temperature=0.8, top_p=0.95,
+                            seed=seed + part)
+        texts += [tokenizer.decode(prompt[1:] + ids) for prompt, ids in zip(several, new)]
+    return texts
+
+
+def format_samples(model, tokenizer, folder, count, judged):
+    """Return samples of each source, unpicked, and for stories how many of `judged` hold together.
+
+    A source of stories is one whose probability is known; the story checker judges them.
+    """
+    entries, lines = read_manifest(folder)["splits"]["held_out"], []
+    for source, documents in held_out(folder).items():
+        story = entries[source]["log2_probability"] is not None
+        texts = tell(model, tokenizer, documents, max(count, judged if story else 0),
+                     model.config.max_position_embeddings if story else 120)
+        lines += [f"\n{source}, the first {count} samples", *texts[:count]]
+        if story and judged:
+            good = sum(not check_story(text) for text in texts)
+            lines.append(f"{source}: {good} of {len(texts)} sampled stories are consistent "
+                         f"({good / len(texts):.0%})")
+    return "\n".join(lines)
+
+
 # --- the curve ---------------------------------------------------------------------------------
 
 COLOURS = ("#3b82c4", "#d0662c", "#3f9b57", "#a4508b", "#8a7a1f")  # seen on white and on black
@@ -220,15 +258,18 @@ def _axes(place, right, top):
 
 
 def main(argv=None):
-    from nanoseek.checkpoint import load_model
     from nanoseek.cli import Parser
     parser = Parser("nanoseek.evaluate", "Score a model on held-out text, in bits per byte.")
     parser.add_argument("folder", help="a run or a checkpoint")
     parser.add_argument("--tokens", help="the token folder (default: tokens in the run)")
+    parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
+    parser.add_argument("--judged", type=int, default=0, help="stories of each language to check")
     args = parser.parse_args(argv)
     tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
-    scores = evaluate(load_model(args.folder), tokens)
-    print(format_scores(scores))
+    model, tokenizer = load(args.folder)
+    print(format_scores(evaluate(model, tokens)))
+    if args.samples or args.judged:
+        print(format_samples(model, tokenizer, tokens, args.samples, args.judged))
 
 
 if __name__ == "__main__":

@@ -15,55 +15,75 @@ from nanoseek.tokenizer import Tokenizer
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Return one id (an int) drawn from logits (V,); temperature 0 takes the most likely.
+    """Return ids (B,) drawn from logits (B, V); temperature 0 takes the most likely.
 
     top_k > 0 keeps the k likeliest, top_p < 1 the smallest set that holds that much probability.
     """
     if temperature == 0:
-        return int(logits.argmax())
+        return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
     if top_k > 0 or top_p < 1:
         ranked, order = probabilities.sort(descending=True)
-        before = ranked.cumsum(0) - ranked  # probability of all that are likelier
+        before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
         drop = before >= top_p
         if top_k > 0:
-            drop[top_k:] = True
-        probabilities = torch.zeros_like(ranked).scatter_(0, order, ranked.masked_fill(drop, 0))
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+            drop[:, top_k:] = True
+        probabilities = torch.zeros_like(ranked).scatter_(-1, order, ranked.masked_fill(drop, 0))
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
 @torch.inference_mode()
-def stream(model, ids, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0, stop_ids=()):
-    """Yield new ids one by one after the prompt `ids` (a list), until one of stop_ids (not given).
+def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+    """Yield one new id for each prompt a step: a tensor (B,).
 
-    Ends, too, where the context ends. Raises ValueError for an empty prompt, one that fills the
-    context, or settings out of range.
+    prompts: B lists of ids of one length. Ends where the context ends. Raises ValueError for
+    empty prompts, ones that fill the context, or settings out of range.
     """
-    context = model.config.max_position_embeddings
-    if not ids:
+    context, length = model.config.max_position_embeddings, len(prompts[0])
+    if not length:
         raise ValueError("the prompt is empty: begin with the end-of-text token at least")
-    if len(ids) >= context:
-        raise ValueError(f"the prompt has {len(ids)} tokens, but the context holds {context}, "
+    if length >= context:
+        raise ValueError(f"the prompt has {length} tokens, but the context holds {context}, "
                          "one of them to be written: shorten it")
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
         raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
                          "and top_p above 0 and at most 1")
-    device = model.lm_head.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    cache = KVCache(model.config, 1, min(context, len(ids) + max_new_tokens), device,
-                    model.lm_head.weight.dtype)
-    new = list(ids)
-    for _ in range(min(max_new_tokens, context - len(ids))):
-        hidden = model.hidden(torch.tensor([new], device=device), cache=cache)
-        token = sample(model.lm_head(hidden[0, -1]), temperature, top_k, top_p, generator)
-        if token in stop_ids:
+    weight = model.lm_head.weight
+    generator = torch.Generator(weight.device).manual_seed(seed)
+    total = min(max_new_tokens, context - length)
+    cache = KVCache(model.config, len(prompts), length + total, weight.device, weight.dtype)
+    new = torch.tensor(prompts, device=weight.device)  # (B, T)
+    for _ in range(total):
+        hidden = model.hidden(new, cache=cache)
+        new = sample(model.lm_head(hidden[:, -1]), temperature, top_k, top_p, generator)[:, None]
+        yield new[:, 0]
+
+
+def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
+    """Yield new ids (ints) after the prompt, until one of stop_ids, which is not yielded."""
+    for token in steps(model, [ids], max_new_tokens, **settings):
+        if token.item() in stop_ids:
             return
-        yield token
-        new = [token]
+        yield token.item()
+
+
+def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
+    """Return the continuations of prompts of one length, made side by side, as lists of ids."""
+    found, open_rows = [[] for _ in prompts], set(range(len(prompts)))
+    for tokens in steps(model, prompts, max_new_tokens, **settings):
+        for row in list(open_rows):
+            token = tokens[row].item()
+            if token in stop_ids:
+                open_rows.remove(row)
+            else:
+                found[row].append(token)
+        if not open_rows:
+            break
+    return found
 
 
 def generate(model, ids, max_new_tokens=200, **settings):
-    """Return the new ids as a list; the settings are those of `stream`."""
+    """Return the new ids as a list; the settings are those of `steps` and `stream`."""
     return list(stream(model, ids, max_new_tokens, **settings))
 
 

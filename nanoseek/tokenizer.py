@@ -24,11 +24,13 @@ Ties in training: the highest count wins, then the smaller left id, then the sma
 
 import codecs
 import collections
+import functools
 import heapq
 import itertools
 import json
 import multiprocessing
 import os
+import re
 import unicodedata
 import warnings
 
@@ -46,6 +48,7 @@ GPT2_PATTERN = (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
                 r"|\s+(?!\S)|\s+")
 _SHIFT = 32                # a pair (a, b) as one integer: a << 32 | b
 _MASK = (1 << _SHIFT) - 1
+_FLAGS = regex.V1 | regex.MULTILINE  # in Oniguruma ^ and $ match at line ends
 _NEVER = np.iinfo(np.int64).max
 _LONG = 256                # bytes; a longer chunk is merged on its own, with a heap
 _GROUP = 1 << 18           # chunks looked up together
@@ -66,38 +69,53 @@ def byte_alphabet():
 
 def _compile(pattern):
     """Compile a split pattern with the meaning it has in `tokenizers` (Oniguruma)."""
-    trap = regex.search(r"\\[hHZzGKRXyYOA]|\(\?[a-z]*m", pattern)
+    trap = regex.search(r"\\[hHZzGKRXyYOA1-9]|\(\?[a-z]*m", pattern)
     if trap:
         raise ValueError(f"the split pattern uses {trap[0]}, which means something else in "
                          "Oniguruma, the engine of tokenizers; write it another way")
-    try:  # MULTILINE: in Oniguruma ^ and $ match at line ends
-        return regex.compile(pattern, regex.V1 | regex.MULTILINE)
+    try:
+        return regex.compile(pattern, _FLAGS)
     except regex.error as error:
         raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
 
 
-def _splitter(pattern, keep_matches=True, keep_gaps=True):
-    """Return a function text -> list of chunks; what the pattern leaves out is a chunk as well."""
-    compiled = _compile(pattern)
+def _compile_fast(pattern):
+    """Return the same pattern for Python's own `re`, or None; right up to U+FFFF only.
 
-    def split_with_gaps(text):
-        chunks, end = [], 0
-        for match in compiled.finditer(text):
-            if keep_gaps:
-                chunks.append(text[end:match.start()])
-            if keep_matches:
-                chunks.append(match[0])
-            end = match.end()
-        if keep_gaps:
-            chunks.append(text[end:])
-        return [chunk for chunk in chunks if chunk]
+    `re` is three times as fast as `regex` but knows no \\p{L}; so every class is spelled out: the
+    ranges of the characters that it matches, as `regex` knows them.
+    """
+    characters = "".join(map(chr, range(1 << 16)))
+
+    def spell(match):
+        found = regex.compile(match[0] + "+", _FLAGS).finditer(characters)
+        return "[" + "".join(f"\\u{m.start():04x}-\\u{m.end() - 1:04x}" for m in found) + "]"
+
+    one_class = r"\[(?:\\.|[^\[\]\\])*\]|\\[pP]\{[^}]*\}|\\[sSdDwW]|(?<!\\)\."
+    try:
+        return re.compile(regex.sub(one_class, spell, pattern), re.MULTILINE)
+    except re.error:  # a construction that `re` lacks
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _splitter(pattern, keep_gaps=True):
+    """Return a function text -> list of chunks: the matches, and the text between them."""
+    _compile(pattern)  # alone, for a clear error
+    if keep_gaps:
+        pattern = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
+    exact, fast = _compile(pattern), _compile_fast(pattern)
 
     def split(text):
+        # Two bytes a character in UTF-16: nothing beyond U+FFFF.
+        short = fast and len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
+        compiled = fast if short else exact
+        if compiled.groups:
+            return [match[0] for match in compiled.finditer(text) if match[0]]
         chunks = compiled.findall(text)
-        # Three times as fast, and right when the matches cover the whole text.
-        return chunks if sum(map(len, chunks)) == len(text) else split_with_gaps(text)
+        return chunks if all(chunks) else list(filter(None, chunks))
 
-    return split_with_gaps if compiled.groups or not keep_matches else split
+    return split
 
 
 def _split_steps(spec):
@@ -113,11 +131,11 @@ def _split_steps(spec):
                 + [_splitter(GPT2_PATTERN)] * spec.get("use_regex", True))
     if kind == "Split" and spec["behavior"] in ("Isolated", "Removed"):
         pattern = spec["pattern"].get("Regex") or regex.escape(spec["pattern"]["String"])
-        removed, invert = spec["behavior"] == "Removed", spec.get("invert", False)
-        return [_splitter(pattern, not removed or invert, not removed or not invert)]
+        if spec["behavior"] == "Isolated" or spec.get("invert"):
+            return [_splitter(pattern, spec["behavior"] == "Isolated")]
     raise ValueError(f"the tokenizer file has a pre-tokenizer {kind} "
-                     f"{(spec or {}).get('behavior', '')}, which is not supported: "
-                     "only Split (Isolated, Removed), Digits and ByteLevel are")
+                     f"{(spec or {}).get('behavior', '')}, which is not supported: only Split "
+                     "(Isolated, or Removed with invert), Digits and ByteLevel are")
 
 
 def _normalizer(spec):
@@ -250,98 +268,126 @@ def _join(symbols, size, wall, places, a, b, z):
 
 # ---- merging -----------------------------------------------------------------------------
 
+class _PairTable:
+    """A hash table from pairs to their ranks that looks up a whole array at once."""
+
+    def __init__(self, pairs):
+        bits = (4 * len(pairs) + 4).bit_length()
+        self._shift, self._last = np.uint64(64 - bits), (1 << bits) - 1
+        self._ranks = np.full(1 << bits, -1)
+        ranks, slot = np.arange(len(pairs)), self._slot(pairs)
+        while len(ranks):  # open addressing: who finds his slot taken tries the next one
+            free = self._ranks[slot] < 0
+            self._ranks[slot[free]] = ranks[free]
+            lost = self._ranks[slot] != ranks
+            ranks, slot = ranks[lost], slot[lost] + 1 & self._last
+        self._pairs = np.append(pairs, -1)[self._ranks]
+
+    def _slot(self, pairs):  # Fibonacci hashing (Knuth, volume 3, §6.4)
+        return (pairs.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> self._shift).view(np.int64)
+
+    def get(self, pairs):
+        """Return the rank of each pair, -1 where there is none: int64 (n,) → int64 (n,)."""
+        slot = self._slot(pairs)
+        ranks = self._ranks[slot]
+        todo = np.flatnonzero((self._pairs[slot] != pairs) & (ranks >= 0))
+        while len(todo):
+            at = slot[todo] = slot[todo] + 1 & self._last
+            ranks[todo] = self._ranks[at]
+            todo = todo[(self._pairs[at] != pairs[todo]) & (ranks[todo] >= 0)]
+        return ranks
+
+
 class _Merger:
-    """Turns chunks into ids by merges given as {(left id, right id): (rank, id)}."""
+    """Turns chunks into ids by merges, {(left id, right id): id} in the order of their ranks.
+
+    Symbols lie as in training: end to end, walls between the chunks, the id of a symbol at its
+    first and last byte. Beside them lie keys: where a pair begins, its rank << 32 | place.
+    """
 
     def __init__(self, byte_ids, merges, size):
-        pairs = np.fromiter((a << _SHIFT | b for a, b in merges), np.int64, len(merges))
-        order = np.argsort(pairs)
-        results = np.fromiter((z for _, z in merges.values()), np.int64, len(merges))
-        ranks = np.fromiter((r for r, _ in merges.values()), np.int64, len(merges))
-        self.pairs = np.append(pairs[order], _NEVER)
-        self.ranks = np.append(ranks[order], _MASK >> 1)
-        self.results = np.zeros(len(merges), np.int64)
-        self.results[ranks] = results
-        self.merges, self.byte_ids, self.size = merges, byte_ids, size
-        self.wall = len(size) - 1
-
-    def _keys(self, left, right, places):
-        """Return rank << 32 | place for each pair: int64 (n,); pairs that never merge: _NEVER."""
-        pairs = left << _SHIFT | right
-        found = np.searchsorted(self.pairs, pairs)
-        keys = self.ranks[found] << _SHIFT | places
-        keys[self.pairs[found] != pairs] = _NEVER
-        return keys
+        self._byte_ids, self._size, self._wall = byte_ids, size, len(size) - 1
+        self._pairs = np.fromiter((a << _SHIFT | b for a, b in merges), np.int64, len(merges))
+        self._results = np.fromiter(merges.values(), np.int64, len(merges))
+        self._ranks = _PairTable(self._pairs)
+        two_bytes = byte_ids[:, None] << _SHIFT | byte_ids
+        self._first_ranks = self._ranks.get(two_bytes.ravel())  # (65536,) by 256 * left + right
 
     def __call__(self, chunks):
-        """Merge each chunk (bytes): list of bytes, the ids as packed int32."""
+        """Merge each chunk (bytes, none empty): list of bytes, the ids as packed int32."""
         short = [chunk for chunk in chunks if len(chunk) <= _LONG]
         merged = iter(self._merge_short(short) if short else ())
         return [next(merged) if len(chunk) <= _LONG else self._merge_long(chunk)
                 for chunk in chunks]
 
-    def _merge_short(self, chunks):
-        """Merge all chunks in rounds: each round does the first merge of every chunk."""
-        starts = np.cumsum([1] + [len(chunk) + 1 for chunk in chunks])
-        raw = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8)
-        symbols = self.byte_ids[raw]
-        symbols[starts - 1] = self.wall
-        keys = np.append(self._keys(symbols[:-1], symbols[1:], np.arange(len(raw) - 1)), _NEVER)
-        alive = symbols != self.wall
-        self._rounds(symbols, keys, alive, starts[:-1])
-        ids = symbols[alive].astype(np.int32).tobytes()
-        ends = np.cumsum(np.add.reduceat(alive, starts[:-1], dtype=np.int64)) * 4
-        ends = ends.tolist()
-        return [ids[i:j] for i, j in zip([0] + ends, ends)]
+    def _keys(self, ranks, places):
+        return np.where(ranks < 0, _NEVER, ranks << _SHIFT | places)
 
-    def _rounds(self, symbols, keys, alive, starts):
-        size = self.size
-        segments = np.column_stack((starts, np.append(starts[1:], len(symbols))))
-        while len(segments):
-            best = np.minimum.reduceat(keys, segments.ravel()[:-1])[::2]
-            active = best != _NEVER
-            segments, best = segments[active], best[active]
-            places = best & _MASK
-            z = self.results[best >> _SHIFT]
+    def _pair_keys(self, left, right, places):
+        return self._keys(self._ranks.get(left << _SHIFT | right), places)
+
+    def _merge_short(self, chunks):
+        """Merge all chunks in rounds: each round does the next merge of every chunk."""
+        raw = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8)
+        walls = np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])
+        starts = walls[:-1] + 1
+        symbols = self._byte_ids[raw]
+        symbols[walls] = self._wall
+        ranks = self._first_ranks[raw[:-1].astype(np.int64) << 8 | raw[1:]]
+        ranks[walls[:-1]] = ranks[walls[1:] - 1] = -1
+        keys = np.append(self._keys(ranks, np.arange(len(ranks))), _NEVER)
+        alive = symbols != self._wall  # whether a symbol begins here
+        self._do_rounds(symbols, keys, alive, np.column_stack((starts, walls[1:])))
+        ids = symbols[alive].astype(np.int32).tobytes()
+        ends = 4 * np.cumsum(np.add.reduceat(alive, starts, dtype=np.int64))
+        return [ids[i:j] for i, j in itertools.pairwise([0, *ends.tolist()])]
+
+    def _do_rounds(self, symbols, keys, alive, spans):
+        size = self._size
+        while len(spans):
+            best = np.minimum.reduceat(keys, spans.ravel()[:-1])[::2]  # (chunks still merging,)
+            going = best != _NEVER
+            spans, best = spans[going], best[going]
+            places, z = best & _MASK, self._results[best >> _SHIFT]
             middle = places + size[symbols[places]]
             after = middle + size[symbols[middle]]
             symbols[places] = symbols[after - 1] = z
             alive[middle] = False
-            keys[middle] = _NEVER
             before = places - size[symbols[places - 1]]
-            keys[places] = self._keys(z, symbols[after], places)
-            keys[before] = self._keys(symbols[before], z, before)
+            keys[middle] = _NEVER
+            keys[places] = self._pair_keys(z, symbols[after], places)
+            keys[before] = self._pair_keys(symbols[before], z, before)
+
+    @functools.cached_property
+    def _merge_of(self):
+        """The merges again, as {pair: (rank, id)}, for look-ups one by one."""
+        return dict(zip(self._pairs.tolist(), enumerate(self._results.tolist())))
 
     def _merge_long(self, chunk):
-        """Merge one chunk in O(n log n): a heap of rank << 32 | place, checked when popped."""
-        symbols = self.byte_ids[np.frombuffer(chunk, np.uint8)]
+        """Merge one chunk in O(n log n): a heap of keys, each checked when it comes up."""
+        symbols = self._byte_ids[np.frombuffer(chunk, np.uint8)]
         end = len(symbols)
-        keys = self._keys(symbols[:-1], symbols[1:], np.arange(end - 1))
+        keys = self._pair_keys(symbols[:-1], symbols[1:], np.arange(end - 1))
         heap = np.sort(keys[keys != _NEVER]).tolist()
-        symbols = symbols.tolist() + [-1]
+        symbols = symbols.tolist() + [self._wall]
         after, before = list(range(1, end + 2)), list(range(-1, end))
-        merges = self.merges
+        merge_of = self._merge_of
 
-        def push(i, j):
-            merge = merges.get((symbols[i], symbols[j]))
-            if merge:
-                heapq.heappush(heap, merge[0] << _SHIFT | i)
+        def merge_at(i):
+            return merge_of.get(symbols[i] << _SHIFT | symbols[after[i]], (-1, -1))
 
         while heap:
-            key = heapq.heappop(heap)
-            i = key & _MASK
-            j = after[i]
-            rank, z = merges.get((symbols[i], symbols[j]), (-1, -1))
-            if rank != key >> _SHIFT:
+            rank, i = divmod(heapq.heappop(heap), 1 << _SHIFT)
+            found, z = merge_at(i) if symbols[i] >= 0 else (-1, -1)
+            if found != rank:
                 continue
-            symbols[i], symbols[j] = z, -1
-            after[i] = k = after[j]
-            if k < end:
-                before[k] = i
-            push(i, k)
-            if before[i] >= 0:
-                push(before[i], i)
-        return np.array([s for s in symbols if s >= 0], np.int32).tobytes()
+            symbols[after[i]], symbols[i] = -1, z
+            after[i] = after[after[i]]
+            before[after[i]] = i
+            for j in (before[i], i):
+                if j >= 0 and merge_at(j)[0] >= 0:
+                    heapq.heappush(heap, merge_at(j)[0] << _SHIFT | j)
+        return np.array([s for s in symbols[:-1] if s >= 0], np.int32).tobytes()
 
 
 # ---- the tokenizer -----------------------------------------------------------------------
@@ -466,9 +512,13 @@ class Tokenizer:
         active = self._active(allowed_special)
         packed = [bytearray() for _ in texts]
         for group in _groups(self._chunks(text, active) for text in texts):
-            self._learn(set().union(*(chunks for _, chunks in group)))
-            for i, chunks in group:
-                packed[i] += b"".join(map(self._cache.__getitem__, chunks))
+            try:
+                found = self._look_up(group)
+            except KeyError:
+                self._learn(set().union(*(chunks for _, chunks in group)))
+                found = self._look_up(group)
+            for (i, _), ids in zip(group, found):
+                packed[i] += ids
         return [np.frombuffer(ids, np.int32) for ids in packed]
 
     def _encode_in_processes(self, texts, allowed_special, processes):
@@ -496,6 +546,9 @@ class Tokenizer:
             for piece, found in [(part, raw)] if raw else _parts(self._normalize(part), active[1]):
                 chunks += [self._added[piece]] if found else _chain(self._steps)(piece)
         return chunks
+
+    def _look_up(self, group):
+        return [b"".join(map(self._cache.__getitem__, chunks)) for _, chunks in group]
 
     def _learn(self, chunks):
         """Make sure that the cache knows these chunks; forget the others when it is full."""
@@ -664,7 +717,8 @@ def _build_merger(vocab, merges, token_bytes):
         for name in (a, b, a + b):
             if name not in vocab:
                 raise ValueError(f"merge {rank} names {name!r}, which the vocabulary lacks")
-        table[vocab[a], vocab[b]] = rank, vocab[a + b]
+        table.pop((vocab[a], vocab[b]), None)  # named twice: the later rank counts
+        table[vocab[a], vocab[b]] = vocab[a + b]
     byte_ids = np.array([vocab[char] for char in alphabet], np.int64)
     size = np.array([len(t or b"?") for t in token_bytes] + [1], np.int64)
     return _Merger(byte_ids, table, size)

@@ -25,9 +25,9 @@ import torch
 
 from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, newest_intact,
                                  save_checkpoint)
-from nanoseek.cost import format_price_tag, measure_ceiling, price_tag
+from nanoseek.cost import measure_ceiling, price_tag
 from nanoseek.data import Loader, read_manifest
-from nanoseek.evaluate import evaluate, format_scores, held_out, nats, write_curve
+from nanoseek.evaluate import evaluate, held_out, nats, write_curve
 from nanoseek.generate import write
 from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
 from nanoseek.optim import (build_optimizers, load_optimizer_tensors, optimizer_tensors,
@@ -377,19 +377,19 @@ def show_evaluation(run, row):
 
 
 def finish(run):
-    """Score all held-out text, measure the machine, and print and store the price tag."""
+    """Score all held-out text, measure the machine, and store the price tag as cost.json."""
     config = run.config
     run.model.eval()
     scores = evaluate(run.model, config.tokens_folder)
-    print(format_scores(scores))
     tag = price_tag(config.model, tokens=run.step * config.batch_size * config.row_length,
                     seconds=run.seconds, ceiling=measure_ceiling(device=run.device.type),
                     context=config.row_length, peak_bytes=peak_memory(run.device))
     tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
-    print(format_price_tag(tag))
     path = run.folder / "cost.json.writing"  # renamed: make takes cost.json for "finished"
     path.write_text(json.dumps(tag, indent=1), encoding="utf-8")
     os.replace(path, run.folder / "cost.json")
+    print(f"finished in {run.seconds:.0f} s of training. The scores: python -m nanoseek.evaluate "
+          f"{config.out}; the price tag: python -m nanoseek.cost {config.out}")
 
 
 def peak_memory(device):

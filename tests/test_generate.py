@@ -46,11 +46,20 @@ def test_a_seed_gives_the_same_text_and_another_seed_another(model):
 def test_samples_follow_the_distribution(settings, expected):
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
     generator = torch.Generator().manual_seed(0)
-    counts = collections.Counter(generate.sample(logits, **settings, generator=generator)
-                                 for _ in range(4000))
+    drawn = generate.sample(logits.expand(4000, -1), **settings, generator=generator)
+    counts = collections.Counter(drawn.tolist())
     for token, share in zip((1, 3, 2, 0), expected):
         assert abs(counts[token] / 4000 - share) < 0.04  # five standard deviations
         assert share > 0 or counts[token] == 0
+
+
+def test_many_continuations_at_once_each_follow_the_model(model):
+    prompts = [[1, 2], [3, 4], [5, 6]]
+    assert generate.generate_many(model, prompts, 20, temperature=0) == \
+        [generate.generate(model, prompt, 20, temperature=0) for prompt in prompts]
+    stopped = generate.generate_many(model, [[1]] * 50, 20, stop_ids=range(20), seed=1)
+    assert len({len(row) for row in stopped}) > 5
+    assert all(token >= 20 for row in stopped for token in row)
 
 
 @pytest.mark.parametrize("ids, settings, message", [

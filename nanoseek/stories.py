@@ -1,0 +1,380 @@
+r"""Write and judge small stories in English and Chinese whose probability is known exactly.
+
+    python -m nanoseek.stories --language en --count 5 --seed 0
+    python -m nanoseek.stories report --count 50000
+
+    stories("en", 2, seed=0)      # [Story(text='…', source='stories_en', log2_probability=-96.1…)]
+    check_story(text)             # [] when consistent, else what is wrong, in plain words
+
+A weighted grammar with a memory writes the stories. It stands in stories_en.txt and stories_zh.txt
+beside this file, for a teacher to read and extend; the format is explained at the top of the
+English one. Every random choice passes through `_Writer.choose`, which adds its log2-probability,
+so the mean of -log2 P over the bytes is a floor: on average, no model can need fewer bits.
+(Shannon, A Mathematical Theory of Communication, 1948, §6 and §7.)
+
+Glossary: *list* words to choose from, the common ones first; *rule* a set of alternatives, written
+<so>; *slot* a place for a word, written {so}; *variable* what remembers a chosen word, so that it
+can return: {h=name} chooses, {h} repeats, {h.they} is its pronoun; *shape* an alternative of the
+rule `story`; *derivation* the choices that lead to a text; *floor* the entropy of the grammar.
+"""
+
+import functools
+import itertools
+import math
+import pathlib
+import random
+import re
+from bisect import bisect_right
+from typing import NamedTuple
+
+LANGUAGES = ("en", "zh")
+LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
+FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
+FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
+
+
+class Story(NamedTuple):
+    """A story and the log2 of its probability, the choice of its language and its end included."""
+
+    text: str
+    source: str
+    log2_probability: float
+
+
+# ---------------------------------------------------------------------------------------------
+# The grammar file
+# ---------------------------------------------------------------------------------------------
+
+class Condition(NamedTuple):
+    """`attribute=value` or `variable.attribute!=variable.attribute`; a lone `variable`: is set."""
+
+    variable: str  # of the left side; "" when it is the word to be chosen
+    attribute: str
+    equal: bool
+    other: str  # variable of the right side, "" for a literal
+    value: str  # attribute of that variable, or the literal
+
+
+class Slot(NamedTuple):
+    """`{variable=list(conditions).attribute}`; every part but one may be absent."""
+
+    variable: str
+    list: str  # "" when the variable is only repeated
+    conditions: tuple
+    key: str  # the attribute to print, with ^ before it for a capital; "" prints nothing
+
+
+class Call(NamedTuple):
+    """`<rule>`, with the space before it, which goes when the rule comes out empty."""
+
+    rule: str
+    lead: str
+
+
+class Alternative(NamedTuple):
+    """One way to write a rule: pieces of str, Slot and Call."""
+
+    guards: tuple
+    pieces: tuple
+    line: int
+
+
+class Table(NamedTuple):
+    """What may be chosen, with cumulative weights and the log2-probability of each."""
+
+    items: list
+    cumulative: list
+    log2: list
+
+
+def make_table(items, weights):
+    """Return the Table of items with these weights."""
+    cumulative = list(itertools.accumulate(weights))
+    return Table(items, cumulative, [math.log2(w / cumulative[-1]) for w in weights])
+
+
+def _words(cell):
+    return {cell, *cell.split()}
+
+
+class Grammar:
+    """A grammar file in memory.
+
+    lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(Alternative,
+    weight)]; variables: name → the list it draws from. Raises ValueError naming the line at fault.
+    """
+
+    def __init__(self, path):
+        self.path, self.lists, self.rules, self.variables = pathlib.Path(path), {}, {}, {}
+        self._tables, self._lines = {}, {}
+        with open(path, encoding="utf-8") as file:
+            rows = [(n, row.rstrip("\n")) for n, row in enumerate(file, start=1)]
+        header = None
+        for number, row in rows:
+            if not row.strip() or row.lstrip().startswith("#"):
+                continue
+            if not row.startswith(" "):
+                header = self._read_header(number, row)
+            elif header is None:
+                self.fail(number, "this line belongs to no list or rule")
+            elif header[0] == "list":
+                self._read_entries(number, row.strip(), header)
+            else:
+                self._read_alternative(number, row.strip(), header)
+        self._check()
+
+    def fail(self, number, why):
+        """Raise ValueError for a line of the file."""
+        raise ValueError(f"{self.path}, line {number}: {why}")
+
+    def _read_header(self, number, row):
+        kind, name, *attributes = [part.strip() for part in re.split(r"^(\w+) |\|", row) if part]
+        if kind not in ("list", "rule") or not re.fullmatch(r"\w+", name):
+            self.fail(number, f"{row!r} should read 'list name' or 'rule name'")
+        if name in self.lists or name in self.rules:
+            self.fail(number, f"{name!r} is defined twice")
+        (self.lists if kind == "list" else self.rules)[name] = []
+        self._lines[name] = number
+        return kind, name, ["text", *attributes]
+
+    def _weight(self, row, rank):
+        """Split an explicit weight from a row; without one, Zipf's law by rank (0, 1, …)."""
+        weight, rest = re.fullmatch(r"(?:(\d+\.?\d*) )?(.*)", row).groups()
+        return float(weight) if weight else 1 / (2 + rank), rest.strip()
+
+    def _read_entries(self, number, row, header):
+        _, name, attributes = header
+        entries = self.lists[name]
+        weight, rest = self._weight(row, 0)
+        texts, *cells = [cell.strip() for cell in rest.split("|")]
+        if len(cells) != len(attributes) - 1:
+            self.fail(number, f"list {name} has {len(attributes)} columns, this line has "
+                              f"{len(cells) + 1}")
+        for text in texts.split(","):
+            entry = dict(zip(attributes, [text.strip(), *cells]))
+            if not entry["text"]:
+                self.fail(number, "a word is missing beside a comma")
+            if any(entry["text"] == other["text"] for other, _ in entries):
+                self.fail(number, f"{text.strip()!r} is in list {name} twice")
+            entry.setdefault("a", ("an " if entry["text"][0] in "aeiouAEIOU" else "a ")
+                             + entry["text"])
+            if entry["a"] == "-":
+                entry["a"] = ("an " if entry["text"][0] in "aeiouAEIOU" else "a ") + entry["text"]
+            entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
+            explicit = row != rest
+            entries.append((entry, weight if explicit else 1 / (2 + len(entries))))
+
+    def _read_alternative(self, number, row, header):
+        alternatives = self.rules[header[1]]
+        weight, rest = self._weight(row, len(alternatives))
+        guards, template = re.fullmatch(r"(?:\[([^]]*)\] ?)?(.*)", rest).groups()
+        guards = tuple(self._condition(number, part, True) for part in (guards or "").split(",")
+                       if part)
+        pieces = () if template == "-" else tuple(self._pieces(number, template))
+        alternatives.append((Alternative(guards, pieces, number), weight))
+
+    def _pieces(self, number, template):
+        for part in re.split(r"(\{[^{}]*\}| ?<\w+>)", template):
+            if part.startswith("{"):
+                yield self._slot(number, part[1:-1])
+            elif part.lstrip().startswith("<"):
+                yield Call(part.strip(" <>"), part[:part.index("<")])
+            elif set(part) & set("{}<>"):
+                self.fail(number, f"a bracket in {part!r} has no partner")
+            elif part:
+                yield part
+
+    def _slot(self, number, text):
+        form = r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?"
+        found = re.fullmatch(form, text)
+        if not found:
+            self.fail(number, f"cannot read the slot {{{text}}}")
+        capital, variable, sign, name, conditions, attribute = found.groups()
+        conditions = tuple(self._condition(number, part, False)
+                           for part in (conditions or "").split(",") if part)
+        key = "" if sign == ":" else capital + (attribute or "text")
+        if variable:
+            if self.variables.setdefault(variable, name) != name:
+                self.fail(number, f"variable {variable!r} draws from list "
+                                  f"{self.variables[variable]!r} elsewhere, here from {name!r}")
+            return Slot(variable, name, conditions, key)
+        return Slot("", name, conditions, key)  # _check tells lists from variables
+
+    def _condition(self, number, text, guard):
+        found = re.fullmatch(r"(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?", text.strip())
+        if not found or not (guard or found[3]):
+            self.fail(number, f"cannot read the condition {text!r}")
+        variable, attribute, sign, other, value = found.groups()
+        if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
+            variable, attribute = attribute, "text"
+        return Condition(variable or "", attribute, sign != "!=", other or "",
+                         value.strip() if value else "")
+
+    def _check(self):
+        """Refuse names that mean nothing; tell slots that repeat a variable from choices."""
+        if "story" not in self.rules:
+            self.fail(1, "the file has no rule 'story'")
+        for name, content in [*self.lists.items(), *self.rules.items()]:
+            if not content:
+                self.fail(self._lines[name], f"{name!r} is empty")
+        for name, alternatives in self.rules.items():
+            self.rules[name] = [(a._replace(pieces=tuple(self._resolve(a.line, p)
+                                                         for p in a.pieces)), w)
+                                for a, w in alternatives]
+
+    def _resolve(self, number, piece):
+        if type(piece) is Call and piece.rule not in self.rules:
+            self.fail(number, f"there is no rule {piece.rule!r}")
+        if type(piece) is not Slot:
+            return piece
+        if not piece.variable and piece.list in self.variables:
+            piece = piece._replace(variable=piece.list, list="")
+        source = piece.list or self.variables[piece.variable]
+        if source not in self.lists:
+            self.fail(number, f"there is no list or variable {source!r}")
+        self._need(number, source, piece.key or "text")
+        for condition in piece.conditions:
+            self._need(number, source, condition.attribute)
+            if condition.other:
+                if condition.other not in self.variables:
+                    self.fail(number, f"there is no variable {condition.other!r}")
+                self._need(number, self.variables[condition.other], condition.value)
+        return piece
+
+    def _need(self, number, source, key):
+        if key not in self.lists[source][0][0]:
+            self.fail(number, f"list {source!r} has no column {key.lstrip('^')!r}")
+
+    def holds(self, condition, entry, state):
+        """Tell whether a condition holds for an entry (or a guard), given what is remembered."""
+        left = state.get(condition.variable) if condition.variable else entry
+        if left is None or not condition.value:
+            return (left is not None) == condition.equal
+        right = state[condition.other][condition.value] if condition.other else condition.value
+        return bool(_words(left[condition.attribute]) & _words(right)) == condition.equal
+
+    def words(self, slot, state):
+        """Return the Table of entries that a choosing slot may take in this state."""
+        seen = [state[c.other][c.value] for c in slot.conditions if c.other]
+        key = (slot.list, slot.conditions, *seen)
+        if key not in self._tables:
+            fit = [(e, w) for e, w in self.lists[slot.list]
+                   if all(self.holds(c, e, state) for c in slot.conditions)]
+            if not fit:
+                raise ValueError(f"{self.path}: no word of list {slot.list!r} fits "
+                                 f"{slot.conditions} with {seen}")
+            self._tables[key] = make_table(*zip(*fit))
+        return self._tables[key]
+
+    def alternatives(self, name, state):
+        """Return the Table of alternatives that a rule may take in this state."""
+        every = self.rules[name]
+        fit = tuple(all(self.holds(g, None, state) for g in a.guards) for a, _ in every)
+        if (name, fit) not in self._tables:
+            if not any(fit):
+                self.fail(self._lines[name], f"no alternative of rule {name!r} fits")
+            self._tables[name, fit] = make_table(*zip(*itertools.compress(every, fit)))
+        return self._tables[name, fit]
+
+
+@functools.lru_cache(maxsize=None)
+def grammar(language):
+    """Return the Grammar of a language, read once per process from the file beside this one."""
+    if language not in LANGUAGES:
+        raise ValueError(f"unknown language {language!r}: choose {' or '.join(LANGUAGES)}")
+    return Grammar(pathlib.Path(__file__).with_name(f"stories_{language}.txt"))
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------
+
+class _Writer:
+    """One story in the making: its pieces so far, its memory, its bits."""
+
+    def __init__(self, grammar_, uniform):
+        self.grammar, self.uniform = grammar_, uniform
+        self.out, self.state, self.log2 = [], {}, 0.0
+
+    def choose(self, table):
+        """Choose from a Table and account for it: the only place where chance comes in."""
+        last = len(table.items) - 1
+        if last == 0:
+            return table.items[0]
+        index = bisect_right(table.cumulative, self.uniform() * table.cumulative[-1], 0, last)
+        self.log2 += table.log2[index]
+        return table.items[index]
+
+    def write(self, rule, lead=""):
+        """Write a rule: its own text, and that of the rules it calls."""
+        pieces = self.choose(self.grammar.alternatives(rule, self.state)).pieces
+        if pieces and lead:
+            self.out.append(lead)
+        for piece in pieces:
+            if type(piece) is str:
+                self.out.append(piece)
+            elif type(piece) is Call:
+                self.write(piece.rule, piece.lead)
+            else:
+                self.out.append(self.fill(piece))
+
+    def fill(self, slot):
+        if not slot.list:
+            return self.state[slot.variable][slot.key]
+        entry = self.choose(self.grammar.words(slot, self.state))
+        if slot.variable:
+            if slot.variable in self.state:
+                raise ValueError(f"{self.grammar.path}: {slot.variable!r} is chosen twice")
+            self.state[slot.variable] = entry
+        return entry[slot.key] if slot.key else ""
+
+
+def stories(language, count, seed):
+    """Return `count` different stories of a language ("en" or "zh") as a list of Story.
+
+    The same seed gives the same stories on every machine, and fewer of them are the first of more.
+    `log2_probability` is that of the derivation, the bit for the language included; that a repeated
+    story is thrown away raises it by a share no larger than that of the repeats, which is left out.
+    """
+    if count < 0:
+        raise ValueError(f"count is {count}: give 0 or more")
+    # Seeding with a str and random() are the parts of `random` that no Python version changes.
+    uniform = random.Random(f"nanoseek stories {language} {seed}").random
+    rules, found, seen = grammar(language), [], set()
+    while len(found) < count:
+        writer = _Writer(rules, uniform)
+        writer.write("story")
+        text = "".join(writer.out)
+        if text not in seen:
+            seen.add(text)
+            # Rounded, since the last digits of log2 differ between machines.
+            found.append(Story(text, f"stories_{language}",
+                               round(writer.log2 + LOG2_LANGUAGE, 6)))
+    return found
+
+
+def check_story(text):
+    """(Filled in soon.) Return what is wrong with a story: an empty list when it is consistent."""
+    return []
+
+
+def language_of(text):
+    """Return "zh" for text with Chinese characters in it, else "en"."""
+    return "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"
+
+
+def main(argv=None):
+    """Print stories."""
+    from nanoseek import cli
+    parser = cli.Parser("nanoseek.stories", "Print stories of the bilingual grammar.")
+    parser.add_argument("--language", default="en", choices=LANGUAGES)
+    parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    for story in stories(args.language, args.count, args.seed):
+        print(f"{story.text}\n    {story.log2_probability:.1f} bits\n")
+
+
+if __name__ == "__main__":
+    from nanoseek import cli
+    cli.run(main)

@@ -1,0 +1,80 @@
+"""cli.py: flags from a dataclass, and every mistake in one line."""
+
+import dataclasses
+
+import pytest
+
+from nanoseek import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    count: int = 3
+    rate: float = 0.5
+    name: str = dataclasses.field(default="a", metadata={"help": "100% of a name"})
+    fast: bool = False
+    limit: int | None = None
+
+
+def parse(*arguments, base=Settings):
+    parser = cli.Parser("nanoseek.test", "A test.")
+    cli.add_flags(parser, Settings)
+    return cli.from_flags(base, parser.parse_args(arguments))
+
+
+def test_flags_become_fields_of_their_type():
+    assert parse() == Settings()
+    assert parse("--count", "7", "--rate", "1e-3", "--name", "b", "--fast", "--limit", "9") == \
+        Settings(7, 1e-3, "b", True, 9)
+    assert parse("--fast", "false", base=Settings(fast=True)) == Settings(fast=False)
+
+
+def test_absent_flags_keep_the_values_of_the_base():
+    base = Settings(count=11, name="kept")
+    assert parse("--rate", "2", base=base) == dataclasses.replace(base, rate=2.0)
+
+
+def test_help_lists_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert all(f"--{field.name}" in shown for field in dataclasses.fields(Settings))
+    assert "100% of a name (default a)" in shown
+
+
+@pytest.mark.parametrize("arguments", [["--cuont", "3"], ["--count", "three"], ["--count"],
+                                       ["--fast", "maybe"], ["--coun", "3"]])
+def test_mistakes_are_one_line_and_code_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        parse(*arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error, code", [(ValueError("two\nlines"), 2), (OSError("disk"), 2),
+                                         (KeyboardInterrupt(), 130)])
+def test_run_turns_errors_into_one_line(capsys, error, code):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_run_lets_programming_errors_through_and_passes_codes_on(monkeypatch):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: 3)
+    assert stop.value.code == 3
+
+    def bug():
+        raise TypeError("a bug")
+    with pytest.raises(TypeError):
+        cli.run(bug)
+    monkeypatch.setenv("NANOSEEK_TRACEBACK", "1")
+
+    def bad():
+        raise ValueError("shown whole")
+    with pytest.raises(ValueError):
+        cli.run(bad)

@@ -1,0 +1,588 @@
+"""cost.py against counted tensors, torch's FLOP counter, saved tensors, and published figures."""
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from nanoseek.model import PRESETS, KVCache, ModelConfig, Transformer, loss
+from nanoseek.optim import build_optimizers
+
+MODULE = "nanoseek.cost"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are faster on one thread, above all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "tie_word_embeddings": True}
+
+
+@st.composite
+def configs(draw):
+    kv_heads, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads, size = kv_heads * groups, draw(st.sampled_from([4, 8, 10]))
+    return {"vocab_size": draw(st.integers(5, 300)), "num_hidden_layers": draw(st.integers(1, 3)),
+            "hidden_size": heads * size, "intermediate_size": draw(st.integers(1, 120)),
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+            "head_dim": draw(st.sampled_from([None, 6])), "max_position_embeddings": 64,
+            "tie_word_embeddings": draw(st.booleans())}
+
+
+def on_meta(config):
+    """Build transformers' Llama without memory."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    with torch.device("meta"):
+        return LlamaForCausalLM(LlamaConfig(**config))
+
+
+# --- Parameters ---------------------------------------------------------------------------------
+
+@pytest.mark.contract
+@settings(max_examples=25, deadline=None)
+@given(config=configs())
+def test_parameters_equal_the_tensors_of_transformers(module, config):
+    model = on_meta(config)
+    named = {name: p.numel() for name, p in model.named_parameters()}  # tied ones once
+    count = module.parameters(config)
+    assert count["total"] == sum(named.values())
+    assert count["attention"] == sum(n for name, n in named.items() if "self_attn" in name)
+    assert count["mlp"] == sum(n for name, n in named.items() if ".mlp." in name)
+    assert count["norms"] == sum(n for name, n in named.items() if "norm" in name)
+    assert count["head"] == named.get("lm_head.weight", 0)
+    assert count["matmul"] == sum(layer.weight.numel() for layer in model.modules()
+                                  if isinstance(layer, torch.nn.Linear))
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("name, billions", [("deepseek-llm-7b", 6.910), ("deepseek-llm-67b", 67.425)])
+def test_published_models(module, name, billions):
+    config = PRESETS[name]
+    total = module.parameters(config)["total"]
+    assert round(total / 1e9, 3) == billions
+    assert total == sum(p.numel() for p in on_meta(dataclasses.asdict(config)).parameters())
+
+
+def test_shapes_of_the_bills_have_the_published_sizes(module):
+    """The sizes on the model cards and in the papers, in billions of parameters. GPT-2, GPT-3 and
+    BLOOM have biases and position embeddings as well, which are no matrix products."""
+    published = {"Llama 2 7B": 6.738, "Llama 2 13B": 13.016, "Llama 2 70B": 68.977,
+                 "TinyLlama 1.1B": 1.100, "MPT-7B": 6.649, "GPT-2 124M": 0.1244,
+                 "BLOOM 176B": 176.247, "Llama 3 8B": 8.030, "Llama 3 70B": 70.554,
+                 "Llama 3.1 405B": 405.853, "GPT-2 1558M": 1.558, "DeepSeek 67B": 67.425,
+                 "GPT-3 175B": 175}
+    dense = {bill.model: bill for bill in module.BILLS if not bill.active_parameters}
+    assert dense.keys() == published.keys()
+    for name, bill in dense.items():
+        assert module.parameters(bill.config)["total"] / 1e9 == pytest.approx(published[name],
+                                                                              rel=0.01)
+
+
+# --- FLOPs --------------------------------------------------------------------------------------
+
+def counted_flops(model, ids, backward=True):
+    """Count with torch; the fused attention of the CPU would be counted as nothing."""
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), \
+            FlopCounterMode(display=False) as counter:
+        if backward:
+            loss(model, ids, ids).backward()
+        else:
+            model(ids)
+    return counter.get_total_flops()
+
+
+@pytest.mark.contract
+@settings(max_examples=15, deadline=None)
+@given(config=configs(), batch=st.integers(1, 3), length=st.integers(2, 64))
+def test_flops_equal_torchs_counter(module, config, batch, length):
+    model = Transformer(ModelConfig(**config)).train()
+    ids = torch.randint(config["vocab_size"], (batch, length))
+    each = {key: value * batch * length
+            for key, value in module.flops_per_token(config, length).items()}
+    assert counted_flops(model, ids) == pytest.approx(each["total"], rel=0.01)
+    assert counted_flops(model, ids, backward=False) == pytest.approx(each["forward"], rel=0.01)
+
+
+def test_flops_of_a_checkpointed_model(module):
+    model, ids = Transformer(ModelConfig(**TINY)).train(), torch.randint(160, (2, 32))
+    model.activation_checkpointing = True
+    each = module.flops_per_token(TINY, 32)
+    # The counter sees a little less: the last product of a layer need not be done again.
+    assert counted_flops(model, ids) == pytest.approx(
+        64 * (each["total"] + each["recomputation"]), rel=0.05)
+    assert counted_flops(model, ids) > 64 * each["total"] * 1.1
+
+
+@pytest.mark.contract
+def test_flops_by_hand(module):
+    config = {"vocab_size": 10, "hidden_size": 8, "intermediate_size": 20, "num_hidden_layers": 3,
+              "num_attention_heads": 2, "num_key_value_heads": 1}
+    # A layer: q, o 8·8, k, v 8·4, MLP 3·8·20: 672. Attention 12·3·8·5 at 5 tokens.
+    assert module.flops_per_token(config, 5) == {
+        "matrices": 6 * 3 * 672, "attention": 1440, "head": 480, "total": 14016,
+        "forward": 4672, "backward": 9344, "recomputation": (12096 + 1440) / 3}
+
+
+def test_deepseeks_own_formula_overstates_the_67b(module):
+    config = PRESETS["deepseek-llm-67b"]
+    formula = 72 * 95 * 8192 ** 2 + 12 * 95 * 8192 * 4096  # DeepSeek LLM §3: taken as multi-head
+    assert formula == pytest.approx(4.97e11, rel=0.002)
+    assert module.flops_per_token(config, 4096)["total"] == pytest.approx(4.38e11, rel=0.002)
+
+
+def test_a_mixture_is_priced_by_hand(module):
+    config = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2,
+              "intermediate_size": 4, "vocab_size": 9, "n_routed_experts": 16}
+    with pytest.raises(ValueError, match="mixture of experts"):
+        module.parameters(config)
+    with pytest.raises(ValueError, match="mixture of experts"):
+        module.cost(config, 10)
+    bill = module.cost(config, 10, tokens=100, active_parameters=1000)
+    assert bill["flops"] == 100 * (6 * 1000 + 12 * 2 * 8 * 10)
+    assert "memory" not in bill and "parameters" not in bill
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+def saved_bytes(model, batch, length, precision="fp32", document_ids=None):
+    """Return the bytes of all tensors that autograd saves, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage  # kept, so that no address is used twice
+        return tensor
+    ids = torch.randint(model.config.vocab_size, (batch, length))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), \
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss(model, ids, ids, document_ids)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("changes, batch, length", [
+    ({}, 4, 64), ({"num_key_value_heads": 4}, 8, 48), ({"num_key_value_heads": 1}, 3, 64),
+    ({"num_hidden_layers": 5, "intermediate_size": 48}, 4, 64),
+    ({"hidden_size": 96, "intermediate_size": 256, "vocab_size": 500}, 6, 64)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_activations_equal_what_autograd_saves(module, changes, batch, length, precision,
+                                               checkpointing):
+    config = {**TINY, **changes}
+    model = Transformer(ModelConfig(**config)).train()
+    model.activation_checkpointing = checkpointing == "full"
+    parts = module.memory(config, batch, length, checkpointing, precision)
+    # Copies of the weights are saved with the activations, but not inside a checkpoint.
+    predicted = parts["activations"] + (parts["weight_copies"] if checkpointing == "none" else 0)
+    assert saved_bytes(model, batch, length, precision) == pytest.approx(predicted, rel=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_a_mask_between_documents_is_saved_too(module, checkpointing):
+    model = Transformer(ModelConfig(**TINY)).train()
+    model.activation_checkpointing = checkpointing == "full"
+    documents = (torch.arange(64) // 20).expand(3, 64)
+    bytes_without, bytes_with = (module.memory(TINY, 3, 64, checkpointing,
+                                               document_mask=mask)["activations"]
+                                 for mask in (False, True))
+    more = saved_bytes(model, 3, 64, document_ids=documents) - saved_bytes(model, 3, 64)
+    assert more == pytest.approx(bytes_with - bytes_without, rel=0.1)
+
+
+class ProductBytes(torch.utils._python_dispatch.TorchDispatchMode):
+    """Add up the bytes of the results of matrix products."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.total += result.nbytes
+        return result
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_selective_keeps_the_results_of_matrix_products(module, precision):
+    model, ids = Transformer(ModelConfig(**TINY)), torch.randint(160, (3, 40))
+    with ProductBytes() as products, torch.autocast("cpu", torch.bfloat16,
+                                                    enabled=precision == "bf16"):
+        model.hidden(ids)
+    selective, full = (module.memory(TINY, 3, 40, mode, precision)["activations"]
+                       for mode in ("selective", "full"))
+    assert selective - full == products.total
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_state_equals_the_tensors_of_a_step(module, optimizer, tied):
+    config = {**TINY, "tie_word_embeddings": tied}
+    model, ids = Transformer(ModelConfig(**config)), torch.randint(160, (2, 16))
+    optimizers = build_optimizers(model, optimizer, 1e-3, 0.1)
+    loss(model, ids, ids).backward()
+    for part in optimizers:
+        part.step()
+    state = sum(tensor.nbytes for part in optimizers for entry in part.state.values()
+                for tensor in entry.values() if tensor.ndim)
+    parts = module.memory(config, 2, 16, optimizer=optimizer)
+    assert parts["weights"] == sum(p.nbytes for p in model.parameters())
+    assert parts["gradients"] == sum(p.grad.nbytes for p in model.parameters())
+    assert parts["optimizer"] == state
+    assert parts["total"] == sum(parts[key] for key in (
+        "weights", "gradients", "optimizer", "weight_copies", "activations", "working"))
+
+
+@pytest.mark.contract
+def test_cache_equals_its_tensors_and_is_8_times_smaller_with_gqa(module):
+    cache = KVCache(ModelConfig(**TINY), 3, 20)
+    assert module.memory(TINY, 3, 20)["kv_cache"] == cache.keys.nbytes + cache.values.nbytes
+    grouped = dataclasses.asdict(PRESETS["deepseek-llm-67b"])
+    full = {**grouped, "num_key_value_heads": 64}
+    assert module.memory(full, 1, 4096)["kv_cache"] == \
+        8 * module.memory(grouped, 1, 4096)["kv_cache"]
+
+
+# --- The price tag ------------------------------------------------------------------------------
+
+@pytest.mark.contract
+def test_price_tag_by_hand(module):
+    tag = module.price_tag(TINY, tokens=1000, seconds=7200, ceiling=5e6, context=32, watts=100,
+                           dollars_per_kwh=0.5, dollars_per_hour=3.0, pue=1.5)
+    per_token = 6 * (2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 112) + 160 * 48) + 12 * 2 * 48 * 32
+    assert tag["flops"] == 1000 * per_token
+    assert tag["flops_per_second"] == pytest.approx(1000 * per_token / 7200)
+    assert tag["mfu"] == pytest.approx(1000 * per_token / 7200 / 5e6)
+    assert tag["kwh"] == pytest.approx(0.1 * 2 * 1.5)
+    assert tag["dollars_electricity"] == pytest.approx(0.15)
+    assert tag["dollars_rent"] == pytest.approx(6.0)
+    assert tag["assumptions"]["watts"] == {"value": 100, "source": "given"}
+    assert json.loads(json.dumps(tag)) == tag
+
+
+@pytest.mark.contract
+def test_price_tag_states_what_it_assumes(module):
+    tag = module.price_tag(ModelConfig(**TINY), 1000, 10, 1e9)
+    assert tag["context"] == 64
+    shown = module.format_price_tag(tag)
+    for field in dataclasses.fields(module.Assumptions):
+        entry = tag["assumptions"][field.name]
+        assert entry["value"] == field.default and entry["source"]
+        assert field.name in shown and entry["source"] in shown
+    assert tag["convention"] in shown
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        module.Assumptions().watts = 3
+
+
+@pytest.mark.parametrize("value, unit, text", [
+    (999.6, "", "1.00 k"), (6.91e9, "", "6.91 B"), (6.91e9, "B", "6.91 GB"), (12.34, "s", "12.3 s"),
+    (0.0042, "Wh", "0.0042 Wh"), (4.5e25, "FLOP", "45.0 YFLOP"), (5e15, "", "5000 T"),
+    (123456, "", "123 k"), (0, "B", "0 B")])
+def test_numbers_are_written_to_three_figures(module, value, unit, text):
+    assert module._scaled(value, unit) == text
+
+
+def test_ceiling_is_the_best_of_the_timed_products(module, monkeypatch):
+    # A clock under which the first product takes 1 s, the next ones 0.5 s, then 4 s.
+    ticks = iter([0, 0, 1, 1, 1.5, 1.5, 2, 2, 2, 6, 7])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(ticks))
+    assert module.measure_ceiling(seconds=2) == 2 * 2048 ** 3 / 0.5
+
+
+# --- Published bills ----------------------------------------------------------------------------
+
+def test_flops_agree_with_published_ones(module):
+    ratios = {row["bill"].model: row["ratio"] for row in module.calibrate() if row["ratio"]}
+    assert ratios.keys() == {"Llama 3.1 405B", "GPT-3 175B"}
+    assert all(abs(ratio - 1) <= 0.05 for ratio in ratios.values())
+
+
+def test_mfu_agrees_with_the_plain_rule(module):
+    """6·N·D ÷ (hours × peak), worked out apart; attention in full then adds 6 to 47%."""
+    plain = {"Llama 2 7B": .39, "Llama 2 13B": .38, "Llama 2 70B": .43, "Llama 3 8B": .16,
+             "Llama 3 70B": .28, "Llama 3.1 405B": .34, "DeepSeek 67B": .38, "DeepSeek-V2": .20,
+             "DeepSeek-V3": .35, "TinyLlama 1.1B": .51, "MPT-7B": .36, "GPT-2 124M": .53,
+             "GPT-2 1558M": .46, "BLOOM 176B": .32}
+    rows = {row["bill"].model: row for row in module.calibrate() if row["mfu"]}
+    assert rows.keys() == plain.keys()
+    for name, row in rows.items():
+        bill = row["bill"]
+        active = bill.active_parameters or module.parameters(bill.config)["total"]
+        peak = bill.gpu_hours * 3600 * module.HARDWARE[bill.chip].tflops * 1e12
+        assert 6 * active * bill.tokens / peak == pytest.approx(plain[name], abs=0.01)
+        assert row["mfu"] == pytest.approx(row["flops"] / peak)
+    assert rows["DeepSeek 67B"]["mfu"] / .38 == pytest.approx(1.08, abs=0.02)
+    assert rows["GPT-2 124M"]["mfu"] / .53 == pytest.approx(1.15, abs=0.02)
+
+
+def test_each_bill_is_predicted_from_the_others(module):
+    rows = module.calibrate()
+    for row in rows:
+        bill = row["bill"]
+        others = [other["flops"] / (other["bill"].gpu_hours * 3600) for other in rows
+                  if other["bill"].model != bill.model and other["bill"].chip == bill.chip
+                  and other["bill"].gpu_hours and not other["bill"].active_parameters]
+        if bill.active_parameters or not bill.gpu_hours or not others:
+            assert row["predicted_hours"] is row["error"] is None
+        else:
+            hours = row["flops"] / statistics.median(others) / 3600
+            assert row["predicted_hours"] == pytest.approx(hours)
+            assert row["error"] == pytest.approx(hours / bill.gpu_hours - 1)
+    assert sum(row["error"] is not None for row in rows) == 11
+
+
+def test_energy_of_the_67b(module):
+    """601K hours × 0.7 kW × PUE 1.3 ≈ 547 MWh ≈ $44K at $0.08, about 4% of $1.2M."""
+    bill = module.cost(PRESETS["deepseek-llm-67b"], tokens=2e12, gpu="H800")
+    assert bill["gpu_hours"] == pytest.approx(2 * 300_600)  # the only dense bill on the H800
+    assert bill["dollars"] == pytest.approx(1.2e6, rel=0.01)
+    assert bill["kwh"] == pytest.approx(547e3, rel=0.01)
+    assert bill["dollars_electricity"] == pytest.approx(44e3, rel=0.01)
+    assert bill["dollars_electricity"] / bill["dollars"] == pytest.approx(0.04, abs=0.005)
+
+
+def test_cost_follows_what_is_given(module):
+    bill = module.cost(TINY, context=64, tokens=1e6, gpu="H20", mfu=0.5, watts=300, pue=2.0,
+                       dollars_per_hour=4.0, dollars_per_kwh=0.1)
+    hours = bill["flops"] / (148e12 * 0.5) / 3600
+    assert bill["gpu_hours"] == pytest.approx(hours)
+    assert bill["dollars"] == pytest.approx(4 * hours)
+    assert bill["dollars_electricity"] == pytest.approx(hours * 0.3 * 2 * 0.1)
+    assert bill["memory"]["full"] == module.memory(TINY, 1, 64, "full", "bf16")
+
+
+def test_claims_agree_with_the_bills(module):
+    record = {claim: f"{text} [{source}]" for claim, text, source in module.CLAIMS}
+    assert len(record) == 11 and all(text[-2] != "[" for text in record.values())
+    bills = {bill.model: bill for bill in module.BILLS}
+    llama, deepseek = bills["Llama 2 70B"], bills["DeepSeek 67B"]
+    times = llama.gpu_hours * module.HARDWARE["A100"].dollars_per_hour / \
+        (2 * deepseek.gpu_hours * module.HARDWARE["H800"].dollars_per_hour)
+    assert f"{times:.1f} times the 67B" in record["It cost under a tenth of the usual"]
+    sizes = deepseek.config["vocab_size"] / llama.config["vocab_size"]
+    assert f"{sizes:.1f} times Llama 2's" in record["Its vocabulary is smaller"]
+
+
+# --- The planner --------------------------------------------------------------------------------
+
+@pytest.mark.contract
+def test_plan_follows_deepseeks_laws(module):
+    planned = module.plan(flops=1e19)
+    compute = planned["law_flops"]
+    each = module.flops_per_token(planned["config"], planned["context"])
+    layers = each["total"] - each["head"]
+    assert planned["tokens"] * each["total"] == pytest.approx(1e19)
+    assert compute == pytest.approx(planned["tokens"] * layers)
+    assert planned["learning_rate"] == pytest.approx(0.3118 / compute ** 0.1250)
+    assert planned["batch_tokens"] == pytest.approx(0.2920 * compute ** 0.3271)
+    # The nearest shape that can be built: within a fifth of the law's model and data.
+    assert layers == pytest.approx(0.1715 * compute ** 0.5243, rel=0.2)
+    assert planned["tokens"] == pytest.approx(5.8316 * compute ** 0.4757, rel=0.2)
+    assert planned["steps"] * planned["rows"] * planned["context"] == pytest.approx(
+        planned["tokens"], rel=0.01)
+    assert not planned["warnings"]
+    ModelConfig(**planned["config"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(flops=st.floats(13, 23).map(lambda power: 10 ** power))
+def test_plans_can_be_built_and_grow_with_the_budget(module, flops):
+    small, large = (module.plan(flops=budget, vocab_size=2048, context=1024, extrapolate=True)
+                    for budget in (flops, 8 * flops))
+    for planned in (small, large):
+        ModelConfig(**planned["config"])
+        outside = not 1e17 <= planned["law_flops"] <= 3e20
+        assert bool(planned["warnings"]) == outside
+    assert large["parameters"] > small["parameters"] and large["tokens"] > small["tokens"]
+    assert large["learning_rate"] < small["learning_rate"]
+
+
+def test_budgets_in_dollars_and_seconds(module):
+    planned = module.plan(dollars=100, gpu="H100")
+    assert planned["dollars"] == pytest.approx(100)
+    assert planned["gpu_hours"] == pytest.approx(100 / 3)
+    assert planned["flops"] == pytest.approx(100 / 3 * 3600 * 989e12 * planned["mfu"])
+    timed = module.plan(seconds=7200, gpu="H100", mfu=0.4, dollars_per_hour=2.5)
+    assert timed["flops"] == pytest.approx(7200 * 989e12 * 0.4)
+    assert timed["dollars"] == pytest.approx(5)
+    here = module.plan(seconds=100, flops_per_second=2e11, extrapolate=True)
+    assert here["flops"] == pytest.approx(2e13)
+    kept = module.plan(seconds=100, flops_per_second=2e11, extrapolate=True, config=TINY)
+    assert kept["config"] == TINY and kept["flops"] == here["flops"]
+
+
+def test_a_plan_fits_its_memory(module):
+    roomy, tight, none = (module.plan(flops=1e20, memory_gb=gb) for gb in (1e4, 24, 1))
+    assert roomy["rows_at_once"] == roomy["rows"] and roomy["checkpointing"] == "none"
+    assert 1 <= tight["rows_at_once"] < tight["rows"]
+    assert tight["rows"] % tight["rows_at_once"] == 0
+    assert tight["memory"]["total"] <= 24e9 == tight["memory_limit"]
+    assert none["rows_at_once"] is None and none["memory"]["total"] > 1e9
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+@pytest.mark.contract
+@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "num_attention_heads",
+                                   "intermediate_size", "vocab_size"])
+def test_a_config_without_a_field_names_it(module, field):
+    config = {name: value for name, value in TINY.items() if name != field}
+    with pytest.raises(ValueError, match=field):
+        module.parameters(config)
+    for bad in (0, -4, 2.5, "big", True):
+        with pytest.raises(ValueError, match=field):
+            module.parameters({**TINY, field: bad})
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("call, words", [
+    (lambda m: m.memory(TINY, 1, 8, checkpointing="some"), "none, selective, full"),
+    (lambda m: m.memory(TINY, 1, 8, precision="fp8"), "fp32, bf16, fp16"),
+    (lambda m: m.memory(TINY, 0, 8), "batch"),
+    (lambda m: m.flops_per_token(TINY, -1), "context"),
+    (lambda m: m.price_tag(TINY, 0, 1, 1), "tokens"),
+    (lambda m: m.price_tag(TINY, 1, math.nan, 1), "seconds"),
+    (lambda m: m.price_tag(TINY, 1, 1, 0), "ceiling"),
+    (lambda m: m.price_tag(TINY, 1, 1, 1, watts=-5), "watts"),
+    (lambda m: m.price_tag(TINY, 1, 1, 1, volts=5), "unknown assumption 'volts'"),
+    (lambda m: m.cost(TINY, tokens=1e9, gpu="H9000"), "unknown GPU 'H9000': choose A100"),
+    (lambda m: m.cost(TINY, gpu="H100"), "tokens"),
+    (lambda m: m.cost(TINY, tokens=1e9, gpu="H200"), "H200 has no known power: give watts"),
+    (lambda m: m.cost(TINY, tokens=1e9, gpu="T4"), "T4 has no known rent"),
+    (lambda m: m.cost(TINY, tokens=1e9, gpu="RTX 3090"), "no known power"),
+    (lambda m: m.plan(), "one budget"),
+    (lambda m: m.plan(flops=1e18, dollars=3, gpu="H100"), "one budget"),
+    (lambda m: m.plan(dollars=-3, gpu="H100"), "dollars is -3"),
+    (lambda m: m.plan(dollars=3), "needs a gpu"),
+    (lambda m: m.plan(seconds=3), "needs a gpu"),
+    (lambda m: m.plan(flops=1e6), "too small"),
+    (lambda m: m.plan(flops=1e40), "too large"),
+    (lambda m: m.plan(flops=1e16), "1e\\+17 to 3e\\+20"),
+    (lambda m: m.plan(flops=1e22), "1e\\+17 to 3e\\+20")])
+def test_bad_input_is_named(module, call, words):
+    with pytest.raises(ValueError, match=words):
+        call(module)
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+@pytest.fixture
+def run(tmp_path, module):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    tag = module.price_tag(TINY, 5e6, 50, 1e11)
+    tag["bits_per_byte"] = {"stories": 1.25}
+    (folder / "cost.json").write_text(json.dumps(tag), encoding="utf-8")
+    return folder
+
+
+def test_a_run_shows_its_tag_and_compares(module, run, capsys):
+    module.main([str(run)])
+    shown = capsys.readouterr().out
+    assert module.format_price_tag(json.loads((run / "cost.json").read_text())) in shown
+    assert "1.250" in shown
+    twice = run.parent / "twice"
+    twice.mkdir()
+    (twice / "cost.json").write_text(json.dumps(module.price_tag(TINY, 1e7, 50, 1e11)))
+    module.main(["compare", str(run), str(twice)])
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("FLOPs")).endswith("2.00x")
+    assert next(line for line in lines if line.startswith("time")).endswith("1.00x")
+
+
+def test_presets_and_config_files_are_priced(module, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    for what in (str(tmp_path), str(tmp_path / "config.json")):
+        module.main([what])
+        assert "checkpointing selective" in capsys.readouterr().out
+    module.main(["deepseek-llm-67b", "--gpu", "H800", "--tokens", "2e12"])
+    shown = capsys.readouterr().out
+    assert "67.4 B" in shown and "601,200 h" in shown and "median" in shown
+
+
+def test_tables_are_printed_from_the_data(module, capsys):
+    module.main(["calibrate"])
+    shown = capsys.readouterr().out
+    assert all(bill.model in shown for bill in module.BILLS)
+    assert all(name in shown for name in module.HARDWARE)
+    module.main(["claims"])
+    shown = capsys.readouterr().out
+    assert all(text in shown for claim in module.CLAIMS for text in claim)
+
+
+def test_a_plan_prints_a_command_that_train_reads(module, capsys):
+    module.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("python -m nanoseek.train ")
+    words = lines[-1].split()[3:]
+    flags = dict(zip(words[::2], words[1::2]))
+    planned = module.plan(dollars=100, gpu="H100")
+    assert flags["--hidden_size"] == str(planned["config"]["hidden_size"])
+    assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "some/tokens"
+    from nanoseek.train import TrainConfig
+    known = {f"--{field.name}" for kind in (TrainConfig, ModelConfig)
+             for field in dataclasses.fields(kind)}
+    assert set(flags) <= known
+
+
+def test_a_plan_in_minutes_measures_the_machine(module, monkeypatch, capsys):
+    measured = []
+
+    def measure(planned):
+        measured.append(planned["config"])
+        return 1e11
+    monkeypatch.setattr(module, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(module, "_measure_training", measure)
+    module.main(["plan", "--minutes", "3", "--vocab_size", "2048"])
+    shown = capsys.readouterr()
+    assert "warning" in shown.err and "fitted" in shown.err
+    assert f"--hidden_size {measured[-1]['hidden_size']} " in shown.out  # the shape it measured
+    assert "18.0 TFLOP" in shown.out
+
+
+def test_measured_speed_counts_real_steps(module):
+    planned = module.plan(seconds=10, flops_per_second=1e12, extrapolate=True,
+                          config={**TINY, "max_position_embeddings": 512})
+    assert module._measure_training({**planned, "rows": 1}, seconds=0.01) > 0
+
+
+@pytest.mark.parametrize("argv", [
+    ["nowhere"], ["compare", "nowhere", "nowhere"], ["tiny", "--gpu", "H1", "--tokens", "1e9"],
+    ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
+    ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
+    ["plan", "--dollars", "100"], ["plan", "--flops", "1e16"], ["calibrate", "extra"]])
+def test_bad_command_lines(module, argv, capsys):
+    with pytest.raises((ValueError, SystemExit)) as caught:
+        module.main(argv)
+    if caught.type is SystemExit:
+        assert caught.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff"])
+def test_a_damaged_tag_is_named(module, run, content):
+    (run / "cost.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="cost.json"):
+        module.main([str(run)])
+
+
+def test_bad_input_ends_in_one_line_and_exit_code_2():
+    done = subprocess.run([sys.executable, "-m", "nanoseek.cost", "plan", "--dollars", "5", "--gpu",
+                           "H200"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "nanoseek.cost: H200 has no known power: give watts\n"

@@ -1,0 +1,87 @@
+"""The Makefile's chain, on a small text of the reader's own: whole, again, stopped, changed."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = ("--steps 20 --batch_size 2 --row_length 32 --warmup_steps 2 --eval_every 10 "
+         "--save_every 5 --hidden_size 16 --intermediate_size 24 --num_hidden_layers 1 "
+         "--num_attention_heads 2 --num_key_value_heads 1 --max_position_embeddings 32")
+
+
+def make(run, text, **more):
+    variables = {"RUN": run, "TEXT": text, "VOCAB": 300, "TRAIN_ARGS": SMALL, **more}
+    # Inside `make test` the outer make's flags must not reach this one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.Popen(
+        ["make", "train-tiny", *(f"{k}={v}" for k, v in variables.items())], cwd=ROOT,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8", start_new_session=True)
+
+
+def finished(process):
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def stamps(run):
+    return {path.name: path.stat().st_mtime_ns for path in
+            [*run.glob("*.*"), run / "tokens" / "manifest.json"]}
+
+
+@pytest.fixture
+def text(tmp_path):
+    rng = random.Random(0)
+    words = ["the", "quick", "fox", "met", "a", "lazy", "dog", "and", "spoke", "of", "home"]
+    path = tmp_path / "my own text.txt"
+    path.write_text("\n".join(" ".join(rng.choices(words, k=8)) + "." for _ in range(400)),
+                    encoding="utf-8")
+    return path
+
+
+def test_the_chain_runs_once_and_again_when_its_input_changed(tmp_path, text):
+    run = tmp_path / "run"
+    output = finished(make(run, text))
+    assert "bits/byte" in output and "price tag" in output and "my own text" in output
+    before = stamps(run)
+    assert {"raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "cost.json",
+            "log.jsonl", "curve.svg", "report.txt", "manifest.json"} <= before.keys()
+    again = finished(make(run, text))
+    assert stamps(run) == before and "step" not in again and "bits/byte" in again
+    text.write_text(text.read_text("utf-8").replace("fox", "owl"), encoding="utf-8")
+    changed = finished(make(run, text))
+    assert "training:" in changed and "20/20" in changed
+    assert all(stamps(run)[name] > before[name] for name in before)
+
+
+def test_ctrl_c_and_the_same_command_goes_on(tmp_path, text):
+    run = tmp_path / "run"
+    process = make(run, text, TRAIN_ARGS=SMALL.replace("--steps 20", "--steps 400"))
+    log = run / "log.jsonl"
+    deadline = time.monotonic() + 90
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to make and its child alike
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode != 0 and "Traceback" not in output
+    assert not (run / "cost.json").exists()
+    steps = log.read_bytes().count(b"\n")
+    assert 0 < steps < 400
+    assert f"going on at step {steps}" in finished(
+        make(run, text, TRAIN_ARGS=SMALL.replace("--steps 20", "--steps 400")))
+
+
+def test_a_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("")
+    process = make(tmp_path / "run", path)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 2 and "Traceback" not in output and "empty" in output
+    assert not list((tmp_path / "run").glob("*"))
