@@ -56,9 +56,9 @@ def add_flags(parser, config_class, skip=()):
             continue
         read = _parse_type(hints[field.name])
         bare = {"nargs": "?", "const": True} if read is _boolean else {}
+        text = f"{field.metadata.get('help', '')} (default {field.default})"
         parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
-                            metavar=read.__name__,
-                            help=f"{field.metadata.get('help', '')} (default {field.default})")
+                            metavar=read.__name__, help=text.replace("%", "%%"))
 
 
 def from_flags(base, args):

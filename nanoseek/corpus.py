@@ -20,6 +20,7 @@ import base64
 import dataclasses
 import filecmp
 import hashlib
+import http.client
 import importlib
 import json
 import math
@@ -30,7 +31,6 @@ import re
 import sysconfig
 import tempfile
 import unicodedata
-import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
@@ -220,9 +220,8 @@ def _read_address(url, sha256):
                     raise ValueError(f"{url}: this is a web page; give the address of a text file")
                 while block := reply.read(1 << 20):
                     file.write(block)
-        except (urllib.error.URLError, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise ValueError(f"{url}: cannot be fetched ({reason})") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(f"{url}: cannot be fetched ({error})") from None
         return _read_file(path, sha256, url)
 
 
@@ -445,16 +444,18 @@ DIRT = ("exact", "near", *_SOILING)
 _PASSAGES_EN = (
     "This page was kept by the reading circle of a small harbour town, whose members typed out old "
     "notebooks on winter evenings. Anyone may copy it for friends and classes, as long as these "
-    "lines stay with it and nobody is asked to pay. Mistakes are ours; write to us if you find one.",
+    "lines stay with it and nobody is asked to pay. Mistakes are ours; write to us if you find one, "
+    "and tell us as well which of the notebooks you would like to see next.",
     "Before you go on, a word from those who keep the lights on: the shelves you are walking along "
     "are looked after by volunteers. If each visitor gave the price of a cup of tea, the roof would "
-    "be mended by spring. Thank you for thinking about it, and now back to where you were.",
+    "be mended by spring. Thank you for thinking about it, and now back to where you were; the next "
+    "shelf but one has a chair beside it, if you are tired.",
 )
 _PASSAGES_ZH = (
     "本页由一座海港小城的读书会整理，会员们在冬天的夜里把旧笔记一页一页录入电脑。任何人都可以抄给朋友和同学，"
-    "只要保留这几行说明，并且不向别人收钱。若有错字，责任在我们，欢迎来信告诉我们。",
+    "只要保留这几行说明，并且不向别人收钱。若有错字，责任在我们，欢迎来信告诉我们，也请说说您还想看哪一本笔记。",
     "继续阅读之前，请听守夜人说一句话：您走过的这些书架由志愿者照看，如果每位来客都省下一杯茶的钱，"
-    "屋顶到春天就能修好。谢谢您愿意想一想这件事，现在请回到刚才读到的地方，慢慢往下看吧。",
+    "屋顶到春天就能修好。谢谢您愿意想一想这件事，现在请回到刚才读到的地方，慢慢往下看吧，累了的话，旁边有椅子可坐。",
 )
 _SITES_EN = (
     ("Home | Stories | Weather | About us | Log in", "Copyright Green Lane Press. Share this page."),
@@ -496,6 +497,8 @@ class CorpusConfig:
     def __post_init__(self):
         if self.stories is not None and self.stories < 0:
             raise ValueError(f"--stories {self.stories}: give a number of 0 or more")
+        if not 0 <= self.dirt < 1:
+            raise ValueError(f"--dirt {self.dirt}: give a share from 0 to below 1")
         if self.sha256 and not self.text:
             raise ValueError("--sha256 belongs to a --text")
 

@@ -1,13 +1,13 @@
 """Count what a model costs: parameters, FLOPs, bytes, hours, dollars, kWh; and plan a budget.
 
     tag = price_tag(config, tokens=8e6, seconds=120, ceiling=measure_ceiling())
-    print(format_price_tag(tag))                           # the bill of a run on this machine
-    cost(config, tokens=2e12, gpu="H800")["dollars"]       # the bill of a run on rented GPUs
-    plan(dollars=100, gpu="H100")["config"]                # the model that a budget should train
+    print(format_price_tag(tag))                        # the bill of a run on this machine
+    cost(config, tokens=2e12, gpu="H800")["dollars"]    # the bill of a run on rented GPUs
+    plan(dollars=100, gpu="H100")["config"]             # the model that a budget should train
 
 A config is any object or dict with the fields of Hugging Face's Llama: hidden_size,
-num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; where they differ from the
-usual num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there).
+num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; optional
+num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there).
 
 One convention for FLOPs, everywhere in nanoseek: training costs 6 × (parameters in matrix
 products, the output head among them) + 12·L·d·s per token, where L is layers, d = H·D the width
@@ -15,13 +15,13 @@ of attention, s the length of a row; attention is counted in full although half 
 The forward pass is a third. Work done twice (activation checkpointing) is counted apart.
 
 Sources: PaLM (arXiv 2204.02311, appendix B) for model FLOPs and MFU; DeepSeek LLM (2401.02954,
-§3) for the scaling laws. Marks of published figures: V read in the primary source, 2 second-hand,
-D derived from V.
+§3) for the scaling laws. cost_tables.json, beside this file, holds chips, published bills and
+claims, each with its source; only what needs a chip or a bill reads it.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
 that model FLOPs reach; PUE power of the whole building over the power of its computers.
-Shapes: C hidden_size, H heads, K key-value heads, D head_dim, V vocab_size.
+Shapes: H heads, K key-value heads, D head_dim.
 """
 
 import dataclasses
@@ -35,8 +35,6 @@ import time
 
 CONVENTION = "6 x matmul parameters + 12 L d s a token, attention in full, no recomputation"
 
-
-# --- What a bill rests on -----------------------------------------------------------------------
 
 def _assumed(value, source):
     return dataclasses.field(default=value, metadata={"help": source})
@@ -52,114 +50,21 @@ class Assumptions:
     pue: float = _assumed(1.0, "a machine at home has no building around it")
 
 
-RENTED = {  # the same in a datacentre; watts and dollars_per_hour come from the chip
-    "dollars_per_kwh": (0.08, "assumption: an industrial price"),
-    "pue": (1.3, "assumption, between large operators' 1.1 (2) and the industry's 1.58 in 2023 (V, "
-                 "Uptime Institute)")}
-
-
 @dataclasses.dataclass(frozen=True)
-class Chip:
-    """Dense peak of matrix products in TFLOP/s, power limit, rent, memory. None: no figure that
-    we could trust."""
+class ScalingLaw:
+    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
+    C counts the FLOPs of the layers alone (no head); fitted from `low` to `high`."""
 
-    tflops: float
-    watts: float | None
-    dollars_per_hour: float | None
-    memory_gb: float | None
+    flops_per_token: tuple
+    learning_rate: tuple
+    batch_tokens: tuple
+    low: float
+    high: float
     source: str
-    precision: str = "BF16"
 
 
-HARDWARE = {
-    "A100": Chip(312, 400, 1.75, 80, "peak, W V (NVIDIA), GB V (Llama 2 card), $ V (llm.c)"),
-    "H100": Chip(989, 700, 3.00, 80, "SXM: peak, W, GB 2; $ V (nanochat; llm.c paid 3.50)"),
-    "H200": Chip(989, None, None, 141, "peak V (NVIDIA), GB 2"),
-    "H800": Chip(989, 700, 2.00, 80, "as H100 but NVLink 400 instead of 900 GB/s and little FP64 "
-                                     "(2); $ V (DeepSeek-V3 report)"),
-    "H20": Chip(148, None, None, None, "peak 2"),
-    "RTX 4090": Chip(165, 450, None, 24, "2"),
-    "RTX 3090": Chip(71, None, None, 24, "peak V (NVIDIA), GB 2"),
-    "T4": Chip(65, 70, None, 16, "2; it has no BF16", "FP16"),
-    **{name: Chip(tflops, None, None, None, "2; M2 and M3 with 10 GPU cores", "FP32")
-       for name, tflops in (("M2", 3.6), ("M3", 3.6), ("M1 Max", 10.4), ("M2 Max", 13.6),
-                            ("M3 Max", 16.4))}}
-
-
-def _llama(layers, hidden, heads, kv_heads, intermediate, vocab):
-    return {"num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads, "intermediate_size": intermediate,
-            "vocab_size": vocab}
-
-
-def _gpt(layers, hidden, heads, vocab):
-    """GPT-2's kind: two matrices in the MLP instead of SwiGLU's three, head and embedding tied."""
-    return {**_llama(layers, hidden, heads, heads, 4 * hidden, vocab), "mlp_matrices": 2,
-            "tie_word_embeddings": True}
-
-
-def _latent(layers, heads):
-    """DeepSeek-V2's and V3's attention: 192 wide for scores, 128 for values, so 160 on average."""
-    return {"num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": 160}
-
-
-@dataclasses.dataclass(frozen=True)
-class Bill:
-    """A published training bill; `scope` is what its GPU-hours cover, and where they stand."""
-
-    model: str
-    config: dict
-    context: int
-    tokens: float
-    chip: str | None
-    gpu_hours: float | None
-    scope: str
-    active_parameters: float | None = None  # of a mixture of experts
-    published_flops: float | None = None  # these leave attention out
-
-
-_CARD, _NOT_ONE = "all, model card (V)", "not one clean run, model card (V)"
-BILLS = tuple(Bill(*row) for row in (
-    ("Llama 2 7B", _llama(32, 4096, 32, 32, 11008, 32000), 4096, 2e12, "A100", 184_320, _CARD),
-    ("Llama 2 13B", _llama(40, 5120, 40, 40, 13824, 32000), 4096, 2e12, "A100", 368_640, _CARD),
-    ("Llama 2 70B", _llama(80, 8192, 64, 8, 28672, 32000), 4096, 2e12, "A100", 1_720_320, _CARD),
-    ("TinyLlama 1.1B", _llama(22, 2048, 32, 4, 5632, 32000), 2048, 300e9, "A100", 3_456,
-     "300B tokens at its stated speed (V)"),
-    ("MPT-7B", _gpt(32, 4096, 32, 50432), 2048, 1e12, "A100", 440 * 228, "one run (V; GPUs 2)"),
-    ("GPT-2 124M", _gpt(12, 768, 12, 50304), 1024, 10e9, "A100", 8 * 94 / 60, "one run, llm.c (V)"),
-    ("BLOOM 176B", _gpt(70, 14336, 112, 250880), 2048, 366e9, "A100", 1_083_000, "all (2)"),
-    ("Llama 3 8B", _llama(32, 4096, 32, 8, 14336, 128256), 8192, 15e12, "H100", 1.3e6, _NOT_ONE),
-    ("Llama 3 70B", _llama(80, 8192, 64, 8, 28672, 128256), 8192, 15e12, "H100", 6.4e6, _NOT_ONE),
-    ("Llama 3.1 405B", _llama(126, 16384, 128, 8, 53248, 128256), 8192, 15.6e12, "H100", 30.84e6,
-     "all, model card (V; FLOPs 2)", None, 3.8e25),
-    ("GPT-2 1558M", _gpt(48, 1600, 25, 50304), 1024, 33e9, "H100", 8 * 24, "one run, llm.c (V)"),
-    ("DeepSeek 67B", _llama(95, 8192, 64, 8, 22016, 102400), 4096, 1e12, "H800", 300_600,
-     "per 1T tokens, V2 report (V)"),
-    ("DeepSeek-V2", _latent(60, 128), 4096, 1e12, "H800", 172_800,
-     "per 1T tokens, report (V; shape 2)", 21e9),
-    ("DeepSeek-V3", _latent(61, 128), 4096, 14.8e12, "H800", 2.664e6,
-     "pre-training, FP8; all 2.788M (V; shape 2)", 37e9),
-    ("GPT-3 175B", _gpt(96, 12288, 96, 50257), 2048, 300e9, None, None, "no hours, paper (2)", None,
-     3.14e23)))
-
-CLAIMS = (  # what is often said of DeepSeek, what the record shows, where
-    ("The H800 is an export version of the A100", "no: of the H100; the A100's is the A800", "2"),
-    ("Slower chips made it cheap", "the peak of matrix products is about unchanged, the "
-     "interconnect is cut; no evidence of a lower price found", "chip tables, 2"),
-    ("It cost under $10M", "the 67B's final run is about $1.2M at $2 an hour (D), V3's $5.576M "
-     "(V): rents of final runs only, without research and ablations", "V2 and V3 reports"),
-    ("It cost under a tenth of the usual", "Llama 2 70B: 1.72M A100-hours, about $3.0M at $1.75; "
-     "2.5 times the 67B, at nearly equal FLOPs", "Llama 2 card, llm.c, D"),
-    ("It did not take trillions of tokens", "2T, as many as Llama 2", "DeepSeek LLM §2, V"),
-    ("It is mainly Chinese", "both English and Chinese; the split is not published in what we "
-     "read", "DeepSeek LLM §2, V"),
-    ("Its vocabulary is smaller", "102,400: 3.2 times Llama 2's", "DeepSeek LLM §2, V"),
-    ("Its attention is sparse", "dense; grouped queries in the 67B only", "DeepSeek LLM §2, V"),
-    ("It computed in FP16", "bf16 with fp32 accumulation", "DeepSeek LLM §2, V"),
-    ("It used gradient checkpointing, synthetic data, a state cloud",
-     "no evidence in what we read", "DeepSeek LLM §2"),
-    ("Cheap energy and cooling made it cheap", "they are about 4% of the bill: 601K hours × "
-     "0.7 kW × PUE 1.3 = 547 MWh, $44K at $0.08", "D"))
+DEEPSEEK_LAW = ScalingLaw((0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20,
+                          "DeepSeek LLM, arXiv 2401.02954 §3")
 
 
 # --- Counting -----------------------------------------------------------------------------------
@@ -315,16 +220,15 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
 def _stated(given, known=()):
     """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
     `known` ({name: (value, source)}) says, else Assumptions."""
-    stated = {field.name: {"value": field.default, "source": field.metadata["help"]}
+    stated = {field.name: (field.default, field.metadata["help"])
               for field in dataclasses.fields(Assumptions)}
-    for name, (value, source) in dict(known).items():
-        stated[name] = {"value": value, "source": source}
+    stated.update(known)
     for name, value in given.items():
         if name not in stated:
             raise ValueError(f"unknown assumption {name!r}: choose {', '.join(stated)}")
         if value is not None:
-            stated[name] = {"value": _positive(name, value), "source": "given"}
-    return stated
+            stated[name] = _positive(name, value), "given"
+    return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
 
 
 def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, **given):
@@ -336,51 +240,22 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     peak_bytes, where measured, is passed through. Raises ValueError for a number not above 0.
     """
     speed = _positive("tokens", tokens) / _positive("seconds", seconds)
-    context = _field(config, "max_position_embeddings") if context is None else context
+    context = context or _field(config, "max_position_embeddings")
     assumed = _stated(given)
-    count, per_token = parameters(config), flops_per_token(config, context)["total"]
-    kwh = assumed["watts"]["value"] * assumed["pue"]["value"] * seconds / 3.6e6
+    value = {name: entry["value"] for name, entry in assumed.items()}
+    count, each = parameters(config), flops_per_token(config, context)["total"]
+    kwh = value["watts"] * value["pue"] * seconds / 3.6e6
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
-            "context": context, "tokens": tokens, "flops_per_token": per_token,
-            "flops": per_token * tokens, "seconds": seconds,
-            "flops_per_second": per_token * speed, "ceiling": _positive("ceiling", ceiling),
-            "mfu": per_token * speed / ceiling,
+            "context": context, "tokens": tokens, "flops_per_token": each, "flops": each * tokens,
+            "seconds": seconds, "flops_per_second": each * speed,
+            "ceiling": _positive("ceiling", ceiling), "mfu": each * speed / ceiling,
             **({} if peak_bytes is None else {"peak_bytes": peak_bytes}),
-            "kwh": kwh, "dollars_electricity": kwh * assumed["dollars_per_kwh"]["value"],
-            "dollars_rent": seconds / 3600 * assumed["dollars_per_hour"]["value"],
+            "kwh": kwh, "dollars_electricity": kwh * value["dollars_per_kwh"],
+            "dollars_rent": seconds / 3600 * value["dollars_per_hour"],
             "convention": CONVENTION, "assumptions": assumed}
 
 
-def _scaled(value, unit=""):
-    """Write a number to three figures: 1.24e9 B is "1.24 GB", a bare count "1.24 B"."""
-    value = float(f"{value:.3g}")  # rounded first, so that 999.9 k becomes 1.00 M
-    if not value:
-        return f"0 {unit}".strip()
-    prefixes = ("", *"kMGTPEZY") if unit else ("", *"kMBT")
-    step = min(len(prefixes) - 1, max(0, int(math.log10(value) // 3)))
-    value /= 1000 ** step
-    places = max(0, 2 - math.floor(math.log10(value)))
-    return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
-
-
-def _table(rows):
-    """Lay out rows of strings in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-                     for row in rows)
-
-
-def _show(value, unit):
-    if unit == "%":
-        return f"{100 * value:.1f}%"
-    if unit == "$":
-        return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
-    if unit in ("h", "tokens"):
-        return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return _scaled(1000 * value if unit == "Wh" else value, unit)
-
-
-LABELS = (  # the keys of a bill or plan, their names on the screen, their units
+LABELS = (  # the keys of a bill or a plan, their names on the screen, their units
     ("parameters", "parameters", ""), ("tokens", "tokens", ""), ("context", "row", "tokens"),
     ("flops", "FLOPs", "FLOP"), ("seconds", "time", "s"), ("flops_per_second", "speed", "FLOP/s"),
     ("ceiling", "ceiling (matrix product)", "FLOP/s"), ("mfu", "share of it (MFU)", "%"),
@@ -389,10 +264,33 @@ LABELS = (  # the keys of a bill or plan, their names on the screen, their units
     ("dollars_rent", "rent of such a machine", "$"))
 
 
+def _show(value, unit=""):
+    """Write a number to three figures: 1.24e9 B is "1.24 GB", a bare count "1.24 B"."""
+    if unit == "%":
+        return f"{100 * value:.1f}%"
+    if unit == "$":
+        return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
+    if unit in ("h", "tokens") and value >= 1000:
+        return f"{value:,.0f} {unit}"
+    value = float(f"{value * (1000 if unit == 'Wh' else 1):.3g}")  # so that 999.9 becomes 1.00 k
+    prefixes = ("", *"kMGTPEZY") if unit else ("", *"kMBT")
+    step = min(len(prefixes) - 1, max(0, math.floor(math.log10(value or 1) / 3)))
+    value /= 1000 ** step
+    places = max(0, 2 - math.floor(math.log10(value or 100)))
+    return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
+
+
 def _labelled(bill):
     rows = [(name, _show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
     return rows + [(f"bits per byte, {source}", f"{bits:.3f}")
                    for source, bits in bill.get("bits_per_byte", {}).items()]
+
+
+def _table(rows):
+    """Lay out rows of strings in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+                     for row in rows)
 
 
 def format_price_tag(tag):
@@ -404,39 +302,52 @@ def format_price_tag(tag):
 
 # --- Bills that were not measured ---------------------------------------------------------------
 
+def tables():
+    """Read cost_tables.json: "hardware", "bills", "claims", "rented", each figure with its source.
+
+    Marks: V read in the primary source, 2 second-hand, D derived from V. Raises ValueError when
+    the file is not beside this one.
+    """
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cost_tables.json")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")
+    return _read_json(path)
+
+
 def _chip(gpu):
-    if gpu not in HARDWARE:
-        raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(HARDWARE)}")
-    return HARDWARE[gpu]
+    hardware = tables()["hardware"]
+    if gpu not in hardware:
+        raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(hardware)}")
+    return hardware[gpu]
 
 
 def calibrate():
-    """Convert BILLS to one convention; return a dict for each.
+    """Convert the published bills to one convention; return each with what follows from it.
 
     "flops"; "ratio" of the computed to the published FLOPs, both without attention; "mfu" that
     the GPU-hours imply; for dense models "predicted_hours" from the median MFU of the other
     dense models on the chip, and its "error". None where it cannot be known.
     """
-    rows = []
-    for bill in BILLS:
-        each = flops_per_token(bill.config, bill.context, bill.active_parameters)
-        plain, published = (each["total"] - each["attention"]) * bill.tokens, bill.published_flops
-        row = {"bill": bill, "flops": each["total"] * bill.tokens, "predicted_hours": None,
-               "error": None, "ratio": published and plain / published, "mfu": None}
-        if bill.gpu_hours:
-            row["mfu"] = row["flops"] / (bill.gpu_hours * 3600 * _chip(bill.chip).tflops * 1e12)
-        rows.append(row)
+    rows, hardware = tables()["bills"], tables()["hardware"]
     for row in rows:
-        others = [other["mfu"] for other in _dense(rows, row["bill"].chip) if other is not row]
-        if others and row["mfu"] and not row["bill"].active_parameters:
+        each = flops_per_token(row["config"], row["context"], row.get("active_parameters"))
+        plain, published = each["total"] - each["attention"], row.get("published_flops")
+        row.update(flops=each["total"] * row["tokens"], mfu=None, predicted_hours=None, error=None,
+                   ratio=published and plain * row["tokens"] / published)
+        if row["gpu_hours"]:
+            peak = hardware[row["chip"]]["tflops"] * 1e12
+            row["mfu"] = row["flops"] / (row["gpu_hours"] * 3600 * peak)
+    for row in rows:
+        others = [other["mfu"] for other in _dense(rows, row["chip"]) if other is not row]
+        if others and row in _dense(rows):
             row["error"] = row["mfu"] / statistics.median(others) - 1
-            row["predicted_hours"] = row["bill"].gpu_hours * (1 + row["error"])
+            row["predicted_hours"] = row["gpu_hours"] * (1 + row["error"])
     return rows
 
 
 def _dense(rows, chip=None):
-    return [row for row in rows if row["mfu"] and not row["bill"].active_parameters
-            and chip in (None, row["bill"].chip)]
+    return [row for row in rows if row["mfu"] and "active_parameters" not in row
+            and chip in (None, row["chip"])]
 
 
 def _usual_mfu(gpu):
@@ -451,33 +362,32 @@ def _usual_mfu(gpu):
 def _rent(flops, gpu, mfu, given):
     """Return the bill of computing `flops` on rented GPUs: hours, dollars, kWh, assumptions."""
     chip = _chip(gpu)
-    assumed = _stated(given, {**RENTED, "watts": (chip.watts, chip.source),
-                              "dollars_per_hour": (chip.dollars_per_hour, chip.source)})
+    assumed = _stated(given, {**tables()["rented"], **{
+        name: (chip[name], f"{gpu}: {chip['source']}") for name in ("watts", "dollars_per_hour")}})
     mfu, source = _usual_mfu(gpu) if mfu is None else (_positive("mfu", mfu), "given")
-    assumed["mfu"] = {"value": mfu, "source": source}
     for name, words in (("watts", "power"), ("dollars_per_hour", "rent")):
         if assumed[name]["value"] is None:
             raise ValueError(f"{gpu} has no known {words}: give {name}")
-    hours = flops / (chip.tflops * 1e12 * mfu) / 3600
-    kwh = hours * assumed["watts"]["value"] / 1000 * assumed["pue"]["value"]
+    value = {name: entry["value"] for name, entry in assumed.items()}
+    hours = flops / (chip["tflops"] * 1e12 * mfu) / 3600
+    kwh = hours * value["watts"] / 1000 * value["pue"]
     return {"gpu": gpu, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
-            "dollars": hours * assumed["dollars_per_hour"]["value"],
-            "dollars_electricity": kwh * assumed["dollars_per_kwh"]["value"],
-            "convention": CONVENTION, "assumptions": assumed}
+            "dollars": hours * value["dollars_per_hour"],
+            "dollars_electricity": kwh * value["dollars_per_kwh"], "convention": CONVENTION,
+            "assumptions": {**assumed, "mfu": {"value": mfu, "source": source}}}
 
 
 def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precision="bf16",
          active_parameters=None, **given):
     """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
-    tokens the "flops" of training on them; with a gpu of HARDWARE also "gpu_hours", "dollars",
-    "kwh", "assumptions".
+    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh".
 
     context: length of a row (max_position_embeddings unless given). mfu: the median of published
     bills unless given. active_parameters: of a mixture of experts, whose parts and memory are
     left out. `given` replaces assumptions. Raises ValueError for a bad config, an unknown GPU,
     and a chip whose power or rent is neither known nor given.
     """
-    context = _field(config, "max_position_embeddings") if context is None else context
+    context = context or _field(config, "max_position_embeddings")
     each = flops_per_token(config, context, active_parameters)
     result = {"context": context, "flops_per_token": each}
     if active_parameters is None:
@@ -486,44 +396,24 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
                             for mode in MEMORY_CHOICES["checkpointing"]}
     if tokens is not None:
         result.update(tokens=tokens, flops=each["total"] * _positive("tokens", tokens))
-    if gpu is not None:
-        if tokens is None:
-            raise ValueError("give tokens: the bill of a gpu depends on how many")
-        result.update(_rent(result["flops"], gpu, mfu, given))
-    return result
+    elif gpu is not None:
+        raise ValueError("give tokens: the bill of a gpu depends on how many")
+    return {**result, **(_rent(result["flops"], gpu, mfu, given) if gpu is not None else {})}
 
 
 # --- The planner --------------------------------------------------------------------------------
 
-@dataclasses.dataclass(frozen=True)
-class ScalingLaw:
-    """The best choices for a compute C, as (coefficient, exponent) of coefficient · C ** exponent.
-    C counts FLOPs of the layers alone (no embedding, no head); fitted from `low` to `high`."""
-
-    flops_per_token: tuple
-    learning_rate: tuple
-    batch_tokens: tuple
-    low: float
-    high: float
-    source: str
-
-
-DEEPSEEK_LAW = ScalingLaw((0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20,
-                          "DeepSeek LLM, arXiv 2401.02954 §3, V")
-
-
 def _candidates(vocab_size, context):
-    """Yield configs. Depth is about √C / 2, a rule of thumb through GPT-2 124M (12 layers at 768)
-    and DeepSeek 7B (30 at 4096); multi-head, as the models that the law was fitted on."""
+    """Yield configs. Depth is about √hidden_size / 2, a rule of thumb through GPT-2 124M (768 wide,
+    12 layers) and DeepSeek 7B (4096, 30); multi-head, as the models of the law were."""
     for hidden in range(32, 16385, 32):
         size = 32 if hidden < 512 else 64 if hidden < 2048 else 128
         depth = round(hidden ** 0.5 / 2)
-        if hidden % size == 0:
-            for layers in range(max(1, depth - 1), depth + 2):
-                yield {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
-                       "num_hidden_layers": layers, "num_attention_heads": hidden // size,
-                       "num_key_value_heads": hidden // size, "vocab_size": vocab_size,
-                       "max_position_embeddings": max(context, 512), "tie_word_embeddings": True}
+        for layers in range(depth - 1, depth + 2) if hidden % size == 0 else ():
+            yield {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
+                   "num_hidden_layers": layers, "num_attention_heads": hidden // size,
+                   "num_key_value_heads": hidden // size, "vocab_size": vocab_size,
+                   "max_position_embeddings": max(context, 512), "tie_word_embeddings": True}
 
 
 def _best_config(flops, vocab_size, context, law):
@@ -541,15 +431,15 @@ def _best_config(flops, vocab_size, context, law):
     return config
 
 
-def _fit(config, rows, context, precision, capacity):
-    """Return the first (checkpointing, rows at once) whose memory fits, or ("full", None)."""
+def _fit(config, rows, context, precision, limit):
+    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of `limit`
+    bytes (allocators waste some); rows_at_once is None when not even one row does."""
     for mode in ("none", "full"):
-        for some in range(rows, 0, -1):
-            if rows % some == 0 and \
-                    memory(config, some, context, mode, precision,
-                           document_mask=True)["total"] <= capacity:
-                return mode, some
-    return "full", None
+        for some in (n for n in range(rows, 0, -1) if rows % n == 0):
+            needed = memory(config, some, context, mode, precision, document_mask=True)
+            if needed["total"] <= 0.9 * limit:
+                return {"checkpointing": mode, "rows_at_once": some, "memory": needed}
+    return {"checkpointing": mode, "rows_at_once": None, "memory": needed}
 
 
 def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
@@ -565,7 +455,8 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
         sample = _rent(1e18, gpu, mfu, given)
         return 1e18 * amount / (sample["gpu_hours"] * 3600 if seconds else sample["dollars"])
     if dollars is not None or flops_per_second is None:
-        raise ValueError(f"a budget in {named[0]} needs a gpu: choose {', '.join(HARDWARE)}")
+        raise ValueError(f"a budget in {named[0]} needs a gpu: "
+                         f"choose {', '.join(tables()['hardware'])}")
     return amount * _positive("flops_per_second", flops_per_second)
 
 
@@ -584,9 +475,9 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     vocab_size = vocab_size or (2048 if flops < 1e17 else 102400)  # tiny's, DeepSeek's
     context = context or (256 if flops < 1e17 else 4096)
     config = config or _best_config(flops, vocab_size, context, law)
-    each = flops_per_token(config, context)
-    per_token, warnings = each["total"], []
-    compute = flops * (per_token - each["head"]) / per_token
+    each, warnings = flops_per_token(config, context), []
+    tokens = flops / each["total"]
+    compute = tokens * (each["total"] - each["head"])
     if not law.low <= compute <= law.high:
         warnings.append(f"{compute:.1e} FLOPs lie outside {law.low:.0e} to {law.high:.0e}, where "
                         f"the law was fitted ({law.source})")
@@ -595,32 +486,30 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
     rows = max(1, round(batch / context))
     rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
-    precision = "bf16" if gpu else "fp32"
-    limit = (memory_gb or gpu and _chip(gpu).memory_gb or math.inf) * 1e9
-    mode, at_once = _fit(config, rows, context, precision, limit)
-    needed = memory(config, at_once or 1, context, mode, precision, document_mask=True)
-    if at_once is None:
-        warnings.append(f"one row needs {_scaled(needed['total'], 'B')}, more than the "
-                        f"{_scaled(limit, 'B')} there are: shard the model over several devices")
+    limit = (memory_gb or gpu and _chip(gpu)["memory_gb"] or math.inf) * 1e9
+    fit = _fit(config, rows, context, "bf16" if gpu else "fp32", limit)
+    if fit["rows_at_once"] is None:
+        warnings.append(f"one row needs {_show(fit['memory']['total'], 'B')} of the "
+                        f"{_show(limit, 'B')} there are: shard the model over several devices")
     return {"config": config, "parameters": parameters(config)["total"], "context": context,
-            "tokens": flops / per_token, "flops": flops, "law_flops": compute,
-            "learning_rate": rate, "batch_tokens": batch, "rows": rows,
-            "steps": max(1, round(flops / per_token / rows / context)),
-            "memory": needed,
-            "memory_limit": limit, "checkpointing": mode, "rows_at_once": at_once,
-            "warnings": warnings, **({"seconds": seconds} if seconds else {}),
-            **(_rent(flops, gpu, mfu, given) if gpu else {})}
+            "tokens": tokens, "flops": flops, "law_flops": compute, "learning_rate": rate,
+            "batch_tokens": batch, "rows": rows, "steps": max(1, round(tokens / rows / context)),
+            **fit, "memory_limit": limit, "warnings": warnings,
+            **({} if seconds is None else {"seconds": seconds}),
+            **({} if gpu is None else _rent(flops, gpu, mfu, given))}
 
 
 # --- The command line ---------------------------------------------------------------------------
 
+OUTSIDE_STEPS = 10.0  # seconds of a run outside its steps, measured: start, evaluations, saving
+
 USAGE = """Print what a model or a run costs.
 
-  runs/tiny                                      the price tag that a run left
-  deepseek-llm-7b --gpu H800 --tokens 2e12       a preset, or the path of a config.json
-  plan --dollars 100 --gpu H100                  what to train; also --flops 1e18, --minutes 10
-  compare runs/a runs/b                          two runs side by side
-  calibrate, claims                              published bills and chips; DeepSeek's legends"""
+  runs/tiny                                  the price tag that a run left
+  deepseek-llm-7b --gpu H800 --tokens 2e12   a preset, or the path of a config.json
+  plan --dollars 100 --gpu H100              what to train; also --flops 1e18, --minutes 10
+  compare runs/a runs/b                      two runs side by side
+  calibrate, claims                          published bills and chips; claims and the record"""
 
 
 def _read_json(path):
@@ -656,22 +545,20 @@ def _find_config(what):
     return _read_json(path)
 
 
-def _parts(title, parts, unit):
-    names = " + ".join(f"{name} {_scaled(value, unit)}" for name, value in parts.items()
-                       if value and name not in ("total", "matmul", "forward", "backward",
-                                                 "recomputation", "kv_cache"))
-    return f"{title}: {_scaled(parts['total'], unit)} = {names}"
-
-
 def _parser(name):
     from nanoseek.cli import Parser
     parser = Parser(f"nanoseek.cost{name}", USAGE)
     for field in dataclasses.fields(Assumptions):
         parser.add_argument(f"--{field.name}", type=float, help="replaces what is assumed")
-    parser.add_argument("--gpu", help=", ".join(HARDWARE))
-    parser.add_argument("--mfu", type=float, help="share of the peak reached, such as 0.4")
+    parser.add_argument("--gpu", help="a chip of cost_tables.json, such as H100")
+    parser.add_argument("--mfu", type=float, help="share of the peak that is reached, such as 0.4")
     parser.add_argument("--context", type=int, help="length of a row")
     return parser
+
+
+def _parts(title, parts, unit, *names):
+    return (title, _show(parts["total"], unit), " + ".join(
+        f"{name} {_show(parts[name], unit)}" for name in names if parts[name]))
 
 
 def _main_price(argv):
@@ -686,14 +573,16 @@ def _main_price(argv):
     if os.path.isfile(os.path.join(what, "cost.json")):
         return print(format_price_tag(_read_tag(what)))
     bill = cost(_find_config(what), **given)
+    each = bill["flops_per_token"]
+    rows = [_parts("training, a token", each, "FLOP", "matrices", "attention", "head"),
+            ("  full checkpointing adds", _show(each["recomputation"], "FLOP"), "")]
     if "parameters" in bill:
-        print(_parts("parameters", bill.pop("parameters"), ""))
-        for mode, parts in bill.pop("memory").items():
-            print(_parts(f"memory, {given['batch']} row(s) in {given['precision']}, checkpointing "
-                         f"{mode}", parts, "B"))
-    each = bill.pop("flops_per_token")
-    print(_parts("training, a token", each, "FLOP"), "(full checkpointing recomputes",
-          _scaled(each["recomputation"], "FLOP") + ")")
+        rows.insert(0, _parts("parameters", bill.pop("parameters"), "", "embedding", "attention",
+                              "mlp", "norms", "head"))
+        rows += [_parts(f"memory, checkpointing {mode}", parts, "B", "weights", "gradients",
+                        "optimizer", "weight_copies", "activations", "working")
+                 for mode, parts in bill["memory"].items()]
+    print(_table(rows))
     print(format_price_tag(bill) if "gpu" in bill else _table(_labelled(bill)))
 
 
@@ -713,39 +602,36 @@ def _main_compare(argv):
 
 def _main_calibrate(argv):
     _parser(" calibrate").parse_args(argv)
-    chips = [("chip", "peak TFLOP/s", "W", "$/h", "GB", "source")]
-    chips += [(name, f"{chip.tflops:g} {chip.precision}",
-               *(f"{figure:g}" if figure else "-"
-                 for figure in (chip.watts, chip.dollars_per_hour, chip.memory_gb)), chip.source)
-              for name, chip in HARDWARE.items()]
-    bills = [("bill", "chip", "tokens", "FLOPs", "of published", "GPU-hours", "MFU", "predicted",
-              "error", "scope of the hours")]
-    for row in calibrate():
-        bill = row["bill"]
-        bills.append((bill.model, bill.chip or "-", _scaled(bill.tokens), f"{row['flops']:.3g}",
-                      *("-" if value is None else shape.format(value) for value, shape in (
-                          (row["ratio"], "{:.1%}"), (bill.gpu_hours, "{:,.0f}"),
-                          (row["mfu"], "{:.1%}"), (row["predicted_hours"], "{:,.0f}"),
-                          (row["error"], "{:+.0%}"))), bill.scope))
-    print(_table(chips), f"\nFLOPs: {CONVENTION}. \"of published\" leaves attention out, as those "
-          "do; \"predicted\"\nis by the median MFU of the other dense models on the chip.\n",
-          _table(bills), sep="\n")
+    columns = {"model": "bill", "chip": "chip", "tokens": "tokens", "flops": "FLOPs",
+               "ratio": "of published", "gpu_hours": "GPU-hours", "mfu": "MFU",
+               "predicted_hours": "predicted", "error": "error", "scope": "scope of the hours",
+               "source": "source"}
+    formats = {"tokens": "{:.3g}", "flops": "{:.3g}", "ratio": "{:.1%}", "gpu_hours": "{:,.0f}",
+               "mfu": "{:.1%}", "predicted_hours": "{:,.0f}", "error": "{:+.0%}"}
+    bills = [[formats.get(key, "{}").format(row[key]) if row[key] is not None else "-"
+              for key in columns] for row in calibrate()]
+    chips = [[name, *("-" if value is None else str(value) for value in chip.values())]
+             for name, chip in tables()["hardware"].items()]
+    print(_table([["chip", "TFLOP/s", "of", "W", "$/h", "GB", "source"], *chips]))
+    print(f"\nFLOPs: {CONVENTION}\n\"of published\" leaves attention out, as those do; "
+          "\"predicted\" by the median MFU of the chip's other dense models\n")
+    print(_table([list(columns.values()), *bills]))
 
 
 def _main_claims(argv):
     _parser(" claims").parse_args(argv)
-    for claim, record, source in CLAIMS:
-        print(f"{claim}?\n    {record} [{source}]")
+    for row in tables()["claims"]:
+        print(f"{row['claim']}?\n    {row['record']} [{row['source']}]")
 
 
 def _measure_training(planned, seconds=4.0):
-    """Return the FLOP/s that steps of the planned model reach here, head and optimizer included."""
+    """Return the FLOP/s that steps of the planned model reach here, optimizer included."""
     import torch
     from nanoseek.model import ModelConfig, Transformer, loss
     from nanoseek.optim import build_optimizers
     model = Transformer(ModelConfig(**planned["config"]))
     optimizers = build_optimizers(model, "adamw", 1e-4, 0.1)
-    rows, context = min(planned["rows"], planned["rows_at_once"] or 1), planned["context"]
+    rows, context = planned["rows_at_once"] or 1, planned["context"]
     ids = torch.randint(planned["config"]["vocab_size"], (rows, context))
     documents = (torch.arange(context) // 64).expand(rows, context)  # masked, as train masks
     times, end = [], time.perf_counter() + seconds
@@ -762,14 +648,14 @@ def _measure_training(planned, seconds=4.0):
 
 def _command(planned, data, out):
     """Return the command line that trains a plan."""
-    flags = {**planned["config"], "row_length": planned["context"], "steps": planned["steps"],
-             "batch_size": planned["rows"], "optimizer": "adamw",
-             "learning_rate": f"{planned['learning_rate']:.2e}",
+    steps = planned["steps"]
+    flags = {**planned["config"], "row_length": planned["context"], "steps": steps,
+             "batch_size": planned["rows"],
              "accumulation": planned["rows"] // (planned["rows_at_once"] or 1),
              "activation_checkpointing": planned["checkpointing"] == "full",
-             "warmup_steps": min(2000, planned["steps"] // 20),  # 2000: DeepSeek LLM §2.3
-             "eval_every": max(1, planned["steps"] // 4), "save_every": planned["steps"],
-             "tokens": data, "out": out}
+             "optimizer": "adamw", "learning_rate": f"{planned['learning_rate']:.2e}",
+             "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
+             "eval_every": math.ceil(steps / 2), "save_every": steps, "tokens": data, "out": out}
     flags.pop("vocab_size")  # train takes it from the tokens
     return "python -m nanoseek.train " + " ".join(f"--{k} {v}" for k, v in flags.items())
 
@@ -784,15 +670,13 @@ def _main_plan(argv):
     parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
     given = vars(parser.parse_args(argv))
     data, out, minutes = given.pop("tokens"), given.pop("out"), given.pop("minutes")
-    here = given["gpu"] is None
-    given["seconds"] = minutes and 60 * minutes
-    if here and given["memory_gb"] is None and hasattr(os, "sysconf"):
+    given["seconds"] = None if minutes is None else 60 * _positive("minutes", minutes)
+    if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if given["vocab_size"] is None and os.path.isfile(os.path.join(data, "manifest.json")):
-        given["vocab_size"] = _read_json(os.path.join(data, "manifest.json")).get("vocab_size")
-    if here and minutes is not None:
+    if given["gpu"] is None and minutes is not None:
         # No law is fitted for budgets this small: extrapolate, and say so. What a shape reaches
         # decides how large it should be, so a first guess is measured, then the shape it leads to.
+        given["seconds"] -= min(OUTSIDE_STEPS, 0.2 * given["seconds"])
         given.update(extrapolate=True, flops_per_second=0.3 * measure_ceiling())
         given["flops_per_second"] = _measure_training(plan(**given))
         given["config"] = plan(**given)["config"]
@@ -803,11 +687,11 @@ def _main_plan(argv):
         ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
                   f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
         ("learning rate", f"{planned['learning_rate']:.2e}"),
-        ("batch", f"{_scaled(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
+        ("batch", f"{_show(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
                   f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
-        ("memory", f"{_scaled(planned['memory']['total'], 'B')} of "
-                   f"{_scaled(planned['memory_limit'], 'B')}"
-                   f", checkpointing {planned['checkpointing']}")]))
+        ("memory", f"{_show(planned['memory']['total'], 'B')} of "
+                   f"{planned['memory_limit'] / 1e9:.3g} GB, "
+                   f"checkpointing {planned['checkpointing']}")]))
     for warning in planned["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     print(_command(planned, data, out))

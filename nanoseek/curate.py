@@ -8,9 +8,9 @@ r"""Clean raw documents: normalise, judge, drop copies, hold some out, and say w
 
 Stages, in this order (the report counts what each removed, and shows examples):
     normalise        one spelling for each text: NFC and the safe part of NFKC (Unicode Annex 15)
+    copies           equal texts, and texts equal but for case, spacing, punctuation and width
     boilerplate      first and last lines that many documents share are taken off
     quality          rules with a name, a limit and a source (`RULES`), and no foreign script
-    copies           equal texts, and texts equal but for case, spacing, punctuation and width
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (MinHash, Broder 1997)
     split            "train" or "held_out" for every document, by a hash of its text
     passages         what an earlier document has as well is cut out (Lee et al. 2021, §4.1);
@@ -44,7 +44,7 @@ BATCH = 1 << 17       # characters hashed at once: the arrays stay in the proces
 BUCKET_CAP = 16       # neighbours that a text is compared with in one bucket
 PAIRS = 1 << 12       # candidate pairs verified at once
 JUDGED = 100_000      # characters of a text that the quality rules look at
-FOREIGN_SHARE = 0.05  # of the documents: what is in a script rarer than this came by mistake
+FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than this is foreign
 
 _EMPTY = np.uint32(0xFFFFFFFF)
 _LOW_BITS = np.uint64((1 << 24) - 1)
@@ -140,14 +140,14 @@ class Profile:
 
 
 def script(text):
-    """Return the script that a text's first 200 characters are mostly written in, as Unicode says.
+    """Return the script that most of a hundred letters of a text are in, as Unicode names it.
 
     A fair share of kana makes it "HIRAGANA", CJK characters or not; "" where there is no letter.
 
     >>> script("Moby 白鲸 Dick"), script("红楼梦"), script("これは日本語です。"), script("42")
     ('LATIN', 'CJK', 'HIRAGANA', '')
     """
-    counts = collections.Counter(map(_script_of, text[:200]))
+    counts = collections.Counter(map(_script_of, text[:400:4]))
     counts[""] = 0
     if counts["HIRAGANA"] * 10 > counts["CJK"]:
         counts["CJK"] = 0
@@ -166,7 +166,7 @@ def _repeated(things):
 
 def _repeated_phrases(profile):
     runs = list(zip(*(itertools.islice(profile.units, start, None) for start in range(5))))
-    return _repeated(runs) if len(runs) > 10 else 0.0
+    return _repeated(runs) if len(runs) > 45 else 0.0
 
 
 def _function_words(profile):
@@ -212,8 +212,8 @@ RULES = (
     Rule("mostly numbers", lambda p: sum(map(str.isdigit, p.units)) / len(p.units), 0, 0.5,
          "Gopher: 0.2 of words without a letter"),
     Rule("symbols", _symbols, 0, 0.3, "Gopher: 0.1 to a word"),
-    Rule("unprintable", lambda p: p.share(_UNPRINTABLE), 0, 0.02, "our own"),
     Rule("mojibake", _mojibake, 0, 0.05, "our own"),
+    Rule("unprintable", lambda p: p.share(_UNPRINTABLE), 0, 0.02, "our own"),
     Rule("links", lambda p: p.share(_LINK), 0, 0.3, "our own"),
     Rule("repeated phrases", _repeated_phrases, 0, 0.5, "Gopher: 0.15 of characters, five words"),
     Rule("repeated lines", lambda p: _repeated(p.lines) if len(p.lines) > 4 else 0,
@@ -497,7 +497,8 @@ class _PairSearch:
 def boilerplate_lines(texts, documents, least_bytes=24):
     """Return the set of lines that are among the first or last three of at least so many texts.
 
-    Menus, notices, footers. Lines shorter than `least_bytes` of UTF-8 do not count.
+    Menus, notices, footers. Lines shorter than `least_bytes` of UTF-8 do not count, nor does a
+    line that is a whole text.
     """
     counts = collections.Counter(line for text in texts for line in set(_edge_lines(text)))
     return {line for line, count in counts.items()
@@ -507,7 +508,7 @@ def boilerplate_lines(texts, documents, least_bytes=24):
 def _edge_lines(text, count=3):
     head = [line for line in text[:1000].split("\n") if line.strip()]
     tail = [line for line in text[-1000:].split("\n") if line.strip()]
-    return head[:count] + tail[-count:]
+    return head[:count] + tail[-count:] if len(head) > 1 else []
 
 
 def strip_lines(text, lines):
@@ -519,14 +520,15 @@ def strip_lines(text, lines):
     return "\n".join(kept)
 
 
-def repeated_passages(texts, passage_bytes=200):
+def repeated_passages(texts, passage_bytes=300):
     """Return for each text the (start, end) spans of characters that an earlier text has as well.
 
-    Finds every run of at least `passage_bytes` bytes of UTF-8 that two texts share (200 are about
-    the 50 tokens of Lee et al. 2021, and as much meaning in Chinese as in English). Windows of
-    bytes are hashed, and of any `width` neighbours the smallest hash is a fingerprint (winnowing,
-    Schleimer et al. 2003): few are kept, and no such run is without one. Where two texts share a
-    fingerprint, their equal bytes around it are found. Spans are pulled in to whole words.
+    Finds runs of at least `passage_bytes` bytes of UTF-8 that two texts share. Bytes hold as much
+    meaning in Chinese as in English; Lee et al. 2021 take 50 tokens, about 200 bytes, but stories
+    of one grammar share that much by nature. Windows of bytes are hashed, and of any `width`
+    neighbours the smallest hash is a fingerprint (winnowing, Schleimer et al. 2003): few are
+    kept, and no such run is without one. Where two texts share a fingerprint, their equal bytes
+    around it are found. Spans are pulled in to whole words.
     """
     window = 1 << int(math.log2(passage_bytes * 2 // 3))
     width = 1 << int(math.log2(passage_bytes - window + 1))  # so window + width - 1 is enough
@@ -661,9 +663,9 @@ class CurateConfig:
 
     held_out: float = _flag(0.02, "share of each source's documents that is never trained on")
     quality: bool = _flag(True, "apply the quality rules")
-    boilerplate: int = _flag(10, "documents that share a first or last line until it is cut")
+    boilerplate: int = _flag(5, "documents that share a first or last line until it is cut")
     threshold: float = _flag(0.8, "Jaccard index from which documents are near-duplicates")
-    passage_bytes: int = _flag(200, "length from which a repeated passage is cut out")
+    passage_bytes: int = _flag(300, "length from which a repeated passage is cut out")
     remix: float = _flag(1.0, "source weights in the report: 1 by size, 0 all alike")
 
     def __post_init__(self):
@@ -675,6 +677,8 @@ class CurateConfig:
             raise ValueError(f"passage_bytes is {self.passage_bytes}: give at least 32, or 0")
         if self.boilerplate < 0 or self.boilerplate == 1:
             raise ValueError(f"boilerplate is {self.boilerplate}: give at least 2, or 0")
+        if not 0 <= self.remix <= 1:
+            raise ValueError(f"remix is {self.remix}: give an exponent from 0 to 1")
 
 
 class Ledger:
@@ -720,11 +724,11 @@ def curate(documents, config=None):
     ledger = Ledger()
     kept = list(_normalised(documents, ledger))
     given = {id(document) for document in kept if "split" in document}
+    kept = _without_copies(kept, ledger)
     if config.boilerplate:
         _strip_boilerplate([d for d in kept if id(d) not in given], config.boilerplate, ledger)
     if config.quality:
         kept = _of_quality(kept, ledger)
-    kept = _without_copies(kept, ledger)
     if config.threshold:
         kept = _without_near_duplicates(kept, config.threshold, ledger)
     _mark_splits(kept, config.held_out)
@@ -745,8 +749,9 @@ def _normalised(documents, ledger):
         if not text:
             ledger.remove("empty", document)
             continue
-        document = document | {"text": text} if text != document["text"] else dict(document)
-        if text != document["text"]:
+        changed = text != document["text"]
+        document = document | {"text": text}
+        if changed:
             document.pop("log2_probability", None)
         yield document
 
@@ -761,13 +766,16 @@ def _strip_boilerplate(documents, least, ledger):
 
 def _of_quality(documents, ledger):
     scripts = [script(document["text"]) for document in documents]
-    counts = collections.Counter(scripts)
+    counts, sizes = collections.Counter(scripts), collections.Counter()
+    for document, name in zip(documents, scripts):
+        sizes[name] += len(document["text"])
+    foreign = {name for name in counts if max(counts[name] / len(documents), sizes[name]
+                                              / sum(sizes.values())) < FOREIGN_SHARE}
     kept = []
     for document, name in zip(documents, scripts):
         reason = None
         if "split" not in document:
-            rare = counts[name] < FOREIGN_SHARE * len(documents)
-            reason = "foreign script" if rare else broken_rule(document["text"])
+            reason = "foreign script" if name in foreign else broken_rule(document["text"])
         if reason:
             ledger.remove(reason, document)
         else:

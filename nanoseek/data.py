@@ -18,6 +18,7 @@ Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row
 
 import array
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -31,6 +32,7 @@ import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
 SPLITS = ("train", "held_out")
+BATCH_DOCUMENTS = 1000  # encoded together where the encoder takes several
 
 
 class Batch(typing.NamedTuple):
@@ -79,13 +81,15 @@ class _Writer:
                 "log2_probability": self.log2_probability if known else None}
 
 
-def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokenizer=None):
+def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokenizer=None,
+                 batched=False):
     """Write documents as token shards and return the manifest (a dict, manifest.json in folder).
 
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
-    and "log2_probability"; encode: text → ids. Ids are stored as uint16 where vocab_size allows,
-    else uint32, each document behind eot_id if there is one. `tokenizer` is the tokenizer's file,
-    of which the sha256 is kept. The folder is built beside its place and swapped in when whole.
+    and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
+    Ids are stored as uint16 where vocab_size allows, else uint32, each document behind eot_id if
+    there is one. `tokenizer` is the tokenizer's file, of which the sha256 is kept. The folder is
+    built beside its place and swapped in when whole; memory stays flat however long the corpus.
     Raises ValueError when there is no text, or when an id lies outside vocab_size.
     """
     folder = pathlib.Path(folder)
@@ -96,7 +100,8 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
         manifest = {
             "format": 1, "dtype": "uint16" if small else "uint32", "vocab_size": vocab_size,
             "eot_id": eot_id, "tokenizer_sha256": tokenizer and _sha256(tokenizer),
-            "splits": _write_all(documents, encode, building, small, vocab_size, eot_id)}
+            "splits": _write_all(_encoded(documents, encode, batched), building, small,
+                                 vocab_size, eot_id)}
         (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _swap(building, folder)
     finally:
@@ -104,15 +109,23 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     return manifest
 
 
-def _write_all(documents, encode, folder, small, vocab_size, eot_id):
+def _encoded(documents, encode, batched):
+    """Yield (document, ids)."""
+    documents = iter(documents)
+    while several := list(itertools.islice(documents, BATCH_DOCUMENTS if batched else 1)):
+        texts = [document["text"] for document in several]
+        yield from zip(several, encode(texts) if batched else map(encode, texts))
+
+
+def _write_all(encoded, folder, small, vocab_size, eot_id):
     writers = {}
-    for document in documents:
+    for document, ids in encoded:
         key = document.get("split", "train"), document["source"]
         if key not in writers:
             slug = re.sub(r"[^A-Za-z0-9_]+", "_", key[1])[:40]  # source names are free text
             writers[key] = _Writer(folder, f"{key[0]}-{len(writers):02d}-{slug}",
                                    np.uint16 if small else np.uint32)
-        ids = np.asarray(encode(document["text"]), dtype=np.int64)
+        ids = np.asarray(ids, dtype=np.int64)
         if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
             raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
                              "encode with the tokenizer whose size was given")
@@ -318,8 +331,9 @@ def main(argv=None):
     parser.add_argument("folder", help="where the shards and manifest.json go")
     args = parser.parse_args(argv)
     tokenizer = Tokenizer.load(args.tokenizer)
-    manifest = write_shards(read_documents(args.clean), tokenizer.encode, args.folder,
-                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer)
+    manifest = write_shards(read_documents(args.clean), tokenizer.encode_batch, args.folder,
+                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
+                            batched=True)
     print(f"{'source':<16}{'split':<10}{'documents':>10}{'tokens':>12}{'bytes':>12}{'B/token':>9}")
     for split, sources in manifest["splits"].items():
         for source, entry in sources.items():

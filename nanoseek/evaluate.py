@@ -219,18 +219,21 @@ def write_curve(log, floors, path):
         return (LEFT + (WIDTH - LEFT - 150) * x / max(1, right),
                 HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 20) * min(y, top) / top)
 
-    parts = _axes(place, right, top)
+    parts, labels = _axes(place, right, top), []
     for (source, line), colour in zip(sorted(points.items()), COLOURS * len(points)):
         path_text = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in line))
         parts.append(f'<polyline points="{path_text}" fill="none" stroke="{colour}" '
                      'stroke-width="2"/>')
-        x, y = place(*line[-1])
-        parts.append(f'<text x="{x + 6:.0f}" y="{y + 4:.0f}" fill="{colour}">'
-                     f'{html.escape(source)} {line[-1][1]:.3f}</text>')
+        labels.append((place(*line[-1])[1], f"{html.escape(source)} {line[-1][1]:.3f}", colour))
         if source in floors:
             x, y = place(right, floors[source])
             parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{x:.1f}" y2="{y:.1f}" '
                          f'stroke="{colour}" stroke-dasharray="5 4"/>')
+    lowest = HEIGHT - BOTTOM
+    for y, text, colour in sorted(labels, reverse=True):  # from the lowest up, none over another
+        lowest = min(y, lowest) - 15
+        parts.append(f'<text x="{place(right, 0)[0] + 6:.0f}" y="{lowest + 19:.0f}" '
+                     f'fill="{colour}">{text}</text>')
     pathlib.Path(path).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12" fill="#888">{"".join(parts)}</svg>\n',

@@ -1,25 +1,26 @@
-r"""Cut text into tokens by byte-level BPE: train, encode, decode, look at it.
+r"""Cut text into tokens by byte-level BPE: train, encode, decode, and look at the cuts.
 
-    tokenizer = Tokenizer.train(["the cat sat on the mat", "他看见一只猫"], vocab_size=300)
-    ids = tokenizer.encode("the cat")            # [116, 257, 258, …]
+    tokenizer = Tokenizer.train(["the cat and the other cat", "猫和猫"], vocab_size=270)
+    ids = tokenizer.encode("the cat")
     tokenizer.decode(ids)                        # "the cat"
     tokenizer.save("tokenizer.json")             # opens in `tokenizers` and transformers
 
-Text is cut into chunks by a pattern; inside a chunk, adjacent symbols are merged in the order in
-which training found them useful. Nothing is ever merged across two chunks.
+A pattern cuts text into chunks; inside a chunk, neighbours are merged in the order in which
+training found the merges useful. Nothing is ever merged across two chunks.
 
-Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909 (BPE for words);
-Radford et al. 2019, §2.2 (bytes, and the split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
+Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, §3.2 (for words);
+Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
+
+Ids: 0–255 are the bytes, then come the merges in order, then the special tokens.
+Ties in training: the highest count, then the smaller left id, then the smaller right id.
 
 Glossary
-    chunk    a piece of text that the pattern cut out; BPE works inside it
-    symbol   a token on the way: at first every byte is one
-    pair     two adjacent symbols; a merge turns a pair into one symbol
-    rank     the number of a merge: of all pairs in a chunk, the lowest rank is merged first
-    wall     the mark between two chunks that lie end to end in one array
-
-Ids: 0–255 are the bytes, then the merges in the order found, then the special tokens.
-Ties in training: the highest count wins, then the smaller left id, then the smaller right id.
+    chunk    a piece of text that the pattern cut out
+    symbol   a token in the making; at first every byte is one
+    pair     two neighbouring symbols, as one integer: left id << 32 | right id
+    rank     the number of a merge; of all pairs in a chunk the lowest rank is merged first
+    place    the index of a pair's or symbol's first byte in the array of all chunks
+    wall     the mark between two chunks in that array: no pair has one
 """
 
 import codecs
@@ -29,8 +30,10 @@ import heapq
 import itertools
 import json
 import multiprocessing
+import operator
 import os
 import re
+import sys
 import unicodedata
 import warnings
 
@@ -39,40 +42,46 @@ import regex
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Chinese and Japanese are written without spaces, so they are cut apart from words.
-_CJK = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff" \
-       "\U00020000-\U0003fffd"
-DEFAULT_PATTERN = (r"[\r\n]| ?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+|[CJK]+|\p{N}"
-                   r"|[^\S\r\n]+(?!\S)|[^\S\r\n]").replace("CJK", _CJK)
+# Scripts that put no spaces between words: Chinese characters and Japanese kana.
+_CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+        "\U00020000-\U0003fffd")
+# The cut of DeepSeek LLM: words, punctuation and CJK apart, digits one by one. Where it departs:
+# one pattern in one pass, for speed (DeepSeek's six run one after another); scripts with spaces,
+# such as Korean and Hindi, are words (its CJK ranges swallow them); punctuation is all of it and
+# no letters (its `:-~` holds a–z); and for fewer tokens one mark may lead a word, and line breaks
+# stay with the marks or the indentation beside them, as in the patterns of GPT-4 and Llama 3.
+DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
+                   r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
                 r"|\s+(?!\S)|\s+")
-_SHIFT = 32                # a pair (a, b) as one integer: a << 32 | b
-_MASK = (1 << _SHIFT) - 1
-_FLAGS = regex.V1 | regex.MULTILINE  # in Oniguruma ^ and $ match at line ends
+
+_FLAGS = regex.V1 | regex.MULTILINE  # in Oniguruma, too, ^ and $ match at line ends
+_LOW = (1 << 32) - 1
 _NEVER = np.iinfo(np.int64).max
-_LONG = 256                # bytes; a longer chunk is merged on its own, with a heap
-_GROUP = 1 << 18           # chunks looked up together
-_CACHE = 1 << 21           # characters of chunks remembered
+_LONG = 256             # bytes: a longer chunk is merged by itself, with a heap
+_LARGE = 1 << 22        # characters: a longer text is cut bit by bit, to save memory
+_GROUP = 1 << 16        # chunks looked up together
+_CACHED = 1 << 21       # characters of chunks whose ids are remembered
 
 
 def byte_alphabet():
-    """Return the 256 printable characters that stand for the bytes in tokenizer.json.
+    """Return the 256 characters that stand for the bytes in tokenizer.json (GPT-2's table).
 
-    Printable bytes stand for themselves, the others for U+0100 and on (GPT-2's table).
+    Printable bytes stand for themselves, the others for U+0100 and on: a space is Ġ.
     """
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = itertools.count(256)
-    return "".join(chr(b if b in visible else next(spare)) for b in range(256))
+    return "".join(chr(byte if byte in printable else next(spare)) for byte in range(256))
 
 
-# ---- cutting text into chunks ------------------------------------------------------------
+# ---- from text to chunks -----------------------------------------------------------------
 
 def _compile(pattern):
-    """Compile a split pattern with the meaning it has in `tokenizers` (Oniguruma)."""
-    trap = regex.search(r"\\[hHZzGKRXyYOA1-9]|\(\?[a-z]*m", pattern)
+    """Compile a split pattern; ValueError if it would mean something else in `tokenizers`."""
+    trap = regex.search(r"\\[AbBGhHkKNORXyYzZ1-9]|\(\?[a-z]*m", pattern)
     if trap:
-        raise ValueError(f"the split pattern uses {trap[0]}, which means something else in "
-                         "Oniguruma, the engine of tokenizers; write it another way")
+        raise ValueError(f"the split pattern uses {trap[0]}, which can differ in Oniguruma, the "
+                         "engine of tokenizers, and is not supported")
     try:
         return regex.compile(pattern, _FLAGS)
     except regex.error as error:
@@ -80,47 +89,49 @@ def _compile(pattern):
 
 
 def _compile_fast(pattern):
-    """Return the same pattern for Python's own `re`, or None; right up to U+FFFF only.
+    r"""Return the same pattern for Python's own `re`, right up to U+FFFF; None if it cannot be.
 
-    `re` is three times as fast as `regex` but knows no \\p{L}; so every class is spelled out: the
-    ranges of the characters that it matches, as `regex` knows them.
+    `re` is three times as fast as `regex` but knows no \p{L}, so each class is spelled out: the
+    ranges of characters that it matches according to `regex`.
     """
     characters = "".join(map(chr, range(1 << 16)))
 
     def spell(match):
+        if match["escape"]:
+            return match[0]
         found = regex.compile(match[0] + "+", _FLAGS).finditer(characters)
         return "[" + "".join(f"\\u{m.start():04x}-\\u{m.end() - 1:04x}" for m in found) + "]"
 
-    one_class = r"\[(?:\\.|[^\[\]\\])*\]|\\[pP]\{[^}]*\}|\\[sSdDwW]|(?<!\\)\."
+    one_class = (r"(?<nested>\[(?:\\.|[^\[\]\\]|(?&nested))*\])|\\[pP]\{[^}]*\}|\\[sSdDwW]|\."
+                 r"|\\(?<escape>.)")
     try:
         return re.compile(regex.sub(one_class, spell, pattern), re.MULTILINE)
-    except re.error:  # a construction that `re` lacks
+    except (re.error, regex.error):
         return None
 
 
 @functools.lru_cache(maxsize=64)
 def _splitter(pattern, keep_gaps=True):
-    """Return a function text -> list of chunks: the matches, and the text between them."""
-    _compile(pattern)  # alone, for a clear error
-    if keep_gaps:
-        pattern = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
+    """Return a function text -> chunks: the matches and, in their place, the gaps between."""
+    _compile(pattern)  # by itself, for a clear error
+    if keep_gaps:  # a gap is a run of places where nothing matches, or but the empty string
+        pattern = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+|[\s\S]"
     exact, fast = _compile(pattern), _compile_fast(pattern)
 
     def split(text):
-        # Two bytes a character in UTF-16: nothing beyond U+FFFF.
-        short = fast and len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
-        compiled = fast if short else exact
-        if compiled.groups:
-            return [match[0] for match in compiled.finditer(text) if match[0]]
-        chunks = compiled.findall(text)
-        return chunks if all(chunks) else list(filter(None, chunks))
+        # Nothing lies beyond U+FFFF where UTF-16 takes two bytes a character.
+        narrow = len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
+        compiled = fast if fast and narrow else exact
+        if compiled.groups or len(text) > _LARGE:
+            return filter(None, (match[0] for match in compiled.finditer(text)))
+        return filter(None, compiled.findall(text))
 
     return split
 
 
 def _split_steps(spec):
-    """Read a pre_tokenizer of tokenizer.json as a list of functions text -> chunks."""
-    kind = (spec or {}).get("type")
+    """Read a pre_tokenizer of tokenizer.json: functions text -> chunks, one after another."""
+    kind = spec["type"]
     if kind == "Sequence":
         return [step for part in spec["pretokenizers"] for step in _split_steps(part)]
     if kind == "Digits":
@@ -129,144 +140,155 @@ def _split_steps(spec):
         prefix = [lambda text: [text if text.startswith(" ") else " " + text]]
         return (prefix * spec.get("add_prefix_space", True)
                 + [_splitter(GPT2_PATTERN)] * spec.get("use_regex", True))
-    if kind == "Split" and spec["behavior"] in ("Isolated", "Removed"):
+    behavior = spec.get("behavior", "")
+    if kind == "Split" and (behavior == "Isolated" or behavior == "Removed" and spec["invert"]):
         pattern = spec["pattern"].get("Regex") or regex.escape(spec["pattern"]["String"])
-        if spec["behavior"] == "Isolated" or spec.get("invert"):
-            return [_splitter(pattern, spec["behavior"] == "Isolated")]
-    raise ValueError(f"the tokenizer file has a pre-tokenizer {kind} "
-                     f"{(spec or {}).get('behavior', '')}, which is not supported: only Split "
-                     "(Isolated, or Removed with invert), Digits and ByteLevel are")
+        return [_splitter(pattern, keep_gaps=behavior == "Isolated")]
+    raise ValueError(f"the pre-tokenizer {kind} {behavior} is not supported, only Split (Isolated, "
+                     "or Removed with invert), Digits, ByteLevel and a Sequence of them")
+
+
+def _in_sequence(steps):
+    """Chain steps: each cuts the chunks of the one before; after the first, chunks recur."""
+    def split(text):
+        chunks = steps[0](text) if steps else [text]
+        for step in later:
+            chunks = itertools.chain.from_iterable(map(step, chunks))
+        return chunks
+
+    later = [functools.lru_cache(1 << 16)(lambda chunk, step=step: list(step(chunk)))
+             for step in steps[1:]]
+    return split
 
 
 def _normalizer(spec):
     """Read a normalizer of tokenizer.json as a function text -> text."""
-    kind = spec["type"] if spec else "Sequence"
-    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
-        return lambda text: unicodedata.normalize(kind, text)
-    if kind != "Sequence":
-        raise ValueError(f"the tokenizer file has a normalizer {kind}, which is not supported")
-    steps = [_normalizer(part) for part in (spec["normalizers"] if spec else [])]
+    if spec is None or spec["type"] == "Sequence":
+        steps = [_normalizer(part) for part in (spec or {}).get("normalizers", ())]
+        return lambda text: functools.reduce(lambda text, step: step(text), steps, text)
+    if spec["type"] not in ("NFC", "NFD", "NFKC", "NFKD"):
+        raise ValueError(f"the normalizer {spec['type']} is not supported, only NFC, NFD, NFKC "
+                         "and NFKD")
+    return functools.partial(unicodedata.normalize, spec["type"])
 
-    def normalize(text):
-        for step in steps:
-            text = step(text)
-        return text
-    return normalize
+
+def _to_bytes(chunks):
+    try:
+        return [chunk.encode() for chunk in chunks]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text holds U+{ord(error.object[error.start]):X}, a lone surrogate, "
+                         "which has no UTF-8; remove it, for instance with "
+                         "text.encode('utf-8', 'replace').decode()") from None
+
+
+def _lay_out(chunks):
+    """Lay chunks (bytes) end to end: raw bytes (N,) uint8 and the places of the walls (n + 1,)."""
+    raw = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8)
+    return raw, np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])
 
 
 # ---- training ----------------------------------------------------------------------------
 
-def count_chunks(texts, split, max_chunks=4_000_000):
-    """Count the chunks of an iterable of str: Counter {chunk: times}.
+def count_chunks(texts, split, max_chunks, progress=None):
+    """Count the chunks of an iterable of str: {chunk: times}.
 
-    Memory is bounded by `max_chunks` distinct chunks: when there are more, those seen least
-    are forgotten, so that at most half are left.
+    Memory is bounded by `max_chunks` distinct chunks: when there are more, the rarer half goes.
     """
-    counts = collections.Counter()
+    counts, characters = collections.Counter(), 0
     for text in texts:
         _check_text(text)
         counts.update(split(text))
-        floor = 1
-        while len(counts) > max_chunks:
-            kept = {c: n for c, n in counts.items() if n > floor}
-            if len(kept) <= max_chunks // 2 or floor > 1 << 20:
-                counts = collections.Counter(kept)
-            floor *= 2
+        if len(counts) > max_chunks:
+            ranked = sorted(counts.items(), key=operator.itemgetter(1), reverse=True)
+            counts = collections.Counter(dict(ranked[:max_chunks // 2]))
+        before, characters = characters, characters + len(text)
+        if progress and before >> 24 != characters >> 24:
+            progress(f"{characters:,} characters read, {len(counts):,} distinct chunks")
     return counts
 
 
 def learn_merges(counts, n_merges, min_count=2, progress=None):
-    """Learn at most `n_merges` merges from {chunk: times}: a list of pairs (left id, right id).
+    """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id).
 
-    All chunks lie end to end in one array, with walls between them. A symbol's id stands at its
-    first and at its last byte, so that from a position both neighbours are one look-up away, and
-    merging all the places of a pair is a handful of numpy calls.
+    All chunks lie end to end in one array. The id of a symbol stands at its first and at its last
+    byte, so both neighbours of a symbol are one look-up away, and a pair is merged at all its
+    places by a handful of numpy calls.
 
-    A pair's places are collected when it is born, which is when the younger of its two symbols
-    is; later merges can only take places away. So its count then is an upper bound: the heap
-    holds bounds, and the best pair is counted again when it comes up (lazy evaluation).
+    A pair's places are all found when the younger of its symbols is born; from then on it only
+    loses some. So its count at birth is a bound, and a pair is counted again when its bound comes
+    up as the highest: then it is merged, or it goes back with its true count.
     """
-    symbols, weight, wall = _lay_out(counts, n_merges)
-    size = np.ones(wall + 1, np.int64)  # bytes per symbol
+    raw, walls = _lay_out(_to_bytes(counts))
+    wall = 256 + n_merges
+    symbols = raw.astype(np.int32)
+    symbols[walls] = wall
+    times = np.fromiter(counts.values(), np.int64, len(counts))
+    times = np.append(np.repeat(times, np.diff(walls)), 0)  # of the chunk around each place
+    size = np.ones(wall + 1, np.int64)  # bytes of each symbol
     heap, merges = [], []
 
-    def push_best_of(born):  # a stream of pairs, best first: only its best is in the heap
-        best = next(born, None)
-        if best:
-            heapq.heappush(heap, (*best, born))
+    def push_first(stream):  # of the pairs born together, only the best waits in the heap
+        for bound, pair, places in stream:
+            return heapq.heappush(heap, (bound, pair, places, stream))
 
-    places = np.flatnonzero((symbols[:-1] != wall) & (symbols[1:] != wall))
-    pairs = _pair(symbols[places], symbols[places + 1])
-    push_best_of(_by_count(pairs, places, weight, min_count))
+    places = ((symbols[:-1] != wall) & (symbols[1:] != wall)).nonzero()[0]
+    push_first(_best_first(_pair(symbols[places], symbols[places + 1]), places, times, min_count))
     while heap and len(merges) < n_merges:
-        bound, pair, places, rest = heapq.heappop(heap)
-        if rest:
-            push_best_of(rest)
-        a, b = pair >> _SHIFT, pair & _MASK
+        bound, pair, places, stream = heapq.heappop(heap)
+        push_first(stream)
+        a, b, z = pair >> 32, pair & _LOW, 256 + len(merges)
         places = places[(symbols[places] == a) & (symbols[places + size[a]] == b)]
-        count = int(weight[places].sum())
+        count = int(times[places].sum())
         if count != -bound:
-            if count >= min_count:
-                heapq.heappush(heap, (-count, pair, places, None))
+            push_first(iter([(-count, pair, places)] if count >= min_count else []))
             continue
-        z = 256 + len(merges)
         merges.append((a, b))
         size[z] = size[a] + size[b]
-        pairs, places = _join(symbols, size, wall, places, a, b, z)
-        push_best_of(_by_count(pairs, places, weight, min_count))
+        push_first(_best_first(*_join(symbols, size, places, a, b, z), times, min_count))
         if progress and len(merges) % 1000 == 0:
-            progress(f"{len(merges)} of {n_merges} merges, the last one occurred {count} times")
+            progress(f"{len(merges):,} of {n_merges:,} merges; the last occurred {count:,} times")
     return merges
 
 
 def _pair(left, right):
-    return left.astype(np.int64) << _SHIFT | right
+    return left.astype(np.int64) << 32 | right
 
 
-def _lay_out(counts, n_merges):
-    """Lay chunks end to end: symbols (N,) int32, weight (N,) int64, and the id of the wall."""
-    chunks = _to_bytes(counts)
-    lengths = np.fromiter(map(len, chunks), np.int64, len(chunks)) + 1
-    wall = 256 + n_merges
-    symbols = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8).astype(np.int32)
-    symbols[0] = symbols[np.cumsum(lengths)] = wall
-    times = np.fromiter(counts.values(), np.int64, len(chunks))
-    return symbols, np.concatenate(([0], np.repeat(times, lengths))), wall
-
-
-def _by_count(pairs, places, weight, min_count):
-    """Group places by pair; yield (-count, pair, places), the best pair first."""
-    if not len(pairs):
+def _best_first(pairs, places, times, min_count):
+    """Group places by pair; yield (-count, pair, places) from the highest count down."""
+    if len(pairs) == 0:
         return
-    order = np.argsort(pairs, kind="stable")  # stable: each group stays in text order
+    order = pairs.argsort(kind="stable")  # stable, so that a pair's places stay in order
     pairs, places = pairs[order], places[order]
-    starts = np.flatnonzero(np.concatenate(([True], pairs[1:] != pairs[:-1])))
-    stops = np.append(starts[1:], len(pairs))
-    totals = np.add.reduceat(weight[places], starts)
-    for i in np.argsort(-totals, kind="stable").tolist():
+    starts = np.concatenate(([0], (pairs[1:] != pairs[:-1]).nonzero()[0] + 1, [len(pairs)]))
+    totals = np.add.reduceat(times[places], starts[:-1])
+    for i in (-totals).argsort(kind="stable").tolist():
         if totals[i] < min_count:
             return
-        yield -int(totals[i]), int(pairs[starts[i]]), places[starts[i]:stops[i]]
+        start, stop = starts[i:i + 2].tolist()
+        yield -int(totals[i]), int(pairs[start]), places[start:stop]
 
 
-def _join(symbols, size, wall, places, a, b, z):
-    """Merge the pair (a, b) into z at all its places; return the pairs born, and where."""
-    if a == b:  # "aaa" holds two pairs but only one merge: keep every second of a run
-        at = np.arange(len(places))
-        first = np.concatenate(([True], np.diff(places) != size[a]))
-        places = places[(at - np.maximum.accumulate(np.where(first, at, 0))) % 2 == 0]
+def _join(symbols, size, places, a, b, z):
+    """Merge the pair (a, b) into z at its places; return the pairs born (n,) and their places."""
+    if a == b:  # "aaa" has the pair twice but room for one merge: take every second of a run
+        number = np.arange(len(places))
+        run_start = np.concatenate(([True], np.diff(places) != size[a]))
+        odd = number - np.maximum.accumulate(np.where(run_start, number, 0)) & 1
+        places = places[odd == 0]
     after = places + size[z]
-    symbols[places + size[a]] = -1
+    symbols[places + size[a]] = -1  # no symbol begins here any more
     symbols[places] = symbols[after - 1] = z
     left, right = symbols[places - 1], symbols[after]
-    has_left = left != wall
-    has_right = (right != wall) & (right != z)  # (z, z) is already counted from its right z
-    left = left[has_left]
-    pairs = np.concatenate((_pair(left, z), z << _SHIFT | right[has_right].astype(np.int64)))
+    wall = len(size) - 1
+    has_left = (left != wall).nonzero()[0]
+    has_right = ((right != wall) & (right != z)).nonzero()[0]  # (z, z) is met as a left neighbour
+    left, right = left[has_left], right[has_right]
+    pairs = np.concatenate((_pair(left, z), z << 32 | right.astype(np.int64)))
     return pairs, np.concatenate((places[has_left] - size[left], places[has_right]))
 
 
-# ---- merging -----------------------------------------------------------------------------
+# ---- from chunks to ids ------------------------------------------------------------------
 
 class _PairTable:
     """A hash table from pairs to their ranks that looks up a whole array at once."""
@@ -276,7 +298,7 @@ class _PairTable:
         self._shift, self._last = np.uint64(64 - bits), (1 << bits) - 1
         self._ranks = np.full(1 << bits, -1)
         ranks, slot = np.arange(len(pairs)), self._slot(pairs)
-        while len(ranks):  # open addressing: who finds his slot taken tries the next one
+        while len(ranks):  # open addressing: who finds the slot taken tries the next one
             free = self._ranks[slot] < 0
             self._ranks[slot[free]] = ranks[free]
             lost = self._ranks[slot] != ranks
@@ -287,10 +309,10 @@ class _PairTable:
         return (pairs.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> self._shift).view(np.int64)
 
     def get(self, pairs):
-        """Return the rank of each pair, -1 where there is none: int64 (n,) → int64 (n,)."""
+        """Return the rank of each pair, or -1: int64 (n,) → int64 (n,)."""
         slot = self._slot(pairs)
         ranks = self._ranks[slot]
-        todo = np.flatnonzero((self._pairs[slot] != pairs) & (ranks >= 0))
+        todo = ((self._pairs[slot] != pairs) & (ranks >= 0)).nonzero()[0]
         while len(todo):
             at = slot[todo] = slot[todo] + 1 & self._last
             ranks[todo] = self._ranks[at]
@@ -301,93 +323,90 @@ class _PairTable:
 class _Merger:
     """Turns chunks into ids by merges, {(left id, right id): id} in the order of their ranks.
 
-    Symbols lie as in training: end to end, walls between the chunks, the id of a symbol at its
-    first and last byte. Beside them lie keys: where a pair begins, its rank << 32 | place.
+    Symbols lie as in training. Beside them lie keys: where a mergeable pair begins, its
+    rank << 32 | place, so that the smallest key of a chunk is its next merge.
     """
 
     def __init__(self, byte_ids, merges, size):
         self._byte_ids, self._size, self._wall = byte_ids, size, len(size) - 1
-        self._pairs = np.fromiter((a << _SHIFT | b for a, b in merges), np.int64, len(merges))
-        self._results = np.fromiter(merges.values(), np.int64, len(merges))
-        self._ranks = _PairTable(self._pairs)
-        two_bytes = byte_ids[:, None] << _SHIFT | byte_ids
-        self._first_ranks = self._ranks.get(two_bytes.ravel())  # (65536,) by 256 * left + right
+        self.pairs = np.array([a << 32 | b for a, b in merges], np.int64)
+        self.results = np.array(list(merges.values()), np.int64)
+        self._table = _PairTable(self.pairs)
+        two_bytes = byte_ids[:, None] << 32 | byte_ids
+        self._first_ranks = self._table.get(two_bytes.ravel())  # (65536,), at 256 left + right
 
     def __call__(self, chunks):
-        """Merge each chunk (bytes, none empty): list of bytes, the ids as packed int32."""
+        """Merge each chunk (bytes, not empty): list of bytes, the ids as packed int32."""
         short = [chunk for chunk in chunks if len(chunk) <= _LONG]
-        merged = iter(self._merge_short(short) if short else ())
+        merged = iter(self._merge_short(short))
         return [next(merged) if len(chunk) <= _LONG else self._merge_long(chunk)
                 for chunk in chunks]
 
     def _keys(self, ranks, places):
-        return np.where(ranks < 0, _NEVER, ranks << _SHIFT | places)
-
-    def _pair_keys(self, left, right, places):
-        return self._keys(self._ranks.get(left << _SHIFT | right), places)
+        return np.where(ranks < 0, _NEVER, ranks << 32 | places)
 
     def _merge_short(self, chunks):
-        """Merge all chunks in rounds: each round does the next merge of every chunk."""
-        raw = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8)
-        walls = np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])
+        if not chunks:
+            return []
+        raw, walls = _lay_out(chunks)
         starts = walls[:-1] + 1
         symbols = self._byte_ids[raw]
         symbols[walls] = self._wall
         ranks = self._first_ranks[raw[:-1].astype(np.int64) << 8 | raw[1:]]
         ranks[walls[:-1]] = ranks[walls[1:] - 1] = -1
         keys = np.append(self._keys(ranks, np.arange(len(ranks))), _NEVER)
-        alive = symbols != self._wall  # whether a symbol begins here
-        self._do_rounds(symbols, keys, alive, np.column_stack((starts, walls[1:])))
-        ids = symbols[alive].astype(np.int32).tobytes()
-        ends = 4 * np.cumsum(np.add.reduceat(alive, starts, dtype=np.int64))
+        begins = symbols != self._wall  # whether a symbol begins here
+        self._merge_in_rounds(symbols, keys, begins, np.column_stack((starts, walls[1:])))
+        ids = symbols[begins].astype(np.int32).tobytes()
+        ends = 4 * np.cumsum(np.add.reduceat(begins, starts, dtype=np.int64))
         return [ids[i:j] for i, j in itertools.pairwise([0, *ends.tolist()])]
 
-    def _do_rounds(self, symbols, keys, alive, spans):
+    def _merge_in_rounds(self, symbols, keys, begins, spans):
+        """Do the next merge of every chunk at once, until no chunk has one; spans: (n, 2)."""
         size = self._size
         while len(spans):
-            best = np.minimum.reduceat(keys, spans.ravel()[:-1])[::2]  # (chunks still merging,)
-            going = best != _NEVER
-            spans, best = spans[going], best[going]
-            places, z = best & _MASK, self._results[best >> _SHIFT]
+            best = np.minimum.reduceat(keys, spans.ravel()[:-1])[::2]  # (n,)
+            unfinished = best != _NEVER
+            spans, best = spans[unfinished], best[unfinished]
+            places, z = best & _LOW, self.results[best >> 32]
             middle = places + size[symbols[places]]
             after = middle + size[symbols[middle]]
             symbols[places] = symbols[after - 1] = z
-            alive[middle] = False
-            before = places - size[symbols[places - 1]]
+            begins[middle] = False
             keys[middle] = _NEVER
-            keys[places] = self._pair_keys(z, symbols[after], places)
-            keys[before] = self._pair_keys(symbols[before], z, before)
+            before = places - size[symbols[places - 1]]
+            keys[places] = self._keys(self._table.get(z << 32 | symbols[after]), places)
+            keys[before] = self._keys(self._table.get(symbols[before] << 32 | z), before)
 
     @functools.cached_property
-    def _merge_of(self):
-        """The merges again, as {pair: (rank, id)}, for look-ups one by one."""
-        return dict(zip(self._pairs.tolist(), enumerate(self._results.tolist())))
+    def _merge_of(self):  # {pair: (rank, id)}: faster than the table for one pair at a time
+        return dict(zip(self.pairs.tolist(), enumerate(self.results.tolist())))
 
     def _merge_long(self, chunk):
         """Merge one chunk in O(n log n): a heap of keys, each checked when it comes up."""
         symbols = self._byte_ids[np.frombuffer(chunk, np.uint8)]
         end = len(symbols)
-        keys = self._pair_keys(symbols[:-1], symbols[1:], np.arange(end - 1))
+        keys = self._keys(self._table.get(_pair(symbols[:-1], symbols[1:])), np.arange(end - 1))
         heap = np.sort(keys[keys != _NEVER]).tolist()
         symbols = symbols.tolist() + [self._wall]
-        after, before = list(range(1, end + 2)), list(range(-1, end))
-        merge_of = self._merge_of
-
-        def merge_at(i):
-            return merge_of.get(symbols[i] << _SHIFT | symbols[after[i]], (-1, -1))
-
+        before, after = list(range(-1, end)), list(range(1, end + 2))
+        merge_of, none = self._merge_of.get, (-1, -1)
         while heap:
-            rank, i = divmod(heapq.heappop(heap), 1 << _SHIFT)
-            found, z = merge_at(i) if symbols[i] >= 0 else (-1, -1)
-            if found != rank:
+            key = heapq.heappop(heap)
+            rank, i = key >> 32, key & _LOW
+            middle = after[i]
+            found, z = merge_of(symbols[i] << 32 | symbols[middle], none)
+            if found != rank:  # one of the two has been merged since
                 continue
-            symbols[after[i]], symbols[i] = -1, z
-            after[i] = after[after[i]]
-            before[after[i]] = i
-            for j in (before[i], i):
-                if j >= 0 and merge_at(j)[0] >= 0:
-                    heapq.heappush(heap, merge_at(j)[0] << _SHIFT | j)
-        return np.array([s for s in symbols[:-1] if s >= 0], np.int32).tobytes()
+            symbols[i], symbols[middle] = z, -1
+            after[i] = right = after[middle]
+            before[right] = i
+            left = before[i]
+            if right < end and (found := merge_of(z << 32 | symbols[right], none)[0]) >= 0:
+                heapq.heappush(heap, found << 32 | i)
+            if left >= 0 and (found := merge_of(symbols[left] << 32 | z, none)[0]) >= 0:
+                heapq.heappush(heap, found << 32 | left)
+        return np.array([symbol for symbol in symbols[:-1] if symbol >= 0], np.int32).tobytes()
 
 
 # ---- the tokenizer -----------------------------------------------------------------------
@@ -397,94 +416,80 @@ def _check_text(text):
         raise ValueError(f"the tokenizer wants text (str), not {type(text).__name__}")
 
 
-def _to_bytes(chunks):
-    try:
-        return [chunk.encode() for chunk in chunks]
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the text holds a lone surrogate, U+{ord(error.object[error.start]):X}, "
-                         "which has no UTF-8 form: remove it first, for instance with "
-                         "text.encode('utf-8', 'replace').decode()") from None
+def _check_list(texts):
+    if isinstance(texts, (str, bytes)):
+        raise ValueError(f"this wants several texts, not one {type(texts).__name__}: pass [text]")
+    return texts
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer, held as the content of its tokenizer.json."""
+    """A byte-level BPE tokenizer: `train` or `load` one."""
 
     def __init__(self, spec):
-        """Build from a parsed tokenizer.json (dict); ValueError names what is not supported."""
-        self._spec = spec
-        model = _check_model(spec)
+        """Build from the content of a tokenizer.json (dict); ValueError names what is odd."""
+        model, added = _check_spec(spec)
         vocab = model["vocab"]
-        added = spec.get("added_tokens") or []
+        self._spec = spec
         self._added = {token["content"]: token["id"] for token in added}
+        self._raw = {token["content"] for token in added if not token.get("normalized")}
         self.special_tokens = {t["content"]: t["id"] for t in added if t.get("special")}
         self.eot_id = self.special_tokens.get(END_OF_TEXT)
-        self.vocab_size = 1 + max(itertools.chain(vocab.values(), self._added.values()))
-        self._raw = {t["content"] for t in added if not t.get("normalized")}
-        self._token_bytes = _token_bytes(vocab, self._added, self.vocab_size)
-        self._steps = _split_steps(spec.get("pre_tokenizer"))
+        spelled = _bytes_of_ids(vocab)
+        self._whole = {raw: i for i, raw in spelled.items()} if model.get("ignore_merges") else {}
+        self._bytes = spelled | {i: name.encode() for name, i in self._added.items()}
+        self.vocab_size = 1 + max(self._bytes)
         self._normalize = _normalizer(spec.get("normalizer"))
-        self._whole = ({self._token_bytes[i]: i for i in vocab.values()}
-                       if model.get("ignore_merges") else {})
-        self._merger = _build_merger(vocab, model["merges"], self._token_bytes)
+        self._split = _in_sequence(_split_steps(spec["pre_tokenizer"]))
+        self._merge = _merger(vocab, model["merges"], spelled)
         self._forget()
 
-    def _forget(self):
+    def _forget(self):  # the cache: {chunk: its ids as packed int32}, added tokens by their id
         self._cache = {i: np.int32(i).tobytes() for i in self._added.values()}
         self._cached = 0
 
-    def __reduce__(self):  # what a process pool sends: the file's content, not the tables
-        return Tokenizer, (self._spec,)
+    def __reduce__(self):  # a process pool sends the file, not the tables made from it
+        return type(self), (self._spec,)
 
     @classmethod
     def train(cls, texts, vocab_size, special_tokens=(END_OF_TEXT,), pattern=DEFAULT_PATTERN,
-              min_count=2, max_chunks=4_000_000, progress=None):
-        """Learn a tokenizer of `vocab_size` ids from an iterable of str.
+              min_count=2, max_chunks=1_000_000, progress=None):
+        """Learn a tokenizer with `vocab_size` ids from an iterable of str, read once.
 
-        `pattern` is one regular expression or several that run one after another, each cutting
-        the chunks of the one before. A pair seen fewer than `min_count` times is not merged: if
-        the text runs out of pairs, the tokenizer is smaller, and a warning says so.
-        `progress` is called with a line of text now and then.
-        ValueError: texts that are no text, a vocabulary that is too small, duplicate specials.
+        `pattern`: a regular expression, or several that run one after another, each cutting the
+        chunks of the one before; text that none matches is a chunk as well. A pair seen fewer than
+        `min_count` times is not merged; when the pairs run out, the vocabulary is smaller, and a
+        warning says so. `max_chunks` bounds the memory, see `count_chunks`. `progress` gets a
+        line of text now and then.
+        ValueError: no text, a vocabulary below 256 + special tokens, a special token given twice.
         """
-        special_tokens = _check_specials(special_tokens)
-        if vocab_size < 256 + len(special_tokens):
+        patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+        bare = cls(_new_spec(patterns, special_tokens, []))  # only bytes; checks the arguments
+        n_merges = vocab_size - bare.vocab_size
+        if n_merges < 0:
             raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and "
-                             f"{len(special_tokens)} special tokens need at least "
-                             f"{256 + len(special_tokens)}")
-        if isinstance(texts, str):
-            raise ValueError("train wants an iterable of texts, not one str: pass [text]")
-        patterns = (pattern,) if isinstance(pattern, str) else tuple(pattern)
-        spec = _new_spec(patterns)
-        counts = count_chunks(texts, _chain(_split_steps(spec["pre_tokenizer"])), max_chunks)
+                             f"{len(bare.special_tokens)} special tokens are {bare.vocab_size}")
+        counts = count_chunks(_check_list(texts), bare._split, max_chunks, progress)
         if not counts:
             raise ValueError("there is no text to train on: every text is empty")
-        if progress:
-            progress(f"{len(counts)} distinct chunks")
-        n_merges = vocab_size - 256 - len(special_tokens)
         merges = learn_merges(counts, n_merges, min_count, progress)
         if len(merges) < n_merges:
-            warnings.warn(f"the text supports only {len(merges)} merges, so the vocabulary has "
-                          f"{256 + len(merges) + len(special_tokens)} ids, not {vocab_size}",
-                          stacklevel=2)
-        return cls(_fill_spec(spec, merges, special_tokens))
+            warnings.warn(f"the text has only {len(merges)} merges worth making, so vocab_size is "
+                          f"{vocab_size - n_merges + len(merges)} and not {vocab_size}")
+        return cls(_new_spec(patterns, special_tokens, merges))
 
     @classmethod
     def load(cls, path):
-        """Open a tokenizer.json (ours, or another byte-level BPE); ValueError if it is not one."""
-        with open(path, encoding="utf-8") as file:
-            try:
-                spec = json.load(file)
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
+        """Open a tokenizer.json, ours or another byte-level BPE; ValueError if it is neither."""
         try:
-            return cls(spec)
-        except (KeyError, TypeError, AttributeError) as error:
+            with open(path, encoding="utf-8") as file:
+                return cls(json.load(file))
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is a damaged tokenizer.json: {error!r}") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        except ValueError as error:  # also what json and UTF-8 raise
+            raise ValueError(f"{path} is no tokenizer.json that we can open: {error}") from None
 
     def save(self, path):
-        """Write tokenizer.json; a crash on the way leaves the old file."""
+        """Write tokenizer.json, all of it or nothing."""
         partial = f"{path}.{os.getpid()}.partial"
         try:
             with open(partial, "w", encoding="utf-8") as file:
@@ -501,262 +506,336 @@ class Tokenizer:
     def encode_batch(self, texts, allowed_special=(), processes=1):
         """Return the ids of each text: list of int32 arrays.
 
-        The text of a special token stays text, unless `allowed_special` ("all", or some of their
-        names) says otherwise: what a user types must not end a document.
+        A special token's name in a text stays text, unless `allowed_special` ("all", or a list of
+        names) allows it: what a reader types must not end a document. With `processes` > 1 the
+        work is spread (spawned: a script needs its `if __name__ == "__main__"`).
+        ValueError: something that is not text, or has no UTF-8; an unknown special token.
         """
-        if isinstance(texts, str):
-            raise ValueError("encode_batch wants a list of texts, not one str: pass [text]")
-        texts = list(texts)
-        if processes > 1:
-            return self._encode_in_processes(texts, allowed_special, processes)
-        active = self._active(allowed_special)
+        texts = list(_check_list(texts))
+        if processes > 1 and len(texts) > 1:
+            parts = [(texts[i::processes], allowed_special) for i in range(processes)]
+            with multiprocessing.get_context("spawn").Pool(processes) as pool:
+                done = pool.starmap(self.encode_batch, parts)
+            return [done[i % processes][i // processes] for i in range(len(texts))]
+        finders = self._finders(allowed_special)
         packed = [bytearray() for _ in texts]
-        for group in _groups(self._chunks(text, active) for text in texts):
-            try:
-                found = self._look_up(group)
-            except KeyError:
-                self._learn(set().union(*(chunks for _, chunks in group)))
-                found = self._look_up(group)
-            for (i, _), ids in zip(group, found):
-                packed[i] += ids
+        for group in _groups(self._chunks(text, finders) for text in texts):
+            for (number, _), ids in zip(group, self._look_up(group)):
+                packed[number] += ids
         return [np.frombuffer(ids, np.int32) for ids in packed]
 
-    def _encode_in_processes(self, texts, allowed_special, processes):
-        parts = [texts[i::processes] for i in range(processes)]
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            done = pool.starmap(self.encode_batch, [(part, allowed_special) for part in parts])
-        return [done[i % processes][i // processes] for i in range(len(texts))]
-
-    def _active(self, allowed_special):
+    def _finders(self, allowed_special):
         """Return the patterns that find the added tokens in raw and in normalized text."""
-        allowed = self.special_tokens if allowed_special == "all" else set(allowed_special)
-        unknown = set(allowed) - self.special_tokens.keys()
-        if unknown:
-            raise ValueError(f"{sorted(unknown)[0]!r} is no special token of this tokenizer")
-        names = [n for n in self._added if n in allowed or n not in self.special_tokens]
-        names.sort(key=len, reverse=True)  # the longest name wins
-        split = [[n for n in names if n in self._raw], [n for n in names if n not in self._raw]]
-        return [n and regex.compile("(" + "|".join(map(regex.escape, n)) + ")") for n in split]
+        if isinstance(allowed_special, str):
+            allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
+        for name in allowed_special:
+            if name not in self.special_tokens:
+                raise ValueError(f"{name!r} is no special token of this tokenizer")
+        names = [n for n in self._added if n in allowed_special or n not in self.special_tokens]
+        names.sort(key=len, reverse=True)  # where two begin, the longer one is meant
+        return [regex.compile("|".join(map(regex.escape, part))) if part else None
+                for part in ([n for n in names if n in self._raw],
+                             [n for n in names if n not in self._raw])]
 
-    def _chunks(self, text, active):
-        """Cut one text: list of chunks (str) and ids of added tokens (int)."""
+    def _chunks(self, text, finders):
+        """Cut one text into chunks (str) and the ids of added tokens (int)."""
         _check_text(text)
         chunks = []
-        for part, raw in _parts(text, active[0]):
-            for piece, found in [(part, raw)] if raw else _parts(self._normalize(part), active[1]):
-                chunks += [self._added[piece]] if found else _chain(self._steps)(piece)
-        return chunks
+        for part, is_token in _find(finders[0], text):
+            parts = [(part, True)] if is_token else _find(finders[1], self._normalize(part))
+            for piece, is_token in parts:
+                chunks.append([self._added[piece]] if is_token else self._split(piece))
+        return itertools.chain.from_iterable(chunks)
 
     def _look_up(self, group):
-        return [b"".join(map(self._cache.__getitem__, chunks)) for _, chunks in group]
+        """Return the packed ids of each list of chunks, after learning those not yet known."""
+        try:
+            return [b"".join(map(self._cache.__getitem__, chunks)) for _, chunks in group]
+        except KeyError:
+            self._learn(set().union(*(chunks for _, chunks in group)))
+            return self._look_up(group)
 
     def _learn(self, chunks):
-        """Make sure that the cache knows these chunks; forget the others when it is full."""
         new = chunks.difference(self._cache)
-        if self._cached and self._cached + sum(map(len, new)) > _CACHE:
+        if self._cached > _CACHED:
             self._forget()
             new = chunks.difference(self._cache)
         new = list(new)
-        self._cached += sum(map(len, new))
-        encoded = _to_bytes(new)
-        merged = self._merger(encoded) if new else []
-        for chunk, raw, ids in zip(new, encoded, merged):
-            whole = self._whole.get(raw)
+        raw = _to_bytes(new)
+        for chunk, chunk_bytes, ids in zip(new, raw, self._merge(raw)):
+            whole = self._whole.get(chunk_bytes)
             self._cache[chunk] = ids if whole is None else np.int32(whole).tobytes()
-
-    def token_bytes(self, token_id):
-        """Return the bytes that one id stands for; ValueError if the vocabulary lacks it."""
-        if not 0 <= token_id < self.vocab_size or self._token_bytes[token_id] is None:
-            raise ValueError(f"id {token_id} is not in this vocabulary of {self.vocab_size} ids")
-        return self._token_bytes[token_id]
+        self._cached += sum(map(len, new))
 
     def decode_bytes(self, ids):
-        """Return the bytes of any sequence of ids (list, array or tensor)."""
-        return b"".join(map(self.token_bytes, ids.tolist() if hasattr(ids, "tolist") else ids))
+        """Return the bytes of any ids (list, array or tensor); ValueError for an unknown id."""
+        try:
+            return b"".join(map(self._bytes.__getitem__, getattr(ids, "tolist", lambda: ids)()))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{error.args[0]} is no id of this tokenizer: ids are whole numbers "
+                             f"from 0 to {self.vocab_size - 1}") from None
 
     def decode(self, ids):
-        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text of ids; what is no UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids):
-        """Yield text as ids come in (any iterator), never half a character."""
+        """Yield the text of ids as they come from any iterator, never half a character."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token_id in ids:
-            text = decoder.decode(self.token_bytes(int(token_id)))
-            if text:
-                yield text
-        text = decoder.decode(b"", final=True)
-        if text:
-            yield text
+        pieces = (decoder.decode(self.decode_bytes([token_id])) for token_id in ids)
+        yield from filter(None, pieces)
+        yield from filter(None, [decoder.decode(b"", final=True)])
 
 
-def _chain(steps):
-    if len(steps) == 1:
-        return steps[0]
-
-    def split(text):
-        chunks = [text] if text else []
-        for step in steps:
-            chunks = [piece for chunk in chunks for piece in step(chunk)]
-        return chunks
-    return split
-
-
-def _parts(text, pattern):
-    """Yield (text, False) and (added token, True) in turn."""
-    if not pattern:
-        return [(text, False)]
-    parts = pattern.split(text)
-    return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
+def _find(finder, text):
+    """Yield the pieces of a text in order, each with whether it is an added token."""
+    start = 0
+    for match in finder.finditer(text) if finder else ():
+        if start < match.start():
+            yield text[start:match.start()], False
+        yield match[0], True
+        start = match.end()
+    if start < len(text):
+        yield text[start:], False
 
 
 def _groups(chunk_lists):
-    """Gather (text number, chunks) until there is enough to look up at once."""
+    """Gather lists of (number of the text, chunks) that hold about `_GROUP` chunks."""
     group, size = [], 0
-    for i, chunks in enumerate(chunk_lists):
-        for at in range(0, len(chunks), _GROUP):
-            group.append((i, chunks[at:at + _GROUP]))
-            size += len(group[-1][1])
+    for number, chunks in enumerate(chunk_lists):
+        while part := list(itertools.islice(chunks, _GROUP)):
+            group.append((number, part))
+            size += len(part)
             if size >= _GROUP:
                 yield group
                 group, size = [], 0
-    if group:
-        yield group
+    yield group
 
 
-# ---- the file ----------------------------------------------------------------------------
+# ---- tokenizer.json ----------------------------------------------------------------------
 
-def _check_specials(special_tokens):
-    special_tokens = tuple(special_tokens)
-    for token in special_tokens:
-        if not isinstance(token, str) or not token:
-            raise ValueError(f"a special token is a text of at least one character, not {token!r}")
-    twice = [token for token, n in collections.Counter(special_tokens).items() if n > 1]
-    if twice:
-        raise ValueError(f"the special token {twice[0]!r} is given twice")
-    return special_tokens
-
-
-def _new_spec(patterns):
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                  "use_regex": False}
-    splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
-               "invert": False} for pattern in patterns]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": splits + [byte_level]},
-            "post_processor": None, "decoder": byte_level}
-
-
-def _fill_spec(spec, merges, special_tokens):
-    names = list(byte_alphabet())
-    lines = []
+def _new_spec(patterns, special_tokens, merges):
+    """Return the content of tokenizer.json for merges given as pairs of ids."""
+    names, lines = list(byte_alphabet()), []
     for a, b in merges:
         lines.append(f"{names[a]} {names[b]}")
         names.append(names[a] + names[b])
-    clash = set(names).intersection(special_tokens)
-    if clash:
-        raise ValueError(f"the special token {clash.pop()!r} is also an ordinary token")
-    added = [{"id": len(names) + i, "content": token, "single_word": False, "lstrip": False,
+    added = [{"id": len(names) + i, "content": name, "single_word": False, "lstrip": False,
               "rstrip": False, "normalized": False, "special": True}
-             for i, token in enumerate(special_tokens)]
-    vocab = {name: i for i, name in enumerate(names)}
-    model = {"type": "BPE", "dropout": None, "unk_token": None,
-             "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
-             "byte_fallback": False, "ignore_merges": False, "vocab": vocab, "merges": lines}
-    return {**spec, "added_tokens": added, "model": model}
+             for i, name in enumerate(special_tokens)]
+    for name in set(names).intersection(special_tokens):
+        raise ValueError(f"the special token {name!r} is also an ordinary token")
+    splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+               "invert": False} for pattern in patterns]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                  "use_regex": False}
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+             "ignore_merges": False, "vocab": {name: i for i, name in enumerate(names)},
+             "merges": lines}
+    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+            "post_processor": None, "decoder": byte_level, "model": model}
 
 
-def _check_model(spec):
-    """Return the model of a tokenizer.json; ValueError names what we do not support."""
+def _check_spec(spec):
+    """Return the model and the added tokens of a tokenizer.json; name what is not supported.
+
+    A post-processor, which adds tokens at the ends of a text, is kept in the file but not run.
+    """
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-        raise ValueError("this is not a tokenizer.json: it has no model")
-    model = spec["model"]
-    if model.get("type", "BPE") != "BPE" or not isinstance(model.get("merges"), list):
-        raise ValueError(f"the model is {model.get('type')}, not byte-level BPE")
-    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(option):
-            raise ValueError(f"the model uses {option}, which is not supported")
-    for option in ("truncation", "padding"):
-        if spec.get(option):
-            raise ValueError(f"the file sets {option}, which is not supported: set it to null")
-    if '"ByteLevel"' not in json.dumps(spec.get("pre_tokenizer")):
-        raise ValueError("the pre-tokenizer has no ByteLevel: this is not byte-level BPE")
-    for token in spec.get("added_tokens") or []:
-        for option in ("single_word", "lstrip", "rstrip"):
-            if token.get(option):
-                raise ValueError(f"the added token {token['content']!r} uses {option}, "
-                                 "which is not supported")
-    return model
+        raise ValueError("it has no model")
+    model, added = spec["model"], spec.get("added_tokens") or []
+    if model.get("type", "BPE") != "BPE" or '"ByteLevel"' not in json.dumps(spec["pre_tokenizer"]):
+        raise ValueError(f"its model is {model.get('type')} and not byte-level BPE")
+    odd = [name for name in ("truncation", "padding") if spec.get(name)]
+    odd += [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix",
+                              "byte_fallback") if model.get(name)]
+    odd += [f"{name} of the added token {token['content']!r}" for token in added
+            for name in ("single_word", "lstrip", "rstrip") if token.get(name)]
+    if odd:
+        raise ValueError(f"it sets {odd[0]}, which is not supported")
+    for name, times in collections.Counter(token["content"] for token in added).items():
+        if times > 1 or not name or not isinstance(name, str):
+            raise ValueError(f"a special token is a text, given once; {name!r} is not")
+    return model, added
 
 
-def _token_bytes(vocab, added, vocab_size):
-    to_byte = {char: b for b, char in enumerate(byte_alphabet())}
-    table = [None] * vocab_size
+def _bytes_of_ids(vocab):
+    to_byte = {character: byte for byte, character in enumerate(byte_alphabet())}
+    missing = to_byte.keys() - vocab.keys()
+    if missing:
+        raise ValueError(f"its vocabulary lacks {len(missing)} of the 256 bytes; train it with "
+                         "initial_alphabet=pre_tokenizers.ByteLevel.alphabet()")
+    table = {}
     for name, i in vocab.items():
-        if name in added:
-            continue
-        try:
-            table[i] = bytes(map(to_byte.__getitem__, name))
-        except KeyError:
-            table[i] = name.encode()  # an entry outside the alphabet: no text leads to it
-    for name, i in added.items():
-        table[i] = name.encode()
+        spelled = [to_byte.get(character) for character in name]
+        table[i] = name.encode() if None in spelled else bytes(spelled)
     return table
 
 
-def _build_merger(vocab, merges, token_bytes):
-    alphabet = byte_alphabet()
-    missing = [b for b in range(256) if alphabet[b] not in vocab]
-    if missing:
-        raise ValueError(f"the vocabulary lacks {len(missing)} of the 256 bytes: train it with "
-                         "initial_alphabet=pre_tokenizers.ByteLevel.alphabet()")
+def _merger(vocab, merges, bytes_of_ids):
+    """Build the `_Merger` of a vocabulary {name: id} and merges ("a b" or ["a", "b"])."""
     table = {}
-    for rank, merge in enumerate(merges):
+    for merge in merges:
         a, b = merge.split(" ") if isinstance(merge, str) else merge
-        for name in (a, b, a + b):
-            if name not in vocab:
-                raise ValueError(f"merge {rank} names {name!r}, which the vocabulary lacks")
-        table.pop((vocab[a], vocab[b]), None)  # named twice: the later rank counts
+        if not {a, b, a + b} <= vocab.keys():
+            raise ValueError(f"its merge {merge!r} needs a token that the vocabulary lacks")
+        table.pop((vocab[a], vocab[b]), None)  # given twice: the later rank counts
         table[vocab[a], vocab[b]] = vocab[a + b]
-    byte_ids = np.array([vocab[char] for char in alphabet], np.int64)
-    size = np.array([len(t or b"?") for t in token_bytes] + [1], np.int64)
+    byte_ids = np.array([vocab[character] for character in byte_alphabet()], np.int64)
+    size = np.ones(max(bytes_of_ids) + 2, np.int64)
+    size[list(bytes_of_ids)] = list(map(len, bytes_of_ids.values()))
     return _Merger(byte_ids, table, size)
 
 
-# ---- the command line --------------------------------------------------------------------
+# ---- looking at it -----------------------------------------------------------------------
+
+def readable(raw):
+    """Return a token's bytes as text: spaces and line ends visible, half characters in hex."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return text.translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
+
+
+def show(tokenizer, text, colour=True):
+    """Return a text with its cuts: tokens in turning colours, or with bars between them."""
+    pieces = [readable(tokenizer.decode_bytes([i])) for i in tokenizer.encode(text)]
+    if not colour:
+        return "|".join(pieces)
+    return "".join(f"\033[30;4{2 + i % 5}m{piece}\033[0m" for i, piece in enumerate(pieces))
+
+
+def compare(tokenizers, text, hidden_size=128, num_hidden_layers=4):
+    """Compare {name: tokenizer} on one text: list of dicts with what its tokens cost.
+
+    flops: to train a dense model of this shape on the text once, 6 per token and weight (Kaplan
+    et al. 2020, arXiv 2001.08361, §2.1) with 12 d² weights a layer and an output head of V d.
+    """
+    rows = []
+    for name, tokenizer in tokenizers.items():
+        tokens, characters = len(tokenizer.encode(text)), len(text)
+        head = tokenizer.vocab_size * hidden_size
+        weights = 12 * num_hidden_layers * hidden_size ** 2 + head
+        rows.append({"name": name, "vocab_size": tokenizer.vocab_size, "tokens": tokens,
+                     "bytes_per_token": len(text.encode()) / max(tokens, 1),
+                     "tokens_per_character": tokens / max(characters, 1),
+                     "head_share": head / weights, "flops": 6 * weights * tokens})
+    return rows
+
+
+def describe(tokenizer, documents=(), count=20):
+    """Yield the lines of a report on the vocabulary and, given documents, on its use."""
+    merge = tokenizer._merge
+    names = {i: readable(raw) for i, raw in tokenizer._bytes.items()}
+    yield (f"{tokenizer.vocab_size:,} ids: 256 bytes, {len(merge.pairs):,} merges, added tokens "
+           f"{', '.join(tokenizer._added) or 'none'}")
+    yield "first merges:"
+    for pair, z in zip(merge.pairs[:count].tolist(), merge.results.tolist()):
+        yield f"{z:8}  {names[pair >> 32]} + {names[pair & _LOW]} → {names[z]}"
+    texts = {i: raw.decode("utf-8", "replace") for i, raw in tokenizer._bytes.items()}
+    longest = sorted(merge.results.tolist(), key=lambda i: (-len(texts[i]), i))
+    for language in ("CJK", "other"):
+        chosen = [names[i] for i in longest if _language(texts[i]) == language][:count]
+        yield f"longest tokens, {language}: {'  '.join(chosen)}"
+    used = np.zeros(tokenizer.vocab_size, np.int64)
+    sums = collections.defaultdict(lambda: np.zeros(3, np.int64))
+    for document in documents:
+        text, ids = document["text"], tokenizer.encode(document["text"])
+        used += np.bincount(np.array(ids, np.int64), minlength=len(used))
+        sums[document["source"], _language(text)] += len(text.encode()), len(text), len(ids)
+    for (source, language), (size, characters, tokens) in sorted(sums.items()):
+        yield (f"{source} ({language}): {size:,} bytes, {size / max(tokens, 1):.2f} bytes and "
+               f"{characters / max(tokens, 1):.2f} characters per token")
+    if sums:
+        unused = [names[i] for i in merge.results.tolist() if not used[i]]
+        yield f"{len(unused):,} merged tokens never occur: {'  '.join(unused[:count])}"
+
+
+def _language(text):
+    return "CJK" if len(regex.findall(f"[{_CJK}]", text)) > len(text) / 4 else "other"
+
 
 def read_documents(path):
-    """Yield (text, source, split) of a jsonl of documents, or of a plain text file."""
+    """Yield the documents of a .jsonl, or a text file as one: dicts with text, source, split."""
     with open(path, encoding="utf-8") as file:
-        if not str(path).endswith(".jsonl"):
-            yield file.read(), os.path.basename(path), "train"
+        if not path.endswith(".jsonl"):
+            yield {"text": file.read(), "source": os.path.basename(path)}
             return
         for number, line in enumerate(file, 1):
             try:
                 document = json.loads(line)
-                text, source = document["text"], document.get("source", "")
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-                raise ValueError(f"{path} line {number} is not a document "
-                                 '{"text": …, "source": …}') from None
-            yield text, source, document.get("split", "train")
+                yield {"text": document["text"], "source": document.get("source", ""), **document}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{path} line {number} is no document {{\"text\": …}}") from None
+
+
+def _train_command(args, documents_path, tokenizer_path):
+    texts = (d["text"] for d in read_documents(documents_path) if d.get("split") != "held_out")
+    warnings.showwarning = lambda message, *_: _say(message)
+    tokenizer = Tokenizer.train(texts, args.vocab_size, min_count=args.min_count,
+                                pattern=args.pattern or DEFAULT_PATTERN, progress=_say)
+    tokenizer.save(tokenizer_path)
+    _say(f"{tokenizer_path}: {tokenizer.vocab_size:,} ids")
+
+
+def _encode_command(args, tokenizer_path, documents_path, ids_path):
+    tokenizer = Tokenizer.load(tokenizer_path)
+    ends = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
+    rows = tokenizer.encode_batch(d["text"] for d in read_documents(documents_path))
+    ids = np.concatenate([np.array(part, np.int32) for row in rows for part in (row, ends)])
+    partial = f"{ids_path}.{os.getpid()}.partial"
+    with open(partial, "wb") as file:
+        np.save(file, ids)
+    os.replace(partial, ids_path)
+    _say(f"{ids_path}: {len(ids):,} ids")
+
+
+def _inspect_command(args, tokenizer_path, documents_path=None):
+    tokenizer = Tokenizer.load(tokenizer_path)
+    samples = ("The kettle sang 2 songs, didn't it?", "窗外下着小雨，她煮了一壶茶。")
+    for text in args.text or samples:
+        print(show(tokenizer, text, colour=sys.stdout.isatty()))
+    for line in describe(tokenizer, read_documents(documents_path) if documents_path else ()):
+        print(line)
+
+
+def _compare_command(args, documents_path, *tokenizer_paths):
+    text = "\n".join(d["text"] for d in read_documents(documents_path))
+    print("tokenizer  ids  tokens  bytes/token  tokens/character  head  training FLOPs")
+    tokenizers = {path: Tokenizer.load(path) for path in tokenizer_paths}
+    for row in compare(tokenizers, text, args.hidden_size, args.num_hidden_layers):
+        print("{name}  {vocab_size:,}  {tokens:,}  {bytes_per_token:.3f}  "
+              "{tokens_per_character:.3f}  {head_share:.0%}  {flops:.3g}".format(**row))
+
+
+def _say(line):
+    print(line, file=sys.stderr)
 
 
 def main(argv=None):
     from nanoseek.cli import Parser
-    import sys
-    parser = Parser("nanoseek.tokenizer", __doc__.split("\n")[0])
-    parser.add_argument("command", choices=("train", "encode"))
-    parser.add_argument("input")
-    parser.add_argument("output")
-    parser.add_argument("--vocab_size", type=int, default=2048)
+    commands = {"train": (_train_command, 2, 2), "encode": (_encode_command, 3, 3),
+                "inspect": (_inspect_command, 1, 2), "compare": (_compare_command, 2, 99)}
+    parser = Parser("nanoseek.tokenizer", """Train and look at byte-level BPE tokenizers.
+
+  train DOCUMENTS TOKENIZER       learn TOKENIZER (tokenizer.json) from .jsonl or text
+  encode TOKENIZER DOCUMENTS IDS  write all ids, each document ended, to IDS (.npy, int32)
+  inspect TOKENIZER [DOCUMENTS]   show cuts, merges, long and unused tokens
+  compare DOCUMENTS TOKENIZER …   bytes per token, and what the tokens cost in training""")
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--vocab_size", type=int, default=2048, help="train (default 2048)")
+    parser.add_argument("--min_count", type=int, default=2, help="train (default 2)")
+    parser.add_argument("--pattern", nargs="+", help="train: how to cut text into chunks")
+    parser.add_argument("--text", nargs="+", help="inspect: sentences to cut")
+    parser.add_argument("--hidden_size", type=int, default=128, help="compare (default 128)")
+    parser.add_argument("--num_hidden_layers", type=int, default=4, help="compare (default 4)")
     args = parser.parse_args(argv)
-    if args.command == "train":
-        texts = (text for text, _, split in read_documents(args.input) if split != "held_out")
-        tokenizer = Tokenizer.train(texts, args.vocab_size,
-                                    progress=lambda line: print(line, file=sys.stderr))
-        tokenizer.save(args.output)
-        print(f"{args.output}: {tokenizer.vocab_size} ids")
+    command, least, most = commands[args.command]
+    if not least <= len(args.paths) <= most:
+        parser.error(f"{args.command} does not take {len(args.paths)} paths")
+    command(args, *args.paths)
 
 
 if __name__ == "__main__":

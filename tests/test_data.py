@@ -143,6 +143,16 @@ def test_the_manifest_counts_and_the_splits_stay_apart(module, tmp_path):
 
 
 @pytest.mark.contract
+def test_encoding_in_batches_writes_the_same(module, tmp_path, monkeypatch):
+    number, found, _ = numbered(25)
+    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 7)
+    one = module.write_shards(found, number, tmp_path / "one")
+    many = module.write_shards(found, lambda texts: [number(text) for text in texts],
+                               tmp_path / "many", batched=True)
+    assert one == many  # the manifest holds the sha256 of every shard
+
+
+@pytest.mark.contract
 @pytest.mark.parametrize("size, dtype", [(65536, "uint16"), (65537, "uint32")])
 def test_ids_are_stored_as_small_as_the_vocabulary_allows(module, tmp_path, size, dtype):
     manifest = module.write_shards([{"text": "x", "source": "a"}], lambda text: [7, size - 1],
