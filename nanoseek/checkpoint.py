@@ -215,8 +215,8 @@ def _write_folder(folder, write):
         for path in new.iterdir():
             _sync(path)
         os.chmod(new, 0o755)  # mkdtemp's folders are private
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.exists():  # set aside in a folder that the next save clears away
+            os.replace(folder, tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
         os.replace(new, folder)
         _sync(folder.parent)
     finally:

@@ -429,7 +429,7 @@ def _keywords(text, rng):
     words = [word for word in _words(text) if len(word) > 3 or _is_chinese(word)] or ["so"]
     width = 3 if _is_chinese(text) else 1
     phrases = ["".join(rng.choices(words, k=width)) for _ in range(rng.randrange(5, 10))]
-    return "，".join(rng.choices(phrases, k=60)) if width > 1 else ", ".join(rng.choices(phrases, k=90))
+    return ("，" if width > 1 else ", ").join(rng.choices(phrases, k=180 // (width + 1)))
 
 
 def _foreign(text, rng):
@@ -444,12 +444,12 @@ DIRT = ("exact", "near", *_SOILING)
 _PASSAGES_EN = (
     "This page was kept by the reading circle of a small harbour town, whose members typed out old "
     "notebooks on winter evenings. Anyone may copy it for friends and classes, as long as these "
-    "lines stay with it and nobody is asked to pay. Mistakes are ours; write to us if you find one, "
-    "and tell us as well which of the notebooks you would like to see next.",
+    "lines stay with it and nobody is asked to pay. Mistakes are ours; write to us if you find "
+    "one, and tell us as well which of the notebooks you would like to see next.",
     "Before you go on, a word from those who keep the lights on: the shelves you are walking along "
-    "are looked after by volunteers. If each visitor gave the price of a cup of tea, the roof would "
-    "be mended by spring. Thank you for thinking about it, and now back to where you were; the next "
-    "shelf but one has a chair beside it, if you are tired.",
+    "are looked after by volunteers. If each visitor gave the price of a cup of tea, the roof "
+    "would be mended by spring. Thank you for thinking about it, and now back to where you were; "
+    "the next shelf but one has a chair beside it, if you are tired.",
 )
 _PASSAGES_ZH = (
     "本页由一座海港小城的读书会整理，会员们在冬天的夜里把旧笔记一页一页录入电脑。任何人都可以抄给朋友和同学，"
@@ -458,7 +458,7 @@ _PASSAGES_ZH = (
     "屋顶到春天就能修好。谢谢您愿意想一想这件事，现在请回到刚才读到的地方，慢慢往下看吧，累了的话，旁边有椅子可坐。",
 )
 _SITES_EN = (
-    ("Home | Stories | Weather | About us | Log in", "Copyright Green Lane Press. Share this page."),
+    ("Home | Stories | Weather | About us | Log in", "Copyright Green Lane Press. All rights."),
     ("You are here: Start > Library > Reading room", "Subscribe to our letter! Terms and privacy"),
     ("MENU Search Cart (0) My account Help", "Back to top - Print - Send to a friend"),
 )

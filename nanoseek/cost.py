@@ -643,7 +643,10 @@ def _measure_training(planned, seconds=4.0):
             optimizer.zero_grad()
         times.append(time.perf_counter() - began)
     each = flops_per_token(planned["config"], context)["total"]
-    return each * rows * context / statistics.median(times[2:])  # the first two warm up
+    speed = each * rows * context / statistics.median(times[2:])  # the first two warm up
+    print(f"measured: training {planned['config']['hidden_size']} wide reaches "
+          f"{_show(speed, 'FLOP/s')} here", file=sys.stderr)
+    return speed
 
 
 def _command(planned, data, out):

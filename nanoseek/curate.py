@@ -169,6 +169,12 @@ def _repeated_phrases(profile):
     return _repeated(runs) if len(runs) > 45 else 0.0
 
 
+def _repeated_lines(profile):
+    if len(profile.lines) < 5:
+        return 0.0
+    return 1 - sum(map(len, set(profile.lines))) / sum(map(len, profile.lines))
+
+
 def _function_words(profile):
     known = _FUNCTION_WORDS.get(script(profile.text))
     if known is None or len(profile.units) < 30:  # no opinion
@@ -211,15 +217,14 @@ RULES = (
     Rule("words too long", lambda p: sum(map(len, p.units)) / len(p.units), 0, 10, "Gopher: 10"),
     Rule("mostly numbers", lambda p: sum(map(str.isdigit, p.units)) / len(p.units), 0, 0.5,
          "Gopher: 0.2 of words without a letter"),
-    Rule("symbols", _symbols, 0, 0.3, "Gopher: 0.1 to a word"),
+    Rule("symbols", _symbols, 0, 0.1, "Gopher: 0.1 to a word"),
     Rule("mojibake", _mojibake, 0, 0.05, "our own"),
     Rule("unprintable", lambda p: p.share(_UNPRINTABLE), 0, 0.02, "our own"),
     Rule("links", lambda p: p.share(_LINK), 0, 0.3, "our own"),
     Rule("repeated phrases", _repeated_phrases, 0, 0.5, "Gopher: 0.15 of characters, five words"),
-    Rule("repeated lines", lambda p: _repeated(p.lines) if len(p.lines) > 4 else 0,
-         0, 0.3, "Gopher: 0.3"),
+    Rule("repeated lines", _repeated_lines, 0, 0.3, "Gopher: 0.2 of characters"),
     Rule("few different words", lambda p: 1 - _repeated(p.units[:200]) if len(p.units) > 49 else 1,
-         0.15, 1, "our own"),
+         0.25, 1, "our own"),
     Rule("lines too short", lambda p: len(p.units) / len(p.lines) if len(p.lines) > 9 else 9,
          2, math.inf, "our own"),
     Rule("no function words", _function_words, 2, math.inf, "Gopher: 2 of 8"),
@@ -513,11 +518,12 @@ def _edge_lines(text, count=3):
 
 def strip_lines(text, lines):
     """Take lines off both ends of a text for as long as they are in the set `lines`."""
-    kept = collections.deque(text.split("\n"))
-    for end, pop in ((0, kept.popleft), (-1, kept.pop)):
-        while kept and (kept[end] in lines or not kept[end].strip()):
-            pop()
-    return "\n".join(kept)
+    for part, beyond in ((str.partition, slice(None, None, -1)), (str.rpartition, slice(None))):
+        rest, _, line = part(text, "\n")[beyond]
+        while line in lines or (text and not line.strip()):
+            text = rest
+            rest, _, line = part(text, "\n")[beyond]
+    return text
 
 
 def repeated_passages(texts, passage_bytes=300):
@@ -533,7 +539,7 @@ def repeated_passages(texts, passage_bytes=300):
     window = 1 << int(math.log2(passage_bytes * 2 // 3))
     width = 1 << int(math.log2(passage_bytes - window + 1))  # so window + width - 1 is enough
     spans = [[] for _ in texts]
-    data = functools.lru_cache(256)(lambda i: np.frombuffer(texts[i].encode(), np.uint8))
+    data = functools.lru_cache(64)(lambda i: np.frombuffer(texts[i].encode(), np.uint8))
     for text, place, other, its_place in _matches(*_fingerprints(texts, window, width)):
         if not spans[text] or place >= spans[text][-1][1]:
             start, end = _extend(data(text), place, data(other), its_place)
@@ -604,7 +610,8 @@ def _matches(keys, texts, places):
     here, other = here[texts[here] != texts[other]], other[texts[here] != texts[other]]
     order = np.lexsort((places[here], texts[here]))
     here, other = here[order], other[order]
-    return zip(*(rows.tolist() for rows in (texts[here], places[here], texts[other], places[other])))
+    columns = texts[here], places[here], texts[other], places[other]
+    return zip(*(column.tolist() for column in columns))
 
 
 def _extend(mine, i, other, j):
@@ -625,15 +632,17 @@ def _common(left, right):
 
 def _whole_words(text, spans):
     """Turn spans of bytes into spans of characters that cut no character and no word."""
-    data, pulled = text.encode(), []
+    begins = np.frombuffer(text.encode() + b" ", np.uint8) & 0xC0 != 0x80  # is a first byte
+    pulled, byte, characters = [], 0, 0
     for start, end in spans:
-        start = len(data[:start].decode("utf-8", "ignore")) + (data[start] & 0xC0 == 0x80)
-        end = len(data[:end].decode("utf-8", "ignore"))
-        while start < end and _INSIDE_WORD.match(text, max(0, start - 1)) and start:
-            start += 1
-        while start < end and _INSIDE_WORD.match(text, end - 1):
-            end -= 1
-        pulled += [(start, end)] if start < end else []
+        left = characters + np.count_nonzero(begins[byte:start])
+        byte, characters = end, left + np.count_nonzero(begins[start:end])
+        right = characters - (not begins[end])
+        while left < right and left and _INSIDE_WORD.match(text, left - 1):
+            left += 1
+        while left < right and _INSIDE_WORD.match(text, right - 1):
+            right -= 1
+        pulled += [(int(left), int(right))] if left < right else []
     return pulled
 
 
@@ -688,9 +697,11 @@ class Ledger:
         self.totals, self.removed, self.cut = {}, {}, {}
 
     def count(self, name, document):
+        """Add a document to one of the totals."""
         self._add(self.totals, name, _size(document["text"]))
 
     def remove(self, reason, document):
+        """Count a document that goes, and show the first ones."""
         self._add(self.removed, reason, _size(document["text"]), document["text"])
 
     def shorten(self, reason, document, text, example):
@@ -722,9 +733,8 @@ def curate(documents, config=None):
     """
     config = config or CurateConfig()
     ledger = Ledger()
-    kept = list(_normalised(documents, ledger))
+    kept = _without_copies(_normalised(documents, ledger), ledger)
     given = {id(document) for document in kept if "split" in document}
-    kept = _without_copies(kept, ledger)
     if config.boilerplate:
         _strip_boilerplate([d for d in kept if id(d) not in given], config.boilerplate, ledger)
     if config.quality:
@@ -735,8 +745,8 @@ def curate(documents, config=None):
     if config.passage_bytes:
         kept = _without_passages(kept, given, config.passage_bytes, ledger)
     if not kept:
-        raise ValueError("no document is left; removed: " + (", ".join(
-            f"{reason} ({entry['documents']})" for reason, entry in ledger.removed.items()) or "none"))
+        reasons = (f"{name} ({entry['documents']})" for name, entry in ledger.removed.items())
+        raise ValueError("no document is left; removed: " + (", ".join(reasons) or "none"))
     return kept, _report(kept, ledger, config)
 
 
@@ -788,21 +798,22 @@ def _digest(text):
 
 
 def _without_copies(documents, ledger):
-    """Keep one of each group of copies: one held out if there is, else the tidiest."""
+    """Keep one of each group of copies, in the place of the first: held out, else the tidiest."""
     best = {}
-    keys = [_digest(fold(document["text"]) or document["text"]) for document in documents]
-    for key, document in zip(keys, documents):
-        if key not in best or _rank(document) < _rank(best[key]):
-            best[key] = document
-    for key, document in zip(keys, documents):
-        if document is not best[key]:
-            equal = document["text"] == best[key]["text"]
-            ledger.remove("copy" if equal else "copy but for case, spacing, punctuation", document)
-    return [document for key, document in zip(keys, documents) if document is best[key]]
+    for document in documents:
+        key = _digest(fold(document["text"]) or document["text"])
+        rival = best.setdefault(key, document)
+        if rival is document:
+            continue
+        equal = document["text"] == rival["text"]
+        if _rank(document, equal) < _rank(rival, equal):
+            best[key], document = document, rival
+        ledger.remove("copy" if equal else "copy but for case, spacing, punctuation", document)
+    return list(best.values())
 
 
-def _rank(document):
-    text = document["text"]
+def _rank(document, texts_are_equal):
+    text = "" if texts_are_equal else document["text"]
     untidy = len(re.findall(r"[A-Z\s]", text))  # CAPITALS, s p a c e d; then: punctuation lost
     return document.get("split") != "held_out", "split" not in document, untidy, -len(text)
 
@@ -847,7 +858,7 @@ def _without_passages(documents, given, passage_bytes, ledger):
         if not spans or id(document) in given:
             continue
         text = cut(document["text"], spans)
-        if len(_UNIT.findall(text)) < RULES[0].least:
+        if len(_UNIT.findall(text[:JUDGED])) < RULES[0].least:
             ledger.remove("repeated passages throughout", document)
             emptied.add(id(document))
         else:
@@ -893,9 +904,10 @@ def table(report):
             *((f"- {name}", entry) for name, entry in report["removed"].items()),
             *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()),
             *((name, entry) for name, entry in totals.items() if name.startswith("out"))]
-    whole = max(1, totals["in"]["bytes"])
-    return "\n".join(f"{name:<42}{entry['documents']:>10,} documents{entry['bytes'] / 1e6:>9.2f} MB "
-                     + "#" * math.ceil(20 * entry["bytes"] / whole) for name, entry in rows)
+    scale = 20 / max(1, totals["in"]["bytes"])
+    return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
+                     f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * math.ceil(scale * entry['bytes'])}"
+                     for name, entry in rows)
 
 
 def main(argv=None):

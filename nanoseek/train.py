@@ -208,7 +208,7 @@ class Run:
                     with contextlib.suppress(ValueError):  # a line cut off by a crash
                         self.log.append(json.loads(line))
             self.log = [row for row in self.log if row["step"] <= self.step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.log), encoding="utf-8")
+        _write_whole(path, "".join(json.dumps(row) + "\n" for row in self.log))
         self.log_file = path.open("a", encoding="utf-8")
 
     def write_log(self, row):
@@ -385,11 +385,16 @@ def finish(run):
                     seconds=run.seconds, ceiling=measure_ceiling(device=run.device.type),
                     context=config.row_length, peak_bytes=peak_memory(run.device))
     tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
-    path = run.folder / "cost.json.writing"  # renamed: make takes cost.json for "finished"
-    path.write_text(json.dumps(tag, indent=1), encoding="utf-8")
-    os.replace(path, run.folder / "cost.json")
+    _write_whole(run.folder / "cost.json", json.dumps(tag, indent=1))
     print(f"finished in {run.seconds:.0f} s of training. The scores: python -m nanoseek.evaluate "
           f"{config.out}; the price tag: python -m nanoseek.cost {config.out}")
+
+
+def _write_whole(path, text):
+    """Write a file under another name and rename it: it is never there in part."""
+    writing = path.with_name(path.name + ".writing")
+    writing.write_text(text, encoding="utf-8")
+    os.replace(writing, path)
 
 
 def peak_memory(device):
