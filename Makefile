@@ -27,7 +27,7 @@ export PYTHONUNBUFFERED := 1
 # Handed over in the environment, where quotes and spaces in them do no harm.
 export PYTHON PIP_ARGS TEXT PROMPT
 
-.PHONY: help setup train-tiny sample test tutorials bench clean FORCE
+.PHONY: help setup train-tiny sample test tutorials lab bench clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -38,6 +38,8 @@ help:
 	@echo '  make train-tiny TEXT=path    the same with your own text: a file, folder, jsonl or URL'
 	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
 	@echo '  make test                    run the tests'
+	@echo '  make tutorials               execute the notebooks into runs/tutorials'
+	@echo '  make lab                     open the notebooks'
 	@echo '  make bench                   compare with peers; takes minutes'
 	@echo '  make setup                   only make .venv and install into it'
 	@echo '  make clean                   remove the tiny run (CLEAN=runs: all runs)'
@@ -94,6 +96,19 @@ $(RUN)/report.txt: $(RUN)/cost.json
 
 sample: .venv/installed
 	@$(PY) -m nanoseek.generate $(RUN) --prompt "$$PROMPT"
+
+.venv/tutorials-installed: .venv/installed tutorials/requirements.txt
+	@sh .ci/setup tutorials/requirements.txt
+	@touch $@
+
+# Into a scratch folder: the stored notebooks stay as they are.
+tutorials: .venv/tutorials-installed
+	@cd tutorials && ../$(PY) -m nbconvert --log-level=WARN --to notebook --execute \
+	    --output-dir ../runs/tutorials *.ipynb
+	@echo "tutorials: all notebooks ran to their end; the executed copies are in runs/tutorials"
+
+lab: .venv/tutorials-installed
+	@cd tutorials && ../$(PY) -m jupyterlab
 
 test: .venv/tests-installed
 	@$(PY) -m pytest tests -q

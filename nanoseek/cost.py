@@ -93,10 +93,12 @@ def _positive(name, value):
 def _widths(config):
     """Return H·D, the width of the queries, and K·D, that of the keys and of the values."""
     heads = _field(config, "num_attention_heads")
-    if _get(config, "head_dim") is None:
-        size = _field(config, "hidden_size") // heads
-    else:
+    if _get(config, "v_head_dim") is not None:  # DeepSeek-V2's and V3's: scores wider than values
+        size = sum(_field(config, f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")) // 2
+    elif _get(config, "head_dim") is not None:
         size = _field(config, "head_dim")
+    else:
+        size = _field(config, "hidden_size") // heads
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
@@ -240,7 +242,7 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     peak_bytes, where measured, is passed through. Raises ValueError for a number not above 0.
     """
     speed = _positive("tokens", tokens) / _positive("seconds", seconds)
-    context = context or _field(config, "max_position_embeddings")
+    context = _field(config, "max_position_embeddings") if context is None else context
     assumed = _stated(given)
     value = {name: entry["value"] for name, entry in assumed.items()}
     count, each = parameters(config), flops_per_token(config, context)["total"]
@@ -387,7 +389,7 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
     left out. `given` replaces assumptions. Raises ValueError for a bad config, an unknown GPU,
     and a chip whose power or rent is neither known nor given.
     """
-    context = context or _field(config, "max_position_embeddings")
+    context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context, active_parameters)
     result = {"context": context, "flops_per_token": each}
     if active_parameters is None:
@@ -473,7 +475,7 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     """
     flops = _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given)
     vocab_size = vocab_size or (2048 if flops < 1e17 else 102400)  # tiny's, DeepSeek's
-    context = context or (256 if flops < 1e17 else 4096)
+    context = (256 if flops < 1e17 else 4096) if context is None else context
     config = config or _best_config(flops, vocab_size, context, law)
     each, warnings = flops_per_token(config, context), []
     tokens = flops / each["total"]
@@ -638,6 +640,7 @@ def _measure_training(planned, seconds=4.0):
     while len(times) < 5 or time.perf_counter() < end:
         began = time.perf_counter()
         loss(model, ids, ids, documents).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()

@@ -30,6 +30,7 @@ from typing import NamedTuple
 LANGUAGES = ("en", "zh")
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
+VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
 
@@ -93,10 +94,6 @@ def make_table(items, weights):
     return Table(items, cumulative, [math.log2(w / cumulative[-1]) for w in weights])
 
 
-def _words(cell):
-    return {cell, *cell.split()}
-
-
 class Grammar:
     """A grammar file in memory.
 
@@ -131,10 +128,10 @@ class Grammar:
         kind, name, *attributes = [part.strip() for part in re.split(r"^(\w+) |\|", row) if part]
         if kind not in ("list", "rule") or not re.fullmatch(r"\w+", name):
             self.fail(number, f"{row!r} should read 'list name' or 'rule name'")
-        if name in self.lists or name in self.rules:
-            self.fail(number, f"{name!r} is defined twice")
-        (self.lists if kind == "list" else self.rules)[name] = []
-        self._lines[name] = number
+        known = self.lists if kind == "list" else self.rules
+        if name in known:
+            self.fail(number, f"{kind} {name!r} stands in line {self._lines[kind, name]} already")
+        known[name], self._lines[kind, name] = [], number
         return kind, name, ["text", *attributes]
 
     def _weight(self, row, rank):
@@ -156,13 +153,11 @@ class Grammar:
                 self.fail(number, "a word is missing beside a comma")
             if any(entry["text"] == other["text"] for other, _ in entries):
                 self.fail(number, f"{text.strip()!r} is in list {name} twice")
-            entry.setdefault("a", ("an " if entry["text"][0] in "aeiouAEIOU" else "a ")
-                             + entry["text"])
-            if entry["a"] == "-":
-                entry["a"] = ("an " if entry["text"][0] in "aeiouAEIOU" else "a ") + entry["text"]
+            if entry.setdefault("a", "-") == "-":
+                entry["a"] = ("an " if VOWEL_SOUND.match(entry["text"]) else "a ") + entry["text"]
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
             explicit = row != rest
-            entries.append((entry, weight if explicit else 1 / (2 + len(entries))))
+            entries.append((entry, weight if explicit else 1 / (6 + len(entries))))
 
     def _read_alternative(self, number, row, header):
         alternatives = self.rules[header[1]]
@@ -201,22 +196,22 @@ class Grammar:
         return Slot("", name, conditions, key)  # _check tells lists from variables
 
     def _condition(self, number, text, guard):
-        found = re.fullmatch(r"(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?", text.strip())
-        if not found or not (guard or found[3]):
+        found = re.fullmatch(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?", text.strip())
+        if not found or not (guard or found[4]) or (found[1] and found[4]):
             self.fail(number, f"cannot read the condition {text!r}")
-        variable, attribute, sign, other, value = found.groups()
+        no, variable, attribute, sign, other, value = found.groups()
         if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
             variable, attribute = attribute, "text"
-        return Condition(variable or "", attribute, sign != "!=", other or "",
+        return Condition(variable or "", attribute, sign != "!=" and not no, other or "",
                          value.strip() if value else "")
 
     def _check(self):
         """Refuse names that mean nothing; tell slots that repeat a variable from choices."""
         if "story" not in self.rules:
             self.fail(1, "the file has no rule 'story'")
-        for name, content in [*self.lists.items(), *self.rules.items()]:
-            if not content:
-                self.fail(self._lines[name], f"{name!r} is empty")
+        for kind, name in self._lines:
+            if not (self.lists if kind == "list" else self.rules)[name]:
+                self.fail(self._lines[kind, name], f"{kind} {name!r} is empty")
         for name, alternatives in self.rules.items():
             self.rules[name] = [(a._replace(pieces=tuple(self._resolve(a.line, p)
                                                          for p in a.pieces)), w)
@@ -250,12 +245,18 @@ class Grammar:
         left = state.get(condition.variable) if condition.variable else entry
         if left is None or not condition.value:
             return (left is not None) == condition.equal
+        if condition.other and condition.other not in state:
+            return True
         right = state[condition.other][condition.value] if condition.other else condition.value
-        return bool(_words(left[condition.attribute]) & _words(right)) == condition.equal
+        left = left[condition.attribute]
+        same = left == right or condition.attribute != "text" and bool(
+            set(left.split()) & set(right.split()))
+        return same == condition.equal
 
     def words(self, slot, state):
         """Return the Table of entries that a choosing slot may take in this state."""
-        seen = [state[c.other][c.value] for c in slot.conditions if c.other]
+        seen = [state[c.other][c.value] if c.other in state else None
+                for c in slot.conditions if c.other]
         key = (slot.list, slot.conditions, *seen)
         if key not in self._tables:
             fit = [(e, w) for e, w in self.lists[slot.list]
@@ -272,7 +273,7 @@ class Grammar:
         fit = tuple(all(self.holds(g, None, state) for g in a.guards) for a, _ in every)
         if (name, fit) not in self._tables:
             if not any(fit):
-                self.fail(self._lines[name], f"no alternative of rule {name!r} fits")
+                self.fail(self._lines["rule", name], f"no alternative of rule {name!r} fits")
             self._tables[name, fit] = make_table(*zip(*itertools.compress(every, fit)))
         return self._tables[name, fit]
 

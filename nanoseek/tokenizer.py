@@ -34,6 +34,7 @@ import operator
 import os
 import re
 import sys
+import threading
 import unicodedata
 import warnings
 
@@ -59,8 +60,9 @@ _FLAGS = regex.V1 | regex.MULTILINE  # in Oniguruma, too, ^ and $ match at line 
 _LOW = (1 << 32) - 1
 _NEVER = np.iinfo(np.int64).max
 _LONG = 256             # bytes: a longer chunk is merged by itself, with a heap
+_FEW = 16               # chunks: so are fewer than these
 _LARGE = 1 << 22        # characters: a longer text is cut bit by bit, to save memory
-_GROUP = 1 << 16        # chunks looked up together
+_GROUP = 1 << 18        # chunks looked up together
 _CACHED = 1 << 21       # characters of chunks whose ids are remembered
 
 
@@ -124,7 +126,8 @@ def _splitter(pattern, keep_gaps=True):
         compiled = fast if fast and narrow else exact
         if compiled.groups or len(text) > _LARGE:
             return filter(None, (match[0] for match in compiled.finditer(text)))
-        return filter(None, compiled.findall(text))
+        chunks = compiled.findall(text)
+        return chunks if all(chunks) else filter(None, chunks)
 
     return split
 
@@ -325,10 +328,12 @@ class _Merger:
 
     Symbols lie as in training. Beside them lie keys: where a mergeable pair begins, its
     rank << 32 | place, so that the smallest key of a chunk is its next merge.
+    `whole`, {chunk: id}, are the chunks that need no merging (`ignore_merges`).
     """
 
-    def __init__(self, byte_ids, merges, size):
+    def __init__(self, byte_ids, merges, size, whole):
         self._byte_ids, self._size, self._wall = byte_ids, size, len(size) - 1
+        self._whole = whole
         self.pairs = np.array([a << 32 | b for a, b in merges], np.int64)
         self.results = np.array(list(merges.values()), np.int64)
         self._table = _PairTable(self.pairs)
@@ -336,30 +341,31 @@ class _Merger:
         self._first_ranks = self._table.get(two_bytes.ravel())  # (65536,), at 256 left + right
 
     def __call__(self, chunks):
-        """Merge each chunk (bytes, not empty): list of bytes, the ids as packed int32."""
-        short = [chunk for chunk in chunks if len(chunk) <= _LONG]
-        merged = iter(self._merge_short(short))
-        return [next(merged) if len(chunk) <= _LONG else self._merge_long(chunk)
-                for chunk in chunks]
-
-    def _keys(self, ranks, places):
-        return np.where(ranks < 0, _NEVER, ranks << 32 | places)
-
-    def _merge_short(self, chunks):
-        if not chunks:
-            return []
+        """Merge chunks (bytes, none empty): all ids (n,), and how many each chunk has (chunks,)."""
+        if len(chunks) < _FEW:
+            merged = [self._merge_one(chunk) for chunk in chunks]
+            return list(itertools.chain(*merged)), list(map(len, merged))
         raw, walls = _lay_out(chunks)
-        starts = walls[:-1] + 1
+        starts, stops = walls[:-1] + 1, walls[1:]
         symbols = self._byte_ids[raw]
         symbols[walls] = self._wall
         ranks = self._first_ranks[raw[:-1].astype(np.int64) << 8 | raw[1:]]
-        ranks[walls[:-1]] = ranks[walls[1:] - 1] = -1
+        ranks[walls[:-1]] = ranks[stops - 1] = -1
         keys = np.append(self._keys(ranks, np.arange(len(ranks))), _NEVER)
         begins = symbols != self._wall  # whether a symbol begins here
-        self._merge_in_rounds(symbols, keys, begins, np.column_stack((starts, walls[1:])))
-        ids = symbols[begins].astype(np.int32).tobytes()
-        ends = 4 * np.cumsum(np.add.reduceat(begins, starts, dtype=np.int64))
-        return [ids[i:j] for i, j in itertools.pairwise([0, *ends.tolist()])]
+        alone = stops - starts > _LONG
+        if self._whole:
+            alone |= [chunk in self._whole for chunk in chunks]
+        for i in alone.nonzero()[0].tolist():
+            ids, start = self._merge_one(chunks[i]), starts[i]
+            symbols[start:start + len(ids)] = ids
+            begins[start + len(ids):stops[i]] = False
+            keys[start:stops[i]] = _NEVER
+        self._merge_in_rounds(symbols, keys, begins, np.column_stack((starts, stops))[~alone])
+        return symbols[begins], np.add.reduceat(begins, starts, dtype=np.int64)
+
+    def _keys(self, ranks, places):
+        return np.where(ranks < 0, _NEVER, ranks << 32 | places)
 
     def _merge_in_rounds(self, symbols, keys, begins, spans):
         """Do the next merge of every chunk at once, until no chunk has one; spans: (n, 2)."""
@@ -382,31 +388,31 @@ class _Merger:
     def _merge_of(self):  # {pair: (rank, id)}: faster than the table for one pair at a time
         return dict(zip(self.pairs.tolist(), enumerate(self.results.tolist())))
 
-    def _merge_long(self, chunk):
-        """Merge one chunk in O(n log n): a heap of keys, each checked when it comes up."""
-        symbols = self._byte_ids[np.frombuffer(chunk, np.uint8)]
-        end = len(symbols)
-        keys = self._keys(self._table.get(_pair(symbols[:-1], symbols[1:])), np.arange(end - 1))
-        heap = np.sort(keys[keys != _NEVER]).tolist()
-        symbols = symbols.tolist() + [self._wall]
-        before, after = list(range(-1, end)), list(range(1, end + 2))
-        merge_of, none = self._merge_of.get, (-1, -1)
+    def _merge_one(self, chunk):
+        """Merge one chunk in O(n log n), with a heap of keys, each checked when it comes up."""
+        if chunk in self._whole:
+            return [self._whole[chunk]]
+        ids = self._byte_ids[np.frombuffer(chunk, np.uint8)].tolist() + [self._wall]
+        end, merge_of, none = len(chunk), self._merge_of, (-1, -1)
+        heap = [merge_of[pair][0] << 32 | i for i in range(end)
+                if (pair := ids[i] << 32 | ids[i + 1]) in merge_of]
+        heapq.heapify(heap)
+        before, after = list(range(-1, end)), [*range(1, end + 1), end]
         while heap:
             key = heapq.heappop(heap)
             rank, i = key >> 32, key & _LOW
             middle = after[i]
-            found, z = merge_of(symbols[i] << 32 | symbols[middle], none)
+            found, z = merge_of.get(ids[i] << 32 | ids[middle], none)
             if found != rank:  # one of the two has been merged since
                 continue
-            symbols[i], symbols[middle] = z, -1
+            ids[i], ids[middle] = z, -1
             after[i] = right = after[middle]
             before[right] = i
-            left = before[i]
-            if right < end and (found := merge_of(z << 32 | symbols[right], none)[0]) >= 0:
-                heapq.heappush(heap, found << 32 | i)
-            if left >= 0 and (found := merge_of(symbols[left] << 32 | z, none)[0]) >= 0:
-                heapq.heappush(heap, found << 32 | left)
-        return np.array([symbol for symbol in symbols[:-1] if symbol >= 0], np.int32).tobytes()
+            for left in (i, before[i]):
+                pair = ids[left] << 32 | ids[after[left]]
+                if pair in merge_of:  # never with the wall, which stands at -1, too
+                    heapq.heappush(heap, merge_of[pair][0] << 32 | left)
+        return [symbol for symbol in ids[:-1] if symbol >= 0]
 
 
 # ---- the tokenizer -----------------------------------------------------------------------
@@ -435,17 +441,21 @@ class Tokenizer:
         self.special_tokens = {t["content"]: t["id"] for t in added if t.get("special")}
         self.eot_id = self.special_tokens.get(END_OF_TEXT)
         spelled = _bytes_of_ids(vocab)
-        self._whole = {raw: i for i, raw in spelled.items()} if model.get("ignore_merges") else {}
         self._bytes = spelled | {i: name.encode() for name, i in self._added.items()}
         self.vocab_size = 1 + max(self._bytes)
         self._normalize = _normalizer(spec.get("normalizer"))
         self._split = _in_sequence(_split_steps(spec["pre_tokenizer"]))
-        self._merge = _merger(vocab, model["merges"], spelled)
+        self._merge = _merger(model, spelled)
+        self._lock = threading.Lock()
         self._forget()
 
-    def _forget(self):  # the cache: {chunk: its ids as packed int32}, added tokens by their id
-        self._cache = {i: np.int32(i).tobytes() for i in self._added.values()}
-        self._cached = 0
+    def _forget(self):
+        """Empty the cache: chunk number n has the ids `_ids[_starts[n]:_starts[n + 1]]`."""
+        self._numbers = collections.defaultdict(itertools.count().__next__)
+        added = list(self._added.values())  # keys of their own: numbers, where chunks are str
+        self._known = len([self._numbers[i] for i in added])
+        self._ids, self._starts = np.array(added, np.int32), np.arange(len(added) + 1)
+        self._characters = 0
 
     def __reduce__(self):  # a process pool sends the file, not the tables made from it
         return type(self), (self._spec,)
@@ -518,11 +528,11 @@ class Tokenizer:
                 done = pool.starmap(self.encode_batch, parts)
             return [done[i % processes][i // processes] for i in range(len(texts))]
         finders = self._finders(allowed_special)
-        packed = [bytearray() for _ in texts]
+        pieces = [[] for _ in texts]
         for group in _groups(self._chunks(text, finders) for text in texts):
-            for (number, _), ids in zip(group, self._look_up(group)):
-                packed[number] += ids
-        return [np.frombuffer(ids, np.int32) for ids in packed]
+            for (number, _), ids in zip(group, self._look_up([chunks for _, chunks in group])):
+                pieces[number].append(ids)
+        return [parts[0].copy() if len(parts) == 1 else np.concatenate(parts) for parts in pieces]
 
     def _finders(self, allowed_special):
         """Return the patterns that find the added tokens in raw and in normalized text."""
@@ -533,39 +543,54 @@ class Tokenizer:
                 raise ValueError(f"{name!r} is no special token of this tokenizer")
         names = [n for n in self._added if n in allowed_special or n not in self.special_tokens]
         names.sort(key=len, reverse=True)  # where two begin, the longer one is meant
-        return [regex.compile("|".join(map(regex.escape, part))) if part else None
-                for part in ([n for n in names if n in self._raw],
-                             [n for n in names if n not in self._raw])]
+        raw, normalized = ("|".join(regex.escape(n) for n in names if (n in self._raw) == is_raw)
+                           for is_raw in (True, False))
+        return raw and regex.compile(raw), normalized and regex.compile(normalized)
 
     def _chunks(self, text, finders):
         """Cut one text into chunks (str) and the ids of added tokens (int)."""
         _check_text(text)
+        if not any(finders):
+            return self._split(self._normalize(text))
         chunks = []
         for part, is_token in _find(finders[0], text):
             parts = [(part, True)] if is_token else _find(finders[1], self._normalize(part))
             for piece, is_token in parts:
-                chunks.append([self._added[piece]] if is_token else self._split(piece))
-        return itertools.chain.from_iterable(chunks)
+                chunks += [self._added[piece]] if is_token else self._split(piece)
+        return chunks
 
-    def _look_up(self, group):
-        """Return the packed ids of each list of chunks, after learning those not yet known."""
-        try:
-            return [b"".join(map(self._cache.__getitem__, chunks)) for _, chunks in group]
-        except KeyError:
-            self._learn(set().union(*(chunks for _, chunks in group)))
-            return self._look_up(group)
+    def _look_up(self, chunk_lists):
+        """Return the ids of each list of chunks: list of int32 arrays.
+
+        Chunks are numbered as they are met; then those not met before are learned all at once.
+        """
+        lengths = [*itertools.accumulate(map(len, chunk_lists), initial=0)]
+        chunks = itertools.chain.from_iterable(chunk_lists)
+        with self._lock:
+            if self._characters > _CACHED:
+                self._forget()
+            numbers = np.fromiter(map(self._numbers.__getitem__, chunks), np.int64, lengths[-1])
+            n_new = len(self._numbers) - self._known
+            if n_new:
+                self._learn([*itertools.islice(reversed(self._numbers), n_new)][::-1])
+            starts = self._starts[numbers]
+            counts = self._starts[numbers + 1] - starts
+            ends = np.concatenate(([0], np.cumsum(counts)))
+            where = np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
+            ids = self._ids[where]
+        return [ids[i:j] for i, j in itertools.pairwise(ends[lengths].tolist())]
 
     def _learn(self, chunks):
-        new = chunks.difference(self._cache)
-        if self._cached > _CACHED:
+        try:
+            ids, lengths = self._merge(_to_bytes(chunks))
+        except BaseException:  # also an interruption: no number may be left without its ids
             self._forget()
-            new = chunks.difference(self._cache)
-        new = list(new)
-        raw = _to_bytes(new)
-        for chunk, chunk_bytes, ids in zip(new, raw, self._merge(raw)):
-            whole = self._whole.get(chunk_bytes)
-            self._cache[chunk] = ids if whole is None else np.int32(whole).tobytes()
-        self._cached += sum(map(len, new))
+            raise
+        used = self._starts[self._known]
+        self._ids = _append(self._ids, used, ids)
+        self._starts = _append(self._starts, self._known + 1, used + np.cumsum(lengths))
+        self._known += len(chunks)
+        self._characters += sum(map(len, chunks))
 
     def decode_bytes(self, ids):
         """Return the bytes of any ids (list, array or tensor); ValueError for an unknown id."""
@@ -587,6 +612,15 @@ class Tokenizer:
         yield from filter(None, [decoder.decode(b"", final=True)])
 
 
+def _append(array, used, values):
+    """Write values behind the used part of an array, which doubles when it is full."""
+    need = used + len(values)
+    if need > len(array):
+        array = np.concatenate((array, np.empty(need, array.dtype)))
+    array[used:need] = values
+    return array
+
+
 def _find(finder, text):
     """Yield the pieces of a text in order, each with whether it is an added token."""
     start = 0
@@ -600,10 +634,11 @@ def _find(finder, text):
 
 
 def _groups(chunk_lists):
-    """Gather lists of (number of the text, chunks) that hold about `_GROUP` chunks."""
+    """Gather [(number of the text, some of its chunks)] until there are `_GROUP` chunks or more."""
     group, size = [], 0
     for number, chunks in enumerate(chunk_lists):
-        while part := list(itertools.islice(chunks, _GROUP)):
+        whole = isinstance(chunks, list)
+        for part in [chunks] if whole else iter(lambda: [*itertools.islice(chunks, _GROUP)], []):
             group.append((number, part))
             size += len(part)
             if size >= _GROUP:
@@ -675,19 +710,20 @@ def _bytes_of_ids(vocab):
     return table
 
 
-def _merger(vocab, merges, bytes_of_ids):
-    """Build the `_Merger` of a vocabulary {name: id} and merges ("a b" or ["a", "b"])."""
-    table = {}
-    for merge in merges:
+def _merger(model, spelled):
+    """Build the `_Merger` of a model; spelled: {id: bytes}."""
+    vocab, table = model["vocab"], {}
+    for merge in model["merges"]:
         a, b = merge.split(" ") if isinstance(merge, str) else merge
         if not {a, b, a + b} <= vocab.keys():
             raise ValueError(f"its merge {merge!r} needs a token that the vocabulary lacks")
         table.pop((vocab[a], vocab[b]), None)  # given twice: the later rank counts
         table[vocab[a], vocab[b]] = vocab[a + b]
     byte_ids = np.array([vocab[character] for character in byte_alphabet()], np.int64)
-    size = np.ones(max(bytes_of_ids) + 2, np.int64)
-    size[list(bytes_of_ids)] = list(map(len, bytes_of_ids.values()))
-    return _Merger(byte_ids, table, size)
+    size = np.ones(max(spelled) + 2, np.int64)
+    size[list(spelled)] = list(map(len, spelled.values()))
+    whole = {raw: i for i, raw in spelled.items()} if model.get("ignore_merges") else {}
+    return _Merger(byte_ids, table, size, whole)
 
 
 # ---- looking at it -----------------------------------------------------------------------

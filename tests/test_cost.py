@@ -157,6 +157,10 @@ def test_a_mixture_is_priced_by_hand(module):
     bill = module.cost(config, 10, tokens=100, active_parameters=1000)
     assert bill["flops"] == 100 * (6 * 1000 + 12 * 2 * 8 * 10)
     assert "memory" not in bill and "parameters" not in bill
+    latent = {**config, "qk_nope_head_dim": 6, "qk_rope_head_dim": 2, "v_head_dim": 4}
+    bill = module.cost(latent, 10, tokens=100, active_parameters=1000)
+    # Scores 2·10·8 and values 2·10·4 a head, 2 heads, 2 layers, three times for training.
+    assert bill["flops"] == 100 * (6 * 1000 + 3 * 2 * 2 * (2 * 10 * 8 + 2 * 10 * 4))
 
 
 # --- Memory -------------------------------------------------------------------------------------
@@ -473,6 +477,8 @@ def test_a_config_without_a_field_names_it(module, field):
     (lambda m: m.memory(TINY, 0, 8), "batch"),
     (lambda m: m.flops_per_token(TINY, -1), "context"),
     (lambda m: m.price_tag(TINY, 0, 1, 1), "tokens"),
+    (lambda m: m.price_tag(TINY, 1, 1, 1, context=0), "context"),
+    (lambda m: m.plan(flops=1e18, context=0), "context"),
     (lambda m: m.price_tag(TINY, 1, math.nan, 1), "seconds"),
     (lambda m: m.price_tag(TINY, 1, 1, 0), "ceiling"),
     (lambda m: m.price_tag(TINY, 1, 1, 1, watts=-5), "watts"),
@@ -588,7 +594,8 @@ def test_measured_speed_counts_real_steps(module):
     ["nowhere"], ["compare", "nowhere", "nowhere"], ["tiny", "--gpu", "H1", "--tokens", "1e9"],
     ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
     ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
-    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"], ["calibrate", "extra"]])
+    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
+    ["calibrate", "extra"]])
 def test_bad_command_lines(module, argv, capsys):
     with pytest.raises((ValueError, SystemExit)) as caught:
         module.main(argv)
