@@ -30,6 +30,7 @@ from typing import NamedTuple
 LANGUAGES = ("en", "zh")
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
+SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
@@ -137,7 +138,7 @@ class Grammar:
     def _weight(self, row, rank):
         """Split an explicit weight from a row; without one, Zipf's law by rank (0, 1, …)."""
         weight, rest = re.fullmatch(r"(?:(\d+\.?\d*) )?(.*)", row).groups()
-        return float(weight) if weight else 1 / (2 + rank), rest.strip()
+        return float(weight) if weight else 1 / (1 + rank) ** 2, rest.strip()
 
     def _read_entries(self, number, row, header):
         _, name, attributes = header
@@ -157,7 +158,7 @@ class Grammar:
                 entry["a"] = ("an " if VOWEL_SOUND.match(entry["text"]) else "a ") + entry["text"]
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
             explicit = row != rest
-            entries.append((entry, weight if explicit else 1 / (6 + len(entries))))
+            entries.append((entry, weight if explicit else 1 / (2 + len(entries)) ** 1.5))
 
     def _read_alternative(self, number, row, header):
         alternatives = self.rules[header[1]]
@@ -268,9 +269,10 @@ class Grammar:
         return self._tables[key]
 
     def alternatives(self, name, state):
-        """Return the Table of alternatives that a rule may take in this state."""
+        """Return the Table of alternatives that a rule may take in this state (None: in any)."""
         every = self.rules[name]
-        fit = tuple(all(self.holds(g, None, state) for g in a.guards) for a, _ in every)
+        fit = tuple(state is None or all(self.holds(g, None, state) for g in a.guards)
+                    for a, _ in every)
         if (name, fit) not in self._tables:
             if not any(fit):
                 self.fail(self._lines["rule", name], f"no alternative of rule {name!r} fits")
@@ -354,9 +356,252 @@ def stories(language, count, seed):
     return found
 
 
+# ---------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------
+
+class _Reader:
+    """Finds the derivations of a text, or of one sentence.
+
+    strict: choices and guards as when writing. Not strict: a slot takes any word of its list,
+    whatever is remembered (the state then holds what stood there last), and guards are ignored.
+    """
+
+    def __init__(self, grammar_, strict=True):
+        self.grammar, self.strict, self._indexes = grammar_, strict, {}
+
+    def read(self, pieces, text, found):
+        """Carry each (position, state, log2) of `found` over the pieces; return those that fit."""
+        for piece in pieces:
+            if type(piece) is str:
+                found = [(at + len(piece), state, log2) for at, state, log2 in found
+                         if text.startswith(piece, at)]
+            else:
+                step = self._rule if type(piece) is Call else self._slot
+                found = [end for start in found for end in step(piece, text, *start)]
+            if not found:
+                break
+        return found
+
+    def _rule(self, call, text, at, state, log2):
+        table = self.grammar.alternatives(call.rule, state if self.strict else None)
+        ends = []
+        for alternative, bits in zip(table.items, table.log2):
+            if not alternative.pieces:
+                ends.append((at, state, log2 + bits))
+            elif text.startswith(call.lead, at):
+                start = (at + len(call.lead), state, log2 + bits)
+                ends += self.read(alternative.pieces, text, [start])
+        return ends
+
+    def _slot(self, slot, text, at, state, log2):
+        known = state.get(slot.variable) if self.strict and not slot.list else None
+        if known:
+            word = known[slot.key]
+            return [(at + len(word), state, log2)] if text.startswith(word, at) else []
+        words = self._words(slot, state).get(text[at:at + 1] if slot.key else "", ())
+        return [(at + len(word), {**state, slot.variable: entry} if slot.variable else state,
+                 log2 + bits) for word, entry, bits in words if text.startswith(word, at)]
+
+    def _words(self, slot, state):
+        """Return {first letter: [(word, entry, log2)]} of what may stand in a slot."""
+        if not slot.list or not self.strict:
+            name = slot.list or self.grammar.variables[slot.variable]
+            slot = slot._replace(list=name, conditions=())
+        table = self.grammar.words(slot, state)
+        if (id(table), slot.key) not in self._indexes:
+            index = self._indexes[id(table), slot.key] = {}
+            for entry, bits in zip(table.items, table.log2):
+                word = entry[slot.key] if slot.key else ""
+                index.setdefault(word[:1], []).append((word, entry, bits))
+        return self._indexes[id(table), slot.key]
+
+
+def log2_probability(text):
+    """Return log2 of the summed probability of all derivations of a text, language included.
+
+    Minus infinity for a text that the grammar cannot write. That of a Story is of one derivation;
+    where its text has a second one, this is larger.
+    """
+    rules = grammar(language_of(text))
+    ends = _Reader(rules).read((Call("story", ""),), text, [(0, {}, 0.0)])
+    total = math.fsum(2.0 ** log2 for at, _, log2 in ends if at == len(text))
+    return math.log2(total) + LOG2_LANGUAGE if total else -math.inf
+
+
+# ---------------------------------------------------------------------------------------------
+# Judging
+# ---------------------------------------------------------------------------------------------
+
+def sentences(text):
+    """Split a story into its sentences: after . ! ? and a closing quote, before a capital."""
+    return [part for part in map(str.strip, _cut(text, "")) if part]
+
+
+def _cut(text, after):
+    """Cut a text at its sentence ends, seeing also the text that comes after."""
+    ends = [m.end() for m in SENTENCE_END.finditer(text + after) if m.end() <= len(text)]
+    return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)])]
+
+
+class _Plan:
+    """The order in which the sentences of a grammar may stand: a graph whose nodes are sentences.
+
+    nodes: the guards and pieces of each; node 0 stands before the story and is empty; follow: the
+    nodes that may come after each; ends: the nodes that may be the last.
+    """
+
+    def __init__(self, rules):
+        self.rules, self.nodes, self.follow = rules, [((), ())], [[]]
+        self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
+        self.ends = set(self._add("story", [0], (), ()))
+
+    def _add(self, rule, heads, guards, silent):
+        """Append a rule to the nodes `heads`; return its last nodes.
+
+        guards, silent: conditions and silent choices that belong to the sentence that comes next.
+        """
+        ends = []
+        for alternative, _ in self.rules.rules[rule]:
+            last, before, choices = heads, guards + alternative.guards, silent
+            for part in self._parts(alternative):
+                if type(part) is Call:
+                    last = self._add(part.rule, last, before, choices)
+                elif all(type(piece) is Slot and not piece.key for piece in part):
+                    choices += part
+                    continue
+                else:
+                    self.nodes.append((before, choices + part))
+                    self.follow.append([])
+                    for node in last:
+                        self.follow[node].append(len(self.nodes) - 1)
+                    last = [len(self.nodes) - 1]
+                before, choices = (), ()
+            ends += last
+        return list(dict.fromkeys(ends))
+
+    def _parts(self, alternative):
+        """Yield the sentences of an alternative (tuples of pieces) and its rules of sentences."""
+        part = []
+        for index, piece in enumerate(alternative.pieces):
+            rest = alternative.pieces[index + 1:]
+            if type(piece) is Call and self._whole(piece.rule):
+                yield from [tuple(part)] if part else []
+                part = []
+                yield piece
+            elif type(piece) is str:
+                *done, piece = _cut(piece, self._opening(rest))
+                for text in done:
+                    yield (*part, text if part else text.lstrip())
+                    part = []
+                part += [piece] if part and piece else [piece.lstrip()] if piece.strip() else []
+            else:
+                part.append(piece._replace(lead="") if type(piece) is Call and not part else piece)
+        yield from [tuple(part)] if part else []
+
+    def _whole(self, rule):
+        """Tell whether a rule writes whole sentences, not parts of one."""
+        last = next(a.pieces[-1] for a, _ in self.rules.rules[rule] if a.pieces)
+        return self._whole(last.rule) if type(last) is Call else \
+            type(last) is str and len(_cut(last, "")) > 1
+
+    def _opening(self, pieces):
+        """Return a text that these pieces may begin with: enough to see a capital."""
+        for piece in pieces:
+            if type(piece) is str:
+                return piece
+            if type(piece) is Call:
+                return piece.lead + self._opening(
+                    next(a.pieces for a, _ in self.rules.rules[piece.rule] if a.pieces))
+            if piece.key:
+                words = self.rules.lists[piece.list or self.rules.variables[piece.variable]]
+                return words[0][0][piece.key]
+        return ""
+
+    def steps(self, places, line, reader):
+        """Return the (node, state) that a sentence leads to from any (node, state) of places."""
+        found = {}
+        for node, state in places:
+            for after in self.follow[node]:
+                guards, pieces = self.nodes[after]
+                if all(self.rules.holds(g, None, state) for g in guards):
+                    for at, new, _ in reader.read(pieces, line, [(0, state, 0.0)]):
+                        if at == len(line):
+                            found[after, *map(id, new.values())] = (after, new)
+        return list(found.values())
+
+    def knows(self, line):
+        """Tell whether the grammar can write this sentence, wherever."""
+        return any(at == len(line) for _, pieces in self.nodes
+                   for at, _, _ in self.loose.read(pieces, line, [(0, {}, 0.0)]))
+
+    def explain(self, places, line):
+        """Say why a sentence that the grammar can write does not fit in any of these places."""
+        clashes = []
+        for node, state in places:
+            for _, new in self.steps([(node, state)], line, self.loose):
+                clashes.append([(self.rules.variables[v], state[v]["text"]) for v in state
+                                if new[v] is not state[v]])
+        if not clashes:
+            return "it does not follow from the sentence before"
+        best = min(clashes, key=len)
+        return " and ".join(f"the {kind} should be {word}" for kind, word in best) or \
+            "it does not agree with what was said before"
+
+    def strangers(self, line, states):
+        """Return the facts in a freely worded sentence that the story has not brought in."""
+        known = [{id(entry) for entry in state.values()} for state in states]
+        found = []
+        for name in FACTS:
+            for entry, _ in self.rules.lists[name]:
+                if _has_word(line, entry["text"]) and not any(id(entry) in k for k in known):
+                    found.append(entry["text"])
+        for pronoun in {entry["they"] for entry, _ in self.rules.lists["name"]}:
+            people = {e.get("they") for state in states for e in state.values()}
+            if _has_word(line, pronoun) and pronoun not in people:
+                found.append(pronoun)
+        return found
+
+
+def _has_word(line, word):
+    if word.isascii():
+        return re.search(rf"\b{re.escape(word)}\b", line, re.IGNORECASE) is not None
+    return word in line
+
+
+@functools.lru_cache(maxsize=None)
+def _plan(language):
+    return _Plan(grammar(language))
+
+
 def check_story(text):
-    """(Filled in soon.) Return what is wrong with a story: an empty list when it is consistent."""
-    return []
+    """Return what is inconsistent in a story, in plain words: an empty list when nothing is.
+
+    A sentence that the grammar can write is judged by its rules: it must stand where a story of
+    some shape allows it, and its names, pronouns, objects and who has them, seasons, places and
+    promises must agree with the sentences before. A sentence worded as the grammar never would is
+    judged only by its names, objects, seasons and pronouns: none may come from nowhere; and only
+    one sentence in FREE_SHARE may be of that kind. The last sentence must be one that may end a
+    story, which a promise made and not yet kept forbids. Spelling and beauty are not judged.
+    """
+    plan, lines = _plan(language_of(text)), sentences(text)
+    places, free, problems = [(0, {})], [], []
+    for number, line in enumerate(lines, start=1):
+        after = plan.steps(places, line, plan.reader)
+        if not after and plan.knows(line):
+            return [f"sentence {number}: {plan.explain(places, line)}"]
+        if not after:  # it may stand for a sentence of the plan, or be one more
+            free.append((number, line))
+            after = places + [(n, state) for node, state in places for n in plan.follow[node]]
+        places = after
+    for number, line in free:
+        problems += [f"sentence {number}: {word} comes from nowhere"
+                     for word in plan.strangers(line, [state for _, state in places])]
+    if len(free) > len(lines) // FREE_SHARE:
+        problems.append(f"{len(free)} of {len(lines)} sentences are not of this world")
+    if not any(node in plan.ends for node, _ in places):
+        problems.append("the story breaks off" if lines else "there is no story")
+    return problems
 
 
 def language_of(text):

@@ -6,7 +6,7 @@ r"""Cut text into tokens by byte-level BPE: train, encode, decode, and look at t
     tokenizer.save("tokenizer.json")             # opens in `tokenizers` and transformers
 
 A pattern cuts text into chunks; inside a chunk, neighbours are merged in the order in which
-training found the merges useful. Nothing is ever merged across two chunks.
+training found the merges. Nothing is ever merged across two chunks.
 
 Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, §3.2 (for words);
 Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
@@ -19,12 +19,13 @@ Glossary
     symbol   a token in the making; at first every byte is one
     pair     two neighbouring symbols, as one integer: left id << 32 | right id
     rank     the number of a merge; of all pairs in a chunk the lowest rank is merged first
-    place    the index of a pair's or symbol's first byte in the array of all chunks
-    wall     the mark between two chunks in that array: no pair has one
+    place    the index of a symbol's first byte in the array that holds all chunks
+    wall     what stands between two chunks in that array, so that no pair spans them
 """
 
 import codecs
 import collections
+import contextlib
 import functools
 import heapq
 import itertools
@@ -46,24 +47,22 @@ END_OF_TEXT = "<|endoftext|>"
 # Scripts that put no spaces between words: Chinese characters and Japanese kana.
 _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
         "\U00020000-\U0003fffd")
-# The cut of DeepSeek LLM: words, punctuation and CJK apart, digits one by one. Where it departs:
-# one pattern in one pass, for speed (DeepSeek's six run one after another); scripts with spaces,
-# such as Korean and Hindi, are words (its CJK ranges swallow them); punctuation is all of it and
-# no letters (its `:-~` holds a–z); and for fewer tokens one mark may lead a word, and line breaks
-# stay with the marks or the indentation beside them, as in the patterns of GPT-4 and Llama 3.
+# DeepSeek LLM's cut: words, punctuation and CJK apart, digits one by one. It departs from it in
+# running as one pattern (DeepSeek's six run one after another); in its accidents: `:-~` holds the
+# letters, and the CJK ranges hold Korean and Hindi, which do put spaces; and for fewer tokens:
+# one mark may lead a word, and line ends stay with the marks or the indentation around them.
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
                 r"|\s+(?!\S)|\s+")
 
-_FLAGS = regex.V1 | regex.MULTILINE  # in Oniguruma, too, ^ and $ match at line ends
 _LOW = (1 << 32) - 1
 _NEVER = np.iinfo(np.int64).max
-_LONG = 256             # bytes: a longer chunk is merged by itself, with a heap
-_FEW = 16               # chunks: so are fewer than these
-_LARGE = 1 << 22        # characters: a longer text is cut bit by bit, to save memory
-_GROUP = 1 << 18        # chunks looked up together
-_CACHED = 1 << 21       # characters of chunks whose ids are remembered
+_LONG = 256         # bytes: a longer chunk is merged by itself, with a heap
+_FEW = 16           # chunks: so are fewer than these
+_LARGE = 1 << 22    # characters: a longer text is cut bit by bit, to save memory
+_GROUP = 1 << 18    # chunks looked up together
+_CACHE = 1 << 21    # characters of chunks whose ids are remembered
 
 
 def byte_alphabet():
@@ -79,21 +78,21 @@ def byte_alphabet():
 # ---- from text to chunks -----------------------------------------------------------------
 
 def _compile(pattern):
-    """Compile a split pattern; ValueError if it would mean something else in `tokenizers`."""
+    """Compile a split pattern with the meaning that `tokenizers` gives it (Oniguruma's)."""
     trap = regex.search(r"\\[AbBGhHkKNORXyYzZ1-9]|\(\?[a-z]*m", pattern)
     if trap:
-        raise ValueError(f"the split pattern uses {trap[0]}, which can differ in Oniguruma, the "
-                         "engine of tokenizers, and is not supported")
+        raise ValueError(f"the split pattern uses {trap[0]}, which can mean something else in "
+                         "Oniguruma, the engine of tokenizers, and is not supported")
     try:
-        return regex.compile(pattern, _FLAGS)
+        return regex.compile(pattern, regex.V1 | regex.MULTILINE)  # ^ and $ match at line ends
     except regex.error as error:
         raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
 
 
-def _compile_fast(pattern):
-    r"""Return the same pattern for Python's own `re`, right up to U+FFFF; None if it cannot be.
+def _spell_out(pattern):
+    r"""Return the pattern for Python's own `re`, the same up to U+FFFF.
 
-    `re` is three times as fast as `regex` but knows no \p{L}, so each class is spelled out: the
+    `re` is three times as fast as `regex` but knows no \p{L}: so each class is replaced by the
     ranges of characters that it matches according to `regex`.
     """
     characters = "".join(map(chr, range(1 << 16)))
@@ -101,33 +100,32 @@ def _compile_fast(pattern):
     def spell(match):
         if match["escape"]:
             return match[0]
-        found = regex.compile(match[0] + "+", _FLAGS).finditer(characters)
+        found = _compile(match[0] + "+").finditer(characters)
         return "[" + "".join(f"\\u{m.start():04x}-\\u{m.end() - 1:04x}" for m in found) + "]"
 
-    one_class = (r"(?<nested>\[(?:\\.|[^\[\]\\]|(?&nested))*\])|\\[pP]\{[^}]*\}|\\[sSdDwW]|\."
-                 r"|\\(?<escape>.)")
-    try:
-        return re.compile(regex.sub(one_class, spell, pattern), re.MULTILINE)
-    except (re.error, regex.error):
-        return None
+    return regex.sub(r"(?<nested>\[(?:\\.|[^\[\]\\]|(?&nested))*\])|\\[pP]\{[^}]*\}|\\[sSdDwW]|\."
+                     r"|\\(?<escape>.)", spell, pattern)
 
 
 @functools.lru_cache(maxsize=64)
-def _splitter(pattern, keep_gaps=True):
-    """Return a function text -> chunks: the matches and, in their place, the gaps between."""
+def _splitter(pattern):
+    """Return a function text -> chunks: the matches of a pattern, and the gaps between them."""
     _compile(pattern)  # by itself, for a clear error
-    if keep_gaps:  # a gap is a run of places where nothing matches, or but the empty string
-        pattern = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+|[\s\S]"
-    exact, fast = _compile(pattern), _compile_fast(pattern)
+    with_gaps = r"(?:{0})|(?:(?!{0})(?s:.))+|(?s:.)".format
+    exact = _compile(with_gaps(pattern))
+    try:
+        fast = re.compile(with_gaps(_spell_out(pattern)), re.MULTILINE)
+    except (re.error, ValueError):  # it has something that `re` lacks
+        fast = exact
 
     def split(text):
-        # Nothing lies beyond U+FFFF where UTF-16 takes two bytes a character.
+        # Without characters beyond U+FFFF, UTF-16 has two bytes for each.
         narrow = len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
-        compiled = fast if fast and narrow else exact
+        compiled = fast if narrow else exact
         if compiled.groups or len(text) > _LARGE:
             return filter(None, (match[0] for match in compiled.finditer(text)))
         chunks = compiled.findall(text)
-        return chunks if all(chunks) else filter(None, chunks)
+        return chunks if all(chunks) else [*filter(None, chunks)]
 
     return split
 
@@ -135,44 +133,45 @@ def _splitter(pattern, keep_gaps=True):
 def _split_steps(spec):
     """Read a pre_tokenizer of tokenizer.json: functions text -> chunks, one after another."""
     kind = spec["type"]
-    if kind == "Sequence":
-        return [step for part in spec["pretokenizers"] for step in _split_steps(part)]
+    parts = spec["pretokenizers"] if kind == "Sequence" else []
+    if kind == "Sequence" and all(part["type"] != "ByteLevel" for part in parts[:-1]):
+        return [step for part in parts for step in _split_steps(part)]
     if kind == "Digits":
         return [_splitter(r"\p{N}" if spec["individual_digits"] else r"\p{N}+")]
     if kind == "ByteLevel":
-        prefix = [lambda text: [text if text.startswith(" ") else " " + text]]
-        return (prefix * spec.get("add_prefix_space", True)
+        add_space = [lambda text: [text if text.startswith(" ") else " " + text]]
+        return (add_space * spec["add_prefix_space"]
                 + [_splitter(GPT2_PATTERN)] * spec.get("use_regex", True))
-    behavior = spec.get("behavior", "")
-    if kind == "Split" and (behavior == "Isolated" or behavior == "Removed" and spec["invert"]):
-        pattern = spec["pattern"].get("Regex") or regex.escape(spec["pattern"]["String"])
-        return [_splitter(pattern, keep_gaps=behavior == "Isolated")]
-    raise ValueError(f"the pre-tokenizer {kind} {behavior} is not supported, only Split (Isolated, "
-                     "or Removed with invert), Digits, ByteLevel and a Sequence of them")
+    if kind == "Split" and spec["behavior"] == "Isolated":
+        return [_splitter(spec["pattern"].get("Regex") or regex.escape(spec["pattern"]["String"]))]
+    raise ValueError(f"the pre-tokenizer {kind} {spec.get('behavior', '')} is not supported, only "
+                     "Split (Isolated) and Digits, one or several, with ByteLevel last")
 
 
-def _in_sequence(steps):
-    """Chain steps: each cuts the chunks of the one before; after the first, chunks recur."""
+def _in_turn(steps):
+    """Chain steps, each cutting the chunks of the one before; after the first, chunks recur."""
+    first, *later = steps or [lambda text: [text] if text else []]
+    later = [functools.lru_cache(1 << 16)(lambda chunk, step=step: [*step(chunk)])
+             for step in later]
+
     def split(text):
-        chunks = steps[0](text) if steps else [text]
+        chunks = first(text)
         for step in later:
-            chunks = itertools.chain.from_iterable(map(step, chunks))
+            chunks = [piece for chunk in chunks for piece in step(chunk)]
         return chunks
 
-    later = [functools.lru_cache(1 << 16)(lambda chunk, step=step: list(step(chunk)))
-             for step in steps[1:]]
     return split
 
 
 def _normalizer(spec):
     """Read a normalizer of tokenizer.json as a function text -> text."""
-    if spec is None or spec["type"] == "Sequence":
-        steps = [_normalizer(part) for part in (spec or {}).get("normalizers", ())]
-        return lambda text: functools.reduce(lambda text, step: step(text), steps, text)
-    if spec["type"] not in ("NFC", "NFD", "NFKC", "NFKD"):
-        raise ValueError(f"the normalizer {spec['type']} is not supported, only NFC, NFD, NFKC "
-                         "and NFKD")
-    return functools.partial(unicodedata.normalize, spec["type"])
+    kind = spec["type"] if spec else "Sequence"
+    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+        return functools.partial(unicodedata.normalize, kind)
+    if kind != "Sequence":
+        raise ValueError(f"the normalizer {kind} is not supported, only NFC, NFD, NFKC and NFKD")
+    steps = [_normalizer(part) for part in (spec["normalizers"] if spec else [])]
+    return lambda text: functools.reduce(lambda text, step: step(text), steps, text)
 
 
 def _to_bytes(chunks):
@@ -185,9 +184,9 @@ def _to_bytes(chunks):
 
 
 def _lay_out(chunks):
-    """Lay chunks (bytes) end to end: raw bytes (N,) uint8 and the places of the walls (n + 1,)."""
+    """Lay chunks (bytes) end to end: raw bytes (N,) uint8, and the places of the walls."""
     raw = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8)
-    return raw, np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])
+    return raw, np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])  # (chunks + 1,)
 
 
 # ---- training ----------------------------------------------------------------------------
@@ -204,8 +203,8 @@ def count_chunks(texts, split, max_chunks, progress=None):
         if len(counts) > max_chunks:
             ranked = sorted(counts.items(), key=operator.itemgetter(1), reverse=True)
             counts = collections.Counter(dict(ranked[:max_chunks // 2]))
-        before, characters = characters, characters + len(text)
-        if progress and before >> 24 != characters >> 24:
+        characters += len(text)
+        if progress and characters >> 24 != characters - len(text) >> 24:
             progress(f"{characters:,} characters read, {len(counts):,} distinct chunks")
     return counts
 
@@ -218,43 +217,41 @@ def learn_merges(counts, n_merges, min_count=2, progress=None):
     places by a handful of numpy calls.
 
     A pair's places are all found when the younger of its symbols is born; from then on it only
-    loses some. So its count at birth is a bound, and a pair is counted again when its bound comes
-    up as the highest: then it is merged, or it goes back with its true count.
+    loses some. So its count at birth is a bound, and when that bound is the highest of all, the
+    pair is counted again: it is merged, or it goes back with its true count.
     """
     raw, walls = _lay_out(_to_bytes(counts))
     wall = 256 + n_merges
     symbols = raw.astype(np.int32)
     symbols[walls] = wall
     times = np.fromiter(counts.values(), np.int64, len(counts))
-    times = np.append(np.repeat(times, np.diff(walls)), 0)  # of the chunk around each place
+    times = np.repeat(times, np.diff(walls))  # of the chunk around each place
     size = np.ones(wall + 1, np.int64)  # bytes of each symbol
     heap, merges = [], []
 
-    def push_first(stream):  # of the pairs born together, only the best waits in the heap
-        for bound, pair, places in stream:
-            return heapq.heappush(heap, (bound, pair, places, stream))
+    def push_best(born):  # of the pairs born together, only the best waits in the heap
+        for bound, pair, places in itertools.islice(born, 1):
+            heapq.heappush(heap, (bound, pair, places, born))
 
     places = ((symbols[:-1] != wall) & (symbols[1:] != wall)).nonzero()[0]
-    push_first(_best_first(_pair(symbols[places], symbols[places + 1]), places, times, min_count))
+    pairs = raw[places].astype(np.uint16) << 8 | raw[places + 1]  # in 16 bits: numpy sorts by radix
+    push_best((bound, pair >> 8 << 32 | pair & 255, found)
+              for bound, pair, found in _best_first(pairs, places, times, min_count))
     while heap and len(merges) < n_merges:
-        bound, pair, places, stream = heapq.heappop(heap)
-        push_first(stream)
+        bound, pair, places, born = heapq.heappop(heap)
+        push_best(born)
         a, b, z = pair >> 32, pair & _LOW, 256 + len(merges)
         places = places[(symbols[places] == a) & (symbols[places + size[a]] == b)]
         count = int(times[places].sum())
         if count != -bound:
-            push_first(iter([(-count, pair, places)] if count >= min_count else []))
+            push_best(iter([(-count, pair, places)] if count >= min_count else []))
             continue
         merges.append((a, b))
         size[z] = size[a] + size[b]
-        push_first(_best_first(*_join(symbols, size, places, a, b, z), times, min_count))
+        push_best(_best_first(*_join(symbols, size, places, a, b, z), times, min_count))
         if progress and len(merges) % 1000 == 0:
             progress(f"{len(merges):,} of {n_merges:,} merges; the last occurred {count:,} times")
     return merges
-
-
-def _pair(left, right):
-    return left.astype(np.int64) << 32 | right
 
 
 def _best_first(pairs, places, times, min_count):
@@ -282,12 +279,12 @@ def _join(symbols, size, places, a, b, z):
     after = places + size[z]
     symbols[places + size[a]] = -1  # no symbol begins here any more
     symbols[places] = symbols[after - 1] = z
-    left, right = symbols[places - 1], symbols[after]
+    left, right = symbols[places - 1].astype(np.int64), symbols[after].astype(np.int64)
     wall = len(size) - 1
     has_left = (left != wall).nonzero()[0]
     has_right = ((right != wall) & (right != z)).nonzero()[0]  # (z, z) is met as a left neighbour
     left, right = left[has_left], right[has_right]
-    pairs = np.concatenate((_pair(left, z), z << 32 | right.astype(np.int64)))
+    pairs = np.concatenate((left << 32 | z, z << 32 | right))
     return pairs, np.concatenate((places[has_left] - size[left], places[has_right]))
 
 
@@ -332,8 +329,8 @@ class _Merger:
     """
 
     def __init__(self, byte_ids, merges, size, whole):
-        self._byte_ids, self._size, self._wall = byte_ids, size, len(size) - 1
-        self._whole = whole
+        self._byte_ids, self._size, self._whole = byte_ids, size, whole
+        self._wall = len(size) - 1
         self.pairs = np.array([a << 32 | b for a, b in merges], np.int64)
         self.results = np.array(list(merges.values()), np.int64)
         self._table = _PairTable(self.pairs)
@@ -344,7 +341,7 @@ class _Merger:
         """Merge chunks (bytes, none empty): all ids (n,), and how many each chunk has (chunks,)."""
         if len(chunks) < _FEW:
             merged = [self._merge_one(chunk) for chunk in chunks]
-            return list(itertools.chain(*merged)), list(map(len, merged))
+            return [*itertools.chain(*merged)], [*map(len, merged)]
         raw, walls = _lay_out(chunks)
         starts, stops = walls[:-1] + 1, walls[1:]
         symbols = self._byte_ids[raw]
@@ -357,10 +354,10 @@ class _Merger:
         if self._whole:
             alone |= [chunk in self._whole for chunk in chunks]
         for i in alone.nonzero()[0].tolist():
-            ids, start = self._merge_one(chunks[i]), starts[i]
+            ids, start, stop = self._merge_one(chunks[i]), starts[i], stops[i]
             symbols[start:start + len(ids)] = ids
-            begins[start + len(ids):stops[i]] = False
-            keys[start:stops[i]] = _NEVER
+            begins[start + len(ids):stop] = False
+            keys[start:stop] = _NEVER
         self._merge_in_rounds(symbols, keys, begins, np.column_stack((starts, stops))[~alone])
         return symbols[begins], np.add.reduceat(begins, starts, dtype=np.int64)
 
@@ -385,33 +382,33 @@ class _Merger:
             keys[before] = self._keys(self._table.get(symbols[before] << 32 | z), before)
 
     @functools.cached_property
-    def _merge_of(self):  # {pair: (rank, id)}: faster than the table for one pair at a time
-        return dict(zip(self.pairs.tolist(), enumerate(self.results.tolist())))
+    def _merge_of(self):  # {pair: (rank << 32, id)}: for one pair faster than the table
+        return {pair: (rank << 32, z) for rank, (pair, z)
+                in enumerate(zip(self.pairs.tolist(), self.results.tolist()))}
 
     def _merge_one(self, chunk):
         """Merge one chunk in O(n log n), with a heap of keys, each checked when it comes up."""
         if chunk in self._whole:
             return [self._whole[chunk]]
         ids = self._byte_ids[np.frombuffer(chunk, np.uint8)].tolist() + [self._wall]
-        end, merge_of, none = len(chunk), self._merge_of, (-1, -1)
-        heap = [merge_of[pair][0] << 32 | i for i in range(end)
-                if (pair := ids[i] << 32 | ids[i + 1]) in merge_of]
+        end, merge_of = len(chunk), self._merge_of.get
+        before, after = [*range(-1, end)], [*range(1, end + 1), end]
+        heap = [merge[0] | i for i in range(end) if (merge := merge_of(ids[i] << 32 | ids[i + 1]))]
         heapq.heapify(heap)
-        before, after = list(range(-1, end)), [*range(1, end + 1), end]
         while heap:
             key = heapq.heappop(heap)
-            rank, i = key >> 32, key & _LOW
+            i = key & _LOW
             middle = after[i]
-            found, z = merge_of.get(ids[i] << 32 | ids[middle], none)
-            if found != rank:  # one of the two has been merged since
+            merge = merge_of(ids[i] << 32 | ids[middle])
+            if not merge or merge[0] | i != key:  # one of the two has been merged since
                 continue
-            ids[i], ids[middle] = z, -1
-            after[i] = right = after[middle]
-            before[right] = i
-            for left in (i, before[i]):
-                pair = ids[left] << 32 | ids[after[left]]
-                if pair in merge_of:  # never with the wall, which stands at -1, too
-                    heapq.heappush(heap, merge_of[pair][0] << 32 | left)
+            ids[i], ids[middle] = merge[1], -1
+            after[i] = after[middle]
+            before[after[i]] = i
+            for i in (i, before[i]):  # before the first there is place -1: the wall again
+                merge = merge_of(ids[i] << 32 | ids[after[i]])
+                if merge:
+                    heapq.heappush(heap, merge[0] | i)
         return [symbol for symbol in ids[:-1] if symbol >= 0]
 
 
@@ -422,40 +419,35 @@ def _check_text(text):
         raise ValueError(f"the tokenizer wants text (str), not {type(text).__name__}")
 
 
-def _check_list(texts):
+def _check_texts(texts):
     if isinstance(texts, (str, bytes)):
         raise ValueError(f"this wants several texts, not one {type(texts).__name__}: pass [text]")
     return texts
 
 
 class Tokenizer:
-    """A byte-level BPE tokenizer: `train` or `load` one."""
+    """A byte-level BPE tokenizer; `train` or `load` makes one.
+
+    vocab_size: the highest id + 1; special_tokens: {text: id}; eot_id: the id of <|endoftext|>,
+    or None.
+    """
 
     def __init__(self, spec):
-        """Build from the content of a tokenizer.json (dict); ValueError names what is odd."""
+        """Build from the content of a tokenizer.json (dict); ValueError: what is not supported."""
         model, added = _check_spec(spec)
-        vocab = model["vocab"]
+        spelled = _spelled(model["vocab"])
         self._spec = spec
         self._added = {token["content"]: token["id"] for token in added}
         self._raw = {token["content"] for token in added if not token.get("normalized")}
         self.special_tokens = {t["content"]: t["id"] for t in added if t.get("special")}
         self.eot_id = self.special_tokens.get(END_OF_TEXT)
-        spelled = _bytes_of_ids(vocab)
         self._bytes = spelled | {i: name.encode() for name, i in self._added.items()}
         self.vocab_size = 1 + max(self._bytes)
         self._normalize = _normalizer(spec.get("normalizer"))
-        self._split = _in_sequence(_split_steps(spec["pre_tokenizer"]))
+        self._split = _in_turn(_split_steps(spec["pre_tokenizer"]))
         self._merge = _merger(model, spelled)
         self._lock = threading.Lock()
         self._forget()
-
-    def _forget(self):
-        """Empty the cache: chunk number n has the ids `_ids[_starts[n]:_starts[n + 1]]`."""
-        self._numbers = collections.defaultdict(itertools.count().__next__)
-        added = list(self._added.values())  # keys of their own: numbers, where chunks are str
-        self._known = len([self._numbers[i] for i in added])
-        self._ids, self._starts = np.array(added, np.int32), np.arange(len(added) + 1)
-        self._characters = 0
 
     def __reduce__(self):  # a process pool sends the file, not the tables made from it
         return type(self), (self._spec,)
@@ -463,28 +455,29 @@ class Tokenizer:
     @classmethod
     def train(cls, texts, vocab_size, special_tokens=(END_OF_TEXT,), pattern=DEFAULT_PATTERN,
               min_count=2, max_chunks=1_000_000, progress=None):
-        """Learn a tokenizer with `vocab_size` ids from an iterable of str, read once.
+        """Learn a tokenizer of `vocab_size` ids from an iterable of str, read once.
 
         `pattern`: a regular expression, or several that run one after another, each cutting the
-        chunks of the one before; text that none matches is a chunk as well. A pair seen fewer than
-        `min_count` times is not merged; when the pairs run out, the vocabulary is smaller, and a
-        warning says so. `max_chunks` bounds the memory, see `count_chunks`. `progress` gets a
-        line of text now and then.
+        chunks of the one before; what none matches is a chunk as well. A pair seen fewer than
+        `min_count` times is not merged: when there are no others, the vocabulary stays smaller,
+        and a warning says so. `max_chunks`: see `count_chunks`. `progress` is called with a line
+        of text now and then.
         ValueError: no text, a vocabulary below 256 + special tokens, a special token given twice.
         """
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-        bare = cls(_new_spec(patterns, special_tokens, []))  # only bytes; checks the arguments
+        special_tokens = list(special_tokens)
+        bare = cls(_new_spec(patterns, special_tokens, []))  # bytes only; checks the arguments
         n_merges = vocab_size - bare.vocab_size
         if n_merges < 0:
             raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and "
-                             f"{len(bare.special_tokens)} special tokens are {bare.vocab_size}")
-        counts = count_chunks(_check_list(texts), bare._split, max_chunks, progress)
+                             f"{len(special_tokens)} special tokens are {bare.vocab_size}")
+        counts = count_chunks(_check_texts(texts), bare._split, max_chunks, progress)
         if not counts:
             raise ValueError("there is no text to train on: every text is empty")
         merges = learn_merges(counts, n_merges, min_count, progress)
         if len(merges) < n_merges:
-            warnings.warn(f"the text has only {len(merges)} merges worth making, so vocab_size is "
-                          f"{vocab_size - n_merges + len(merges)} and not {vocab_size}")
+            warnings.warn(f"the text has only {len(merges)} pairs worth merging: the vocabulary "
+                          f"has {bare.vocab_size + len(merges)} ids, not {vocab_size}")
         return cls(_new_spec(patterns, special_tokens, merges))
 
     @classmethod
@@ -495,19 +488,13 @@ class Tokenizer:
                 return cls(json.load(file))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is a damaged tokenizer.json: {error!r}") from None
-        except ValueError as error:  # also what json and UTF-8 raise
+        except ValueError as error:  # json and UTF-8 raise it, too
             raise ValueError(f"{path} is no tokenizer.json that we can open: {error}") from None
 
     def save(self, path):
-        """Write tokenizer.json, all of it or nothing."""
-        partial = f"{path}.{os.getpid()}.partial"
-        try:
-            with open(partial, "w", encoding="utf-8") as file:
-                json.dump(self._spec, file, ensure_ascii=False, indent=1)
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        """Write tokenizer.json: all of it, or nothing."""
+        with _whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            json.dump(self._spec, file, ensure_ascii=False, indent=1)
 
     def encode(self, text, allowed_special=()):
         """Return the ids of a text: list of int. See `encode_batch`."""
@@ -516,12 +503,12 @@ class Tokenizer:
     def encode_batch(self, texts, allowed_special=(), processes=1):
         """Return the ids of each text: list of int32 arrays.
 
-        A special token's name in a text stays text, unless `allowed_special` ("all", or a list of
+        A special token's name in a text stays text, unless `allowed_special` ("all", or some
         names) allows it: what a reader types must not end a document. With `processes` > 1 the
-        work is spread (spawned: a script needs its `if __name__ == "__main__"`).
+        work is spread over spawned ones: a script then needs its `if __name__ == "__main__"`.
         ValueError: something that is not text, or has no UTF-8; an unknown special token.
         """
-        texts = list(_check_list(texts))
+        texts = list(_check_texts(texts))
         if processes > 1 and len(texts) > 1:
             parts = [(texts[i::processes], allowed_special) for i in range(processes)]
             with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -559,26 +546,33 @@ class Tokenizer:
                 chunks += [self._added[piece]] if is_token else self._split(piece)
         return chunks
 
+    def _forget(self):
+        """Empty the cache: chunk number n has the ids `_ids[_starts[n]:_starts[n + 1]]`."""
+        self._numbers = collections.defaultdict(itertools.count().__next__)
+        added = list(self._added.values())  # keys of their own: numbers, where chunks are str
+        self._known = len([self._numbers[i] for i in added])
+        self._ids, self._starts = np.array(added, np.int32), np.arange(len(added) + 1)
+        self._characters = 0
+
     def _look_up(self, chunk_lists):
         """Return the ids of each list of chunks: list of int32 arrays.
 
         Chunks are numbered as they are met; then those not met before are learned all at once.
         """
-        lengths = [*itertools.accumulate(map(len, chunk_lists), initial=0)]
+        bounds = [*itertools.accumulate(map(len, chunk_lists), initial=0)]
         chunks = itertools.chain.from_iterable(chunk_lists)
         with self._lock:
-            if self._characters > _CACHED:
+            if self._characters > _CACHE:
                 self._forget()
-            numbers = np.fromiter(map(self._numbers.__getitem__, chunks), np.int64, lengths[-1])
+            numbers = np.fromiter(map(self._numbers.__getitem__, chunks), np.int64, bounds[-1])
             n_new = len(self._numbers) - self._known
             if n_new:
                 self._learn([*itertools.islice(reversed(self._numbers), n_new)][::-1])
             starts = self._starts[numbers]
             counts = self._starts[numbers + 1] - starts
             ends = np.concatenate(([0], np.cumsum(counts)))
-            where = np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])
-            ids = self._ids[where]
-        return [ids[i:j] for i, j in itertools.pairwise(ends[lengths].tolist())]
+            ids = self._ids[np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])]
+        return [ids[i:j] for i, j in itertools.pairwise(ends[bounds].tolist())]
 
     def _learn(self, chunks):
         try:
@@ -607,8 +601,7 @@ class Tokenizer:
     def decode_stream(self, ids):
         """Yield the text of ids as they come from any iterator, never half a character."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        pieces = (decoder.decode(self.decode_bytes([token_id])) for token_id in ids)
-        yield from filter(None, pieces)
+        yield from filter(None, (decoder.decode(self.decode_bytes([i])) for i in ids))
         yield from filter(None, [decoder.decode(b"", final=True)])
 
 
@@ -637,8 +630,9 @@ def _groups(chunk_lists):
     """Gather [(number of the text, some of its chunks)] until there are `_GROUP` chunks or more."""
     group, size = [], 0
     for number, chunks in enumerate(chunk_lists):
-        whole = isinstance(chunks, list)
-        for part in [chunks] if whole else iter(lambda: [*itertools.islice(chunks, _GROUP)], []):
+        parts = [chunks] if isinstance(chunks, list) else iter(
+            lambda chunks=chunks: [*itertools.islice(chunks, _GROUP)], [])
+        for part in parts:
             group.append((number, part))
             size += len(part)
             if size >= _GROUP:
@@ -649,17 +643,29 @@ def _groups(chunk_lists):
 
 # ---- tokenizer.json ----------------------------------------------------------------------
 
+@contextlib.contextmanager
+def _whole_file(path):
+    """Yield a temporary name beside a path, and move what was written there to the path."""
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
 def _new_spec(patterns, special_tokens, merges):
     """Return the content of tokenizer.json for merges given as pairs of ids."""
     names, lines = list(byte_alphabet()), []
     for a, b in merges:
         lines.append(f"{names[a]} {names[b]}")
         names.append(names[a] + names[b])
-    added = [{"id": len(names) + i, "content": name, "single_word": False, "lstrip": False,
-              "rstrip": False, "normalized": False, "special": True}
-             for i, name in enumerate(special_tokens)]
     for name in set(names).intersection(special_tokens):
         raise ValueError(f"the special token {name!r} is also an ordinary token")
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": len(names) + i, "content": name, **flags, "special": True}
+             for i, name in enumerate(special_tokens)]
     splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
                "invert": False} for pattern in patterns]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
@@ -675,9 +681,9 @@ def _new_spec(patterns, special_tokens, merges):
 
 
 def _check_spec(spec):
-    """Return the model and the added tokens of a tokenizer.json; name what is not supported.
+    """Return the model and the added tokens of a tokenizer.json; ValueError: not supported.
 
-    A post-processor, which adds tokens at the ends of a text, is kept in the file but not run.
+    A post-processor, which adds tokens at the ends of a text, stays in the file but is not run.
     """
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
         raise ValueError("it has no model")
@@ -697,7 +703,8 @@ def _check_spec(spec):
     return model, added
 
 
-def _bytes_of_ids(vocab):
+def _spelled(vocab):
+    """Return {id: bytes} for a vocabulary written in the byte alphabet."""
     to_byte = {character: byte for byte, character in enumerate(byte_alphabet())}
     missing = to_byte.keys() - vocab.keys()
     if missing:
@@ -712,26 +719,25 @@ def _bytes_of_ids(vocab):
 
 def _merger(model, spelled):
     """Build the `_Merger` of a model; spelled: {id: bytes}."""
-    vocab, table = model["vocab"], {}
+    vocab, merges = model["vocab"], {}
     for merge in model["merges"]:
         a, b = merge.split(" ") if isinstance(merge, str) else merge
         if not {a, b, a + b} <= vocab.keys():
             raise ValueError(f"its merge {merge!r} needs a token that the vocabulary lacks")
-        table.pop((vocab[a], vocab[b]), None)  # given twice: the later rank counts
-        table[vocab[a], vocab[b]] = vocab[a + b]
+        merges.pop((vocab[a], vocab[b]), None)  # given twice: the later rank counts
+        merges[vocab[a], vocab[b]] = vocab[a + b]
     byte_ids = np.array([vocab[character] for character in byte_alphabet()], np.int64)
     size = np.ones(max(spelled) + 2, np.int64)
-    size[list(spelled)] = list(map(len, spelled.values()))
+    size[list(spelled)] = [*map(len, spelled.values())]
     whole = {raw: i for i, raw in spelled.items()} if model.get("ignore_merges") else {}
-    return _Merger(byte_ids, table, size, whole)
+    return _Merger(byte_ids, merges, size, whole)
 
 
 # ---- looking at it -----------------------------------------------------------------------
 
 def readable(raw):
     """Return a token's bytes as text: spaces and line ends visible, half characters in hex."""
-    text = raw.decode("utf-8", "backslashreplace")
-    return text.translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
+    return raw.decode("utf-8", "backslashreplace").translate({32: "␣", 10: "⏎", 13: "␍", 9: "⇥"})
 
 
 def show(tokenizer, text, colour=True):
@@ -745,19 +751,22 @@ def show(tokenizer, text, colour=True):
 def compare(tokenizers, text, hidden_size=128, num_hidden_layers=4):
     """Compare {name: tokenizer} on one text: list of dicts with what its tokens cost.
 
-    flops: to train a dense model of this shape on the text once, 6 per token and weight (Kaplan
-    et al. 2020, arXiv 2001.08361, §2.1) with 12 d² weights a layer and an output head of V d.
+    flops: to train a dense model of this shape on the text once, 6 for each token and weight
+    (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with 12 d² weights a layer and V d in the head.
     """
     rows = []
     for name, tokenizer in tokenizers.items():
-        tokens, characters = len(tokenizer.encode(text)), len(text)
-        head = tokenizer.vocab_size * hidden_size
+        tokens, head = len(tokenizer.encode(text)), tokenizer.vocab_size * hidden_size
         weights = 12 * num_hidden_layers * hidden_size ** 2 + head
         rows.append({"name": name, "vocab_size": tokenizer.vocab_size, "tokens": tokens,
                      "bytes_per_token": len(text.encode()) / max(tokens, 1),
-                     "tokens_per_character": tokens / max(characters, 1),
+                     "tokens_per_character": tokens / max(len(text), 1),
                      "head_share": head / weights, "flops": 6 * weights * tokens})
     return rows
+
+
+def _language(text):
+    return "CJK" if len(regex.findall(f"[{_CJK}]", text)) > len(text) / 4 else "other"
 
 
 def describe(tokenizer, documents=(), count=20):
@@ -766,34 +775,31 @@ def describe(tokenizer, documents=(), count=20):
     names = {i: readable(raw) for i, raw in tokenizer._bytes.items()}
     yield (f"{tokenizer.vocab_size:,} ids: 256 bytes, {len(merge.pairs):,} merges, added tokens "
            f"{', '.join(tokenizer._added) or 'none'}")
-    yield "first merges:"
     for pair, z in zip(merge.pairs[:count].tolist(), merge.results.tolist()):
         yield f"{z:8}  {names[pair >> 32]} + {names[pair & _LOW]} → {names[z]}"
-    texts = {i: raw.decode("utf-8", "replace") for i, raw in tokenizer._bytes.items()}
-    longest = sorted(merge.results.tolist(), key=lambda i: (-len(texts[i]), i))
+    merged = sorted(set(merge.results.tolist()), key=lambda i: (-len(names[i]), i))
     for language in ("CJK", "other"):
-        chosen = [names[i] for i in longest if _language(texts[i]) == language][:count]
-        yield f"longest tokens, {language}: {'  '.join(chosen)}"
+        chosen = [names[i] for i in merged if _language(names[i]) == language]
+        longest = "  ".join(chosen[:count])
+        yield f"{len(chosen):,} merged tokens ({language}), the longest: {longest}"
     used = np.zeros(tokenizer.vocab_size, np.int64)
     sums = collections.defaultdict(lambda: np.zeros(3, np.int64))
     for document in documents:
-        text, ids = document["text"], tokenizer.encode(document["text"])
-        used += np.bincount(np.array(ids, np.int64), minlength=len(used))
+        text, ids = document["text"], tokenizer.encode_batch([document["text"]])[0]
+        used += np.bincount(ids, minlength=len(used))
         sums[document["source"], _language(text)] += len(text.encode()), len(text), len(ids)
     for (source, language), (size, characters, tokens) in sorted(sums.items()):
         yield (f"{source} ({language}): {size:,} bytes, {size / max(tokens, 1):.2f} bytes and "
                f"{characters / max(tokens, 1):.2f} characters per token")
     if sums:
-        unused = [names[i] for i in merge.results.tolist() if not used[i]]
+        unused = [names[i] for i in sorted(merged) if not used[i]]
         yield f"{len(unused):,} merged tokens never occur: {'  '.join(unused[:count])}"
 
 
-def _language(text):
-    return "CJK" if len(regex.findall(f"[{_CJK}]", text)) > len(text) / 4 else "other"
-
+# ---- the command line --------------------------------------------------------------------
 
 def read_documents(path):
-    """Yield the documents of a .jsonl, or a text file as one: dicts with text, source, split."""
+    """Yield the documents of a .jsonl, or another file as one: dicts with a text and a source."""
     with open(path, encoding="utf-8") as file:
         if not path.endswith(".jsonl"):
             yield {"text": file.read(), "source": os.path.basename(path)}
@@ -806,25 +812,27 @@ def read_documents(path):
                 raise ValueError(f"{path} line {number} is no document {{\"text\": …}}") from None
 
 
+def _say(*line):
+    print(*line, file=sys.stderr)
+
+
 def _train_command(args, documents_path, tokenizer_path):
     texts = (d["text"] for d in read_documents(documents_path) if d.get("split") != "held_out")
-    warnings.showwarning = lambda message, *_: _say(message)
+    warnings.showwarning = lambda message, *_, **__: _say(message)
     tokenizer = Tokenizer.train(texts, args.vocab_size, min_count=args.min_count,
                                 pattern=args.pattern or DEFAULT_PATTERN, progress=_say)
     tokenizer.save(tokenizer_path)
-    _say(f"{tokenizer_path}: {tokenizer.vocab_size:,} ids")
+    print(f"{tokenizer_path}: {tokenizer.vocab_size:,} ids")
 
 
 def _encode_command(args, tokenizer_path, documents_path, ids_path):
     tokenizer = Tokenizer.load(tokenizer_path)
-    ends = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
+    end = np.array([] if tokenizer.eot_id is None else [tokenizer.eot_id], np.int32)
     rows = tokenizer.encode_batch(d["text"] for d in read_documents(documents_path))
-    ids = np.concatenate([np.array(part, np.int32) for row in rows for part in (row, ends)])
-    partial = f"{ids_path}.{os.getpid()}.partial"
-    with open(partial, "wb") as file:
+    ids = np.concatenate([part for row in rows for part in (row, end)])
+    with _whole_file(ids_path) as partial, open(partial, "wb") as file:
         np.save(file, ids)
-    os.replace(partial, ids_path)
-    _say(f"{ids_path}: {len(ids):,} ids")
+    print(f"{ids_path}: {len(ids):,} ids")
 
 
 def _inspect_command(args, tokenizer_path, documents_path=None):
@@ -838,15 +846,11 @@ def _inspect_command(args, tokenizer_path, documents_path=None):
 
 def _compare_command(args, documents_path, *tokenizer_paths):
     text = "\n".join(d["text"] for d in read_documents(documents_path))
-    print("tokenizer  ids  tokens  bytes/token  tokens/character  head  training FLOPs")
+    print("tokenizer  ids  tokens  bytes/token  tokens/character  head's share  training FLOPs")
     tokenizers = {path: Tokenizer.load(path) for path in tokenizer_paths}
     for row in compare(tokenizers, text, args.hidden_size, args.num_hidden_layers):
         print("{name}  {vocab_size:,}  {tokens:,}  {bytes_per_token:.3f}  "
               "{tokens_per_character:.3f}  {head_share:.0%}  {flops:.3g}".format(**row))
-
-
-def _say(line):
-    print(line, file=sys.stderr)
 
 
 def main(argv=None):
@@ -855,7 +859,7 @@ def main(argv=None):
                 "inspect": (_inspect_command, 1, 2), "compare": (_compare_command, 2, 99)}
     parser = Parser("nanoseek.tokenizer", """Train and look at byte-level BPE tokenizers.
 
-  train DOCUMENTS TOKENIZER       learn TOKENIZER (tokenizer.json) from .jsonl or text
+  train DOCUMENTS TOKENIZER       learn TOKENIZER (tokenizer.json) from a .jsonl or a text
   encode TOKENIZER DOCUMENTS IDS  write all ids, each document ended, to IDS (.npy, int32)
   inspect TOKENIZER [DOCUMENTS]   show cuts, merges, long and unused tokens
   compare DOCUMENTS TOKENIZER …   bytes per token, and what the tokens cost in training""")
@@ -870,7 +874,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     command, least, most = commands[args.command]
     if not least <= len(args.paths) <= most:
-        parser.error(f"{args.command} does not take {len(args.paths)} paths")
+        parser.error(f"{args.command} does not take {len(args.paths)} path(s)")
     command(args, *args.paths)
 
 
