@@ -766,7 +766,8 @@ def curate(documents, config=None):
 
 def _normalised(documents, ledger):
     for number, document in enumerate(documents, start=1):
-        if not all(isinstance(document.get(key), str) for key in ("text", "source")):
+        if not isinstance(document, dict) or not all(isinstance(document.get(key), str)
+                                                     for key in ("text", "source")):
             raise ValueError(f'document {number} has no "text" or no "source" that is a string')
         ledger.count("in", document)
         text = normalise(document["text"])
@@ -843,7 +844,7 @@ def _without_near_duplicates(documents, threshold, ledger):
     for cluster in find_near_duplicates(texts, threshold, signatures):
         sample = signatures[cluster[:64]]
         likest = max(cluster, key=lambda n: np.count_nonzero(sample == signatures[n]))
-        best = [n for n in cluster if pool[n].get("split") == "held_out"] or [likest]
+        best = {n for n in cluster if pool[n].get("split") == "held_out"} or {likest}
         removed.update(id(pool[n]) for n in cluster if n not in best)
     for document in pool:
         if id(document) in removed:
@@ -894,15 +895,15 @@ def _report(kept, ledger, config):
         sizes[document["source"]] += _size(document["text"])
     return {"totals": ledger.totals, "removed": ledger.removed, "cut": ledger.cut,
             "bytes by source": dict(sizes), "weights": source_weights(sizes, config.remix),
-            "rules": [{**dataclasses.asdict(rule), "measure": None} for rule in RULES],
+            "rules": {rule.name: f"{rule.least} to {rule.most} ({rule.source})" for rule in RULES},
             "config": dataclasses.asdict(config)}
 
 
 def source_weights(sizes, exponent=1.0):
     """Turn {source: bytes} into {source: share}, shares in proportion to bytes ** exponent.
 
-    An exponent below 1 raises small sources (XLM-R, Conneau et al. 2020, §3.1: 0.3 for
-    languages). Training takes the shares as its --weights.
+    An exponent below 1 raises the small sources, 0 makes all alike. Training takes the shares as
+    its --weights.
 
     >>> source_weights({"web": 90, "books": 10}, 0.5)
     {'web': 0.75, 'books': 0.25}
@@ -922,7 +923,7 @@ def table(report):
             *((name, entry) for name, entry in totals.items() if name.startswith("out"))]
     scale = 20 / max(1, totals["in"]["bytes"])
     return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
-                     f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * math.ceil(scale * entry['bytes'] - 1e-9)}"
+                     f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * round(scale * entry['bytes'])}"
                      for name, entry in rows)
 
 
@@ -939,8 +940,11 @@ def main(argv=None):
     output = pathlib.Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".curation.{os.getpid()}.part")
-    part.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, output.with_name("curation.json"))
+    try:
+        part.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, output.with_name("curation.json"))
+    finally:
+        part.unlink(missing_ok=True)
     corpus.write_documents(kept, output)
     os.utime(output)  # for make: newer than its input, even where nothing changed
     print(table(report))

@@ -32,6 +32,7 @@ LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
+MOST_PLACES = 200  # readings followed behind a free sentence; without a bound they multiply
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
 
@@ -367,8 +368,9 @@ class _Reader:
     whatever is remembered (the state then holds what stood there last), and guards are ignored.
     """
 
-    def __init__(self, grammar_, strict=True):
+    def __init__(self, grammar_, strict=True, remember=True):
         self.grammar, self.strict, self._indexes = grammar_, strict, {}
+        self.remember = remember  # without, readings that end at one place are one: never many
 
     def read(self, pieces, text, found):
         """Carry each (position, state, log2) of `found` over the pieces; return those that fit."""
@@ -379,6 +381,8 @@ class _Reader:
             else:
                 step = self._rule if type(piece) is Call else self._slot
                 found = [end for start in found for end in step(piece, text, *start)]
+                if not self.remember:
+                    found = list({end[0]: end for end in found}.values())
             if not found:
                 break
         return found
@@ -400,7 +404,8 @@ class _Reader:
             word = known[slot.key]
             return [(at + len(word), state, log2)] if text.startswith(word, at) else []
         words = self._words(slot, state).get(text[at:at + 1] if slot.key else "", ())
-        return [(at + len(word), {**state, slot.variable: entry} if slot.variable else state,
+        keep = slot.variable and self.remember
+        return [(at + len(word), {**state, slot.variable: entry} if keep else state,
                  log2 + bits) for word, entry, bits in words if text.startswith(word, at)]
 
     def _words(self, slot, state):
@@ -454,6 +459,7 @@ class _Plan:
     def __init__(self, rules):
         self.rules, self.nodes, self.follow = rules, [((), ())], [[]]
         self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
+        self.any = _Reader(rules, strict=False, remember=False)
         self.ends = set(self._add("story", [0], (), ()))
 
     def _add(self, rule, heads, guards, silent):
@@ -533,12 +539,12 @@ class _Plan:
     def knows(self, line):
         """Tell whether the grammar can write this sentence, wherever."""
         return any(at == len(line) for _, pieces in self.nodes
-                   for at, _, _ in self.loose.read(pieces, line, [(0, {}, 0.0)]))
+                   for at, _, _ in self.any.read(pieces, line, [(0, {}, 0.0)]))
 
     def explain(self, places, line):
         """Say why a sentence that the grammar can write does not fit in any of these places."""
         clashes = []
-        for node, state in places:
+        for node, state in places[:20]:  # enough to name a likely cause
             for _, new in self.steps([(node, state)], line, self.loose):
                 clashes.append([(self.rules.variables[v], state[v]["text"]) for v in state
                                 if new[v] is not state[v]])
@@ -592,13 +598,15 @@ def check_story(text):
             return [f"sentence {number}: {plan.explain(places, line)}"]
         if not after:  # it may stand for a sentence of the plan, or be one more
             free.append((number, line))
+            if len(free) > len(lines) // FREE_SHARE:  # decided; going on would only take longer
+                return [f"sentences {', '.join(str(n) for n, _ in free)} are not of this world"]
             after = places + [(n, state) for node, state in places for n in plan.follow[node]]
+            after = list({(node, *map(id, state.values())): (node, state)
+                          for node, state in after}.values())[:MOST_PLACES]
         places = after
     for number, line in free:
         problems += [f"sentence {number}: {word} comes from nowhere"
                      for word in plan.strangers(line, [state for _, state in places])]
-    if len(free) > len(lines) // FREE_SHARE:
-        problems.append(f"{len(free)} of {len(lines)} sentences are not of this world")
     if not any(node in plan.ends for node, _ in places):
         problems.append("the story breaks off" if lines else "there is no story")
     return problems

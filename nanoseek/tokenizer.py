@@ -60,7 +60,7 @@ _LOW = (1 << 32) - 1
 _NEVER = np.iinfo(np.int64).max
 _LONG = 256         # bytes: a longer chunk is merged by itself, with a heap
 _FEW = 16           # chunks: so are fewer than these
-_LARGE = 1 << 22    # characters: a longer text is cut bit by bit, to save memory
+_LARGE = 1 << 24    # characters: a longer text is cut bit by bit, to save memory
 _GROUP = 1 << 18    # chunks looked up together
 _CACHE = 1 << 21    # characters of chunks whose ids are remembered
 
@@ -77,14 +77,23 @@ def byte_alphabet():
 
 # ---- from text to chunks -----------------------------------------------------------------
 
+# What Oniguruma, the engine of `tokenizers`, reads otherwise than `regex` or `re`: some escapes
+# (\w takes ² and ½ in), [[:punct:]] and the like, (?m), a + behind {1,3}, set operations.
+_TRAPS = r"\\[AbBGhHkKNORwWXyYzZ1-9]|\[\[:\^?\w+:|\(\?[a-z]*m|\{[\d,]+\}\+|\[[^\]]*(?:--|\|\||~~)"
+
+
 def _compile(pattern):
-    """Compile a split pattern with the meaning that `tokenizers` gives it (Oniguruma's)."""
-    trap = regex.search(r"\\[AbBGhHkKNORXyYzZ1-9]|\(\?[a-z]*m", pattern)
+    """Compile a split pattern with the meaning that it has in `tokenizers`.
+
+    Traps: there ^ and $ match at line ends; and an older Unicode classes some 18,000 characters
+    otherwise, so that the two agree only on characters that both know.
+    """
+    trap = regex.search(_TRAPS, pattern)
     if trap:
-        raise ValueError(f"the split pattern uses {trap[0]}, which can mean something else in "
-                         "Oniguruma, the engine of tokenizers, and is not supported")
+        raise ValueError(f"the split pattern uses {trap[0]}, which tokenizers reads otherwise; "
+                         "write it with other means, for instance \\p{L} and \\p{N}")
     try:
-        return regex.compile(pattern, regex.V1 | regex.MULTILINE)  # ^ and $ match at line ends
+        return regex.compile(pattern, regex.V1 | regex.MULTILINE)
     except regex.error as error:
         raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
 
@@ -420,8 +429,8 @@ def _check_text(text):
 
 
 def _check_texts(texts):
-    if isinstance(texts, (str, bytes)):
-        raise ValueError(f"this wants several texts, not one {type(texts).__name__}: pass [text]")
+    if isinstance(texts, (str, bytes)) or not hasattr(texts, "__iter__"):
+        raise ValueError(f"this wants several texts, not a {type(texts).__name__}: pass [text]")
     return texts
 
 
@@ -441,7 +450,7 @@ class Tokenizer:
         self._raw = {token["content"] for token in added if not token.get("normalized")}
         self.special_tokens = {t["content"]: t["id"] for t in added if t.get("special")}
         self.eot_id = self.special_tokens.get(END_OF_TEXT)
-        self._bytes = spelled | {i: name.encode() for name, i in self._added.items()}
+        self._bytes = spelled | dict(zip(self._added.values(), _to_bytes(self._added)))
         self.vocab_size = 1 + max(self._bytes)
         self._normalize = _normalizer(spec.get("normalizer"))
         self._split = _in_turn(_split_steps(spec["pre_tokenizer"]))
@@ -465,12 +474,12 @@ class Tokenizer:
         ValueError: no text, a vocabulary below 256 + special tokens, a special token given twice.
         """
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-        special_tokens = list(special_tokens)
-        bare = cls(_new_spec(patterns, special_tokens, []))  # bytes only; checks the arguments
+        specials = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
+        bare = cls(_new_spec(patterns, specials, []))  # bytes only; checks the arguments
         n_merges = vocab_size - bare.vocab_size
         if n_merges < 0:
             raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and "
-                             f"{len(special_tokens)} special tokens are {bare.vocab_size}")
+                             f"{len(specials)} special tokens are {bare.vocab_size}")
         counts = count_chunks(_check_texts(texts), bare._split, max_chunks, progress)
         if not counts:
             raise ValueError("there is no text to train on: every text is empty")
@@ -478,7 +487,7 @@ class Tokenizer:
         if len(merges) < n_merges:
             warnings.warn(f"the text has only {len(merges)} pairs worth merging: the vocabulary "
                           f"has {bare.vocab_size + len(merges)} ids, not {vocab_size}")
-        return cls(_new_spec(patterns, special_tokens, merges))
+        return cls(_new_spec(patterns, specials, merges))
 
     @classmethod
     def load(cls, path):
@@ -591,8 +600,8 @@ class Tokenizer:
         try:
             return b"".join(map(self._bytes.__getitem__, getattr(ids, "tolist", lambda: ids)()))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{error.args[0]} is no id of this tokenizer: ids are whole numbers "
-                             f"from 0 to {self.vocab_size - 1}") from None
+            raise ValueError("ids must be a list of whole numbers "
+                             f"from 0 to {self.vocab_size - 1}: {error}") from None
 
     def decode(self, ids):
         """Return the text of ids; what is no UTF-8 becomes U+FFFD."""

@@ -206,7 +206,7 @@ def test_python_docs_import_nothing_with_side_effects(docs):
 
 ENGLISH = [f"The {adjective} miller of {place}, who had {count} sons, said to them that the wheel "
            f"would stand still until {season}. They waited by the river: nobody knew why."
-           for adjective in ("old", "young", "tall", "poor") for place in ("Ashby", "Oakham", "Wick")
+           for adjective in ("old", "young", "tall", "poor") for place in ("Ashby", "Oak", "Wick")
            for count in ("two", "three", "nine") for season in ("spring", "autumn", "noon")]
 CHINESE = [f"{place}有个{adjective}磨坊主，他有{count}个儿子。他对他们说：水车要等到{season}才会转动，"
            "于是大家坐在河边等着，谁也不知道为什么。"
@@ -299,7 +299,8 @@ def test_own_text_stands_alone(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (("--text", "nowhere.txt"), "no such file"), (("--stories", "many"), "invalid int"),
     (("--stories", "-3"), "0 or more"), (("--sha256", "00"), "--text"), (("--dirt", "2"), "dirt"),
-    (("--unknown", "1"), "unrecognized"), (("--stories", "0", "--python_docs", "no"), "no document"),
+    (("--unknown", "1"), "unrecognized"),
+    (("--stories", "0", "--python_docs", "no"), "no document"),
 ])
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
     done = run(tmp_path, "raw.jsonl", *arguments)

@@ -408,6 +408,19 @@ def test_probabilities_stay_with_unchanged_texts_only(module):
 
 
 @pytest.mark.contract
+def test_shared_passages_are_cut_but_not_out_of_stories(module):
+    shared = bilingual(2)[0]["text"]
+    assert len(shared) > 300
+    documents = [{"text": f"{GOOD[0]} {shared}", "source": "s"},
+                 {"text": f"{GOOD[3]}\n{shared}", "source": "s"}]
+    kept, report = module.curate(documents)
+    assert report["cut"]["repeated passages"]["documents"] == 1
+    assert sorted(shared in d["text"] for d in kept) == [False, True]
+    scored = [d | {"log2_probability": -9.0} for d in documents]
+    assert [d["text"] for d in module.curate(scored)[0]] == [d["text"] for d in documents]
+
+
+@pytest.mark.contract
 def test_the_report_accounts_for_every_document(module):
     dirty, _ = corpus.plant_dirt(bilingual(600), 3, 0.5)
     kept, report = module.curate(dirty)
@@ -417,7 +430,7 @@ def test_the_report_accounts_for_every_document(module):
     assert all(1 <= len(entry["examples"]) <= 3 for entry in removed.values())
     assert totals["out"]["bytes"] == sum(len(d["text"].encode()) for d in kept)
     assert sum(report["weights"].values()) == pytest.approx(1)
-    json.dumps(report)
+    json.dumps(report, allow_nan=False)
     lines = module.table(report).splitlines()
     assert len(lines) == len(totals) + len(removed) + len(report["cut"])
 
@@ -425,6 +438,7 @@ def test_the_report_accounts_for_every_document(module):
 @pytest.mark.contract
 @pytest.mark.parametrize("documents, message", [
     ([{"source": "s"}], "document 1"), ([{"text": GOOD[0], "source": 3}], "document 1"),
+    ([GOOD[0]], "document 1"),
     ([{"text": " \n", "source": "s"}], "no document is left"), ([], "no document is left"),
 ])
 def test_documents_that_cannot_be_curated_are_refused(module, documents, message):

@@ -28,7 +28,7 @@ ALONE = {
             "'vocab_size': 32, 'max_position_embeddings': 8, 'tie_word_embeddings': True})",
 }
 # Data files that a module reads travel with it.
-BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"]}
+BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}
 
 
 def run_in(folder, code):

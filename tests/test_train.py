@@ -184,7 +184,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(tmp_path):
     train.train(settings(folder, model))
     with pytest.raises(ValueError, match="already holds checkpoints"):
         train.train(settings(folder, model))
-    with pytest.raises(ValueError, match="changed: learning_rate from 0.006 to 0.5"):
+    with pytest.raises(ValueError, match="changed: learning_rate from 0.01 to 0.5"):
         train.train(settings(folder, model, learning_rate=0.5), resume=True)
     make_run(folder, sentences=160)
     with pytest.raises(ValueError, match="has changed since this run began"):

@@ -211,7 +211,7 @@ def grow(size):
     print(f"{size:>9,} documents {sum(len(t.encode()) for t in texts) / 1e6:>7.1f} MB: signatures "
           f"{hashed - started:>6.1f} s, clusters {ended - hashed:>6.1f} s, "
           f"{(ended - started) / size * 1e6:>5.1f} us a document, {len(clusters):,} clusters, "
-          f"recall {hit:.4f}, memory {before / 1e6:.2f} GB with the texts, {peak / 1e6:.2f} at peak",
+          f"recall {hit:.4f}, {before / 1e6:.2f} GB with the texts, {peak / 1e6:.2f} GB at peak",
           flush=True)
 
 

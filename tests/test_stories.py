@@ -1,0 +1,127 @@
+"""stories.py: the same bytes everywhere, a probability that adds up, a checker that finds faults."""
+
+import hashlib
+import math
+import random
+import re
+
+import pytest
+
+MODULE = "nanoseek.stories"
+SHA256 = {"en": "a87e40ce8786c0905b5fac7807f50ddac5ad9efed27516ab92a58a59cef1bbbb", "zh": "c472c0a69b5bcf0369e5b7f93d3e5c89f5ecdc7e15a900d1bd7d3a26f920f777"}
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_seed_gives_the_same_bytes_on_every_machine(module, language):
+    found = module.stories(language, 200, 0)
+    text = "\n".join(f"{story.text} {story.log2_probability:.6f}" for story in found)
+    assert hashlib.sha256(text.encode("utf-8")).hexdigest() == SHA256[language]
+    assert module.stories(language, 50, 0) == found[:50]
+    assert module.stories(language, 50, 1) != found[:50]
+    assert {story.source for story in found} == {f"stories_{language}"}
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_stories_are_all_different_and_fit_the_tiny_context(module, language):
+    texts = [story.text for story in module.stories(language, 3000, 5)]
+    assert len(set(texts)) == 3000
+    assert max(len(text.encode("utf-8")) for text in texts) < 1200
+
+
+TOY = """\
+list name | they
+  Ann, Eve | she
+  3 Tom | he
+rule story
+  {h=name} slept.<end>
+  3 {h=name} sang, and {f=name(they!=h.they)} too.<end>
+rule end
+   {h.they} smiled.
+  -
+"""
+
+
+def test_the_probability_of_a_toy_grammar_is_that_of_its_texts(module, tmp_path, monkeypatch):
+    path = tmp_path / "toy.txt"
+    path.write_text(TOY, encoding="utf-8")
+    toy = module.Grammar(path)
+    monkeypatch.setattr(module, "grammar", lambda language: toy)
+    # Frequencies of what it writes, against the probability that each story carries.
+    seen = {}
+    for seed in range(4000):
+        story = module.stories("en", 1, seed)[0]
+        count, stated = seen.get(story.text, (0, story.log2_probability))
+        assert stated == pytest.approx(story.log2_probability)
+        seen[story.text] = count + 1, stated
+    stated = {text: 2 ** (log2 + 1) for text, (_, log2) in seen.items()}  # without the language
+    assert sum(stated.values()) == pytest.approx(1, abs=0.01)
+    for text, (count, _) in seen.items():
+        spread = math.sqrt(stated[text] * (1 - stated[text]) / 4000)
+        assert abs(count / 4000 - stated[text]) < 5 * spread
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_checker_accepts_every_story_of_the_grammar(module, language):
+    for story in module.stories(language, 250, 9):
+        assert module.check_story(story.text) == [], story.text
+
+
+def corruptions(language, text, rng):
+    """Yield (kind, text) with the hero's name swapped, or the sentences shuffled."""
+    names = {"en": ["Tom", "Lily", "Ben", "Anna", "Sam", "Mia", "Lucy"],
+             "zh": ["小明", "小红", "小刚", "小丽", "小虎", "小兰"]}[language]
+    name = next((n for n in names if n in text), None)
+    if name:
+        places = [m.start() for m in re.finditer(name, text)]
+        other = rng.choice([n for n in names if n not in text])
+        if len(places) > 2:
+            place = rng.choice(places[1:])
+            yield "name", text[:place] + other + text[place + len(name):]
+    ends = r"(?<=[.!?]) (?=[A-Z])" if language == "en" else r"(?<=[。！？])(?=[^”])"
+    lines = re.split(ends, text)
+    order = list(range(len(lines)))
+    while len(lines) > 3 and order == sorted(order):
+        rng.shuffle(order)
+    if len(lines) > 3:
+        yield "order", (" " if language == "en" else "").join(lines[i] for i in order)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_checker_finds_what_was_spoiled(module, language):
+    rng, found = random.Random(0), {"name": [], "order": []}
+    for story in module.stories(language, 300, 11):
+        for kind, text in corruptions(language, story.text, rng):
+            found[kind].append(bool(module.check_story(text)))
+    for kind, results in found.items():
+        assert len(results) > 50
+        assert sum(results) / len(results) >= 0.95, kind
+
+
+def test_english_articles_agree(module):
+    for story in module.stories("en", 2000, 3):
+        assert not re.search(r"\b[Aa] (?=[aeio])(?!one|once|eu)", story.text), story.text
+        assert not re.search(r"\b[Aa]n [bcdfgjklmnpqrstvwxyz]", story.text), story.text
+
+
+def test_words_enough_and_none_of_the_other_language(module):
+    english = " ".join(story.text for story in module.stories("en", 2000, 1))
+    chinese = "".join(story.text for story in module.stories("zh", 2000, 1))
+    assert english.isascii()
+    assert not re.search("[A-Za-z]", chinese)
+    assert len(set(re.findall(r"[a-z'-]+", english.lower()))) > 1000
+    assert len(set(chinese)) > 900
+
+
+@pytest.mark.parametrize("line, number, message", [
+    ("rule story\n  {nobody} slept.", 2, "nobody"), ("rule story\n  Ann <went>.", 2, "went"),
+    ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "no list or rule"),
+    ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 1, "story"),
+    ("rule story\n  {name", 2, "partner")])
+def test_a_wrong_entry_is_named_with_its_line(module, tmp_path, line, number, message):
+    path = tmp_path / "bad.txt"
+    path.write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"line {number}: .*{message}"):
+        module.Grammar(path)
