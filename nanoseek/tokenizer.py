@@ -152,7 +152,8 @@ def _split_steps(spec):
         return (add_space * spec["add_prefix_space"]
                 + [_splitter(GPT2_PATTERN)] * spec.get("use_regex", True))
     if kind == "Split" and spec["behavior"] == "Isolated":
-        return [_splitter(spec["pattern"].get("Regex") or regex.escape(spec["pattern"]["String"]))]
+        how, pattern = [*spec["pattern"].items()][0]
+        return [_splitter(pattern if how == "Regex" else regex.escape(pattern))]
     raise ValueError(f"the pre-tokenizer {kind} {spec.get('behavior', '')} is not supported, only "
                      "Split (Isolated) and Digits, one or several, with ByteLevel last")
 
@@ -539,9 +540,9 @@ class Tokenizer:
                 raise ValueError(f"{name!r} is no special token of this tokenizer")
         names = [n for n in self._added if n in allowed_special or n not in self.special_tokens]
         names.sort(key=len, reverse=True)  # where two begin, the longer one is meant
-        raw, normalized = ("|".join(regex.escape(n) for n in names if (n in self._raw) == is_raw)
-                           for is_raw in (True, False))
-        return raw and regex.compile(raw), normalized and regex.compile(normalized)
+        parts = [[n for n in names if (n in self._raw) == is_raw] for is_raw in (True, False)]
+        return [regex.compile(f"({'|'.join(map(regex.escape, part))})") if part else None
+                for part in parts]
 
     def _chunks(self, text, finders):
         """Cut one text into chunks (str) and the ids of added tokens (int)."""
@@ -624,15 +625,9 @@ def _append(array, used, values):
 
 
 def _find(finder, text):
-    """Yield the pieces of a text in order, each with whether it is an added token."""
-    start = 0
-    for match in finder.finditer(text) if finder else ():
-        if start < match.start():
-            yield text[start:match.start()], False
-        yield match[0], True
-        start = match.end()
-    if start < len(text):
-        yield text[start:], False
+    """Return the pieces of a text in order, each with whether it is an added token."""
+    parts = finder.split(text) if finder else [text]
+    return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
 
 
 def _groups(chunk_lists):
@@ -697,8 +692,10 @@ def _check_spec(spec):
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
         raise ValueError("it has no model")
     model, added = spec["model"], spec.get("added_tokens") or []
-    if model.get("type", "BPE") != "BPE" or '"ByteLevel"' not in json.dumps(spec["pre_tokenizer"]):
-        raise ValueError(f"its model is {model.get('type')} and not byte-level BPE")
+    if model.get("type", "BPE") != "BPE":
+        raise ValueError(f"its model is {model['type']} and not BPE")
+    if '"ByteLevel"' not in json.dumps(spec["pre_tokenizer"]):
+        raise ValueError("its pre-tokenizer has no ByteLevel")
     odd = [name for name in ("truncation", "padding") if spec.get(name)]
     odd += [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix",
                               "byte_fallback") if model.get(name)]
@@ -807,26 +804,12 @@ def describe(tokenizer, documents=(), count=20):
 
 # ---- the command line --------------------------------------------------------------------
 
-def read_documents(path):
-    """Yield the documents of a .jsonl, or another file as one: dicts with a text and a source."""
-    with open(path, encoding="utf-8") as file:
-        if not path.endswith(".jsonl"):
-            yield {"text": file.read(), "source": os.path.basename(path)}
-            return
-        for number, line in enumerate(file, 1):
-            try:
-                document = json.loads(line)
-                yield {"text": document["text"], "source": document.get("source", ""), **document}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(f"{path} line {number} is no document {{\"text\": …}}") from None
-
-
 def _say(*line):
     print(*line, file=sys.stderr)
 
 
-def _train_command(args, documents_path, tokenizer_path):
-    texts = (d["text"] for d in read_documents(documents_path) if d.get("split") != "held_out")
+def _train_command(args, read, documents_path, tokenizer_path):
+    texts = (d["text"] for d in read(documents_path) if d.get("split") != "held_out")
     warnings.showwarning = lambda message, *_, **__: _say(message)
     tokenizer = Tokenizer.train(texts, args.vocab_size, min_count=args.min_count,
                                 pattern=args.pattern or DEFAULT_PATTERN, progress=_say)
@@ -834,27 +817,26 @@ def _train_command(args, documents_path, tokenizer_path):
     print(f"{tokenizer_path}: {tokenizer.vocab_size:,} ids")
 
 
-def _encode_command(args, tokenizer_path, documents_path, ids_path):
+def _encode_command(args, read, tokenizer_path, documents_path, ids_path):
     tokenizer = Tokenizer.load(tokenizer_path)
     end = np.array([] if tokenizer.eot_id is None else [tokenizer.eot_id], np.int32)
-    rows = tokenizer.encode_batch(d["text"] for d in read_documents(documents_path))
-    ids = np.concatenate([part for row in rows for part in (row, end)])
+    rows = tokenizer.encode_batch(d["text"] for d in read(documents_path))
+    ids = np.concatenate([end[:0]] + [part for row in rows for part in (row, end)])
     with _whole_file(ids_path) as partial, open(partial, "wb") as file:
         np.save(file, ids)
     print(f"{ids_path}: {len(ids):,} ids")
 
 
-def _inspect_command(args, tokenizer_path, documents_path=None):
+def _inspect_command(args, read, tokenizer_path, documents_path=None):
     tokenizer = Tokenizer.load(tokenizer_path)
-    samples = ("The kettle sang 2 songs, didn't it?", "窗外下着小雨，她煮了一壶茶。")
-    for text in args.text or samples:
+    for text in args.text or ("The kettle sang 2 songs, didn't it?", "窗外下着小雨，她煮了一壶茶。"):
         print(show(tokenizer, text, colour=sys.stdout.isatty()))
-    for line in describe(tokenizer, read_documents(documents_path) if documents_path else ()):
+    for line in describe(tokenizer, read(documents_path) if documents_path else ()):
         print(line)
 
 
-def _compare_command(args, documents_path, *tokenizer_paths):
-    text = "\n".join(d["text"] for d in read_documents(documents_path))
+def _compare_command(args, read, documents_path, *tokenizer_paths):
+    text = "\n".join(d["text"] for d in read(documents_path))
     print("tokenizer  ids  tokens  bytes/token  tokens/character  head's share  training FLOPs")
     tokenizers = {path: Tokenizer.load(path) for path in tokenizer_paths}
     for row in compare(tokenizers, text, args.hidden_size, args.num_hidden_layers):
@@ -864,14 +846,17 @@ def _compare_command(args, documents_path, *tokenizer_paths):
 
 def main(argv=None):
     from nanoseek.cli import Parser
+    from nanoseek.corpus import read_documents, read_text
     commands = {"train": (_train_command, 2, 2), "encode": (_encode_command, 3, 3),
                 "inspect": (_inspect_command, 1, 2), "compare": (_compare_command, 2, 99)}
     parser = Parser("nanoseek.tokenizer", """Train and look at byte-level BPE tokenizers.
 
-  train DOCUMENTS TOKENIZER       learn TOKENIZER (tokenizer.json) from a .jsonl or a text
+  train DOCUMENTS TOKENIZER       learn TOKENIZER (tokenizer.json)
   encode TOKENIZER DOCUMENTS IDS  write all ids, each document ended, to IDS (.npy, int32)
   inspect TOKENIZER [DOCUMENTS]   show cuts, merges, long and unused tokens
-  compare DOCUMENTS TOKENIZER …   bytes per token, and what the tokens cost in training""")
+  compare DOCUMENTS TOKENIZER …   bytes per token, and what the tokens cost in training
+
+DOCUMENTS: a .jsonl of {"text", "source", "split"}, a text, or a folder of both.""")
     parser.add_argument("command", choices=commands)
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--vocab_size", type=int, default=2048, help="train (default 2048)")
@@ -884,7 +869,8 @@ def main(argv=None):
     command, least, most = commands[args.command]
     if not least <= len(args.paths) <= most:
         parser.error(f"{args.command} does not take {len(args.paths)} path(s)")
-    command(args, *args.paths)
+    command(args, lambda path: (read_documents if path.endswith(".jsonl") else read_text)(path),
+            *args.paths)
 
 
 if __name__ == "__main__":

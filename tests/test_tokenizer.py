@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -48,15 +49,20 @@ def small(module):
     return module.Tokenizer.train(TEXTS, 330)
 
 
-def merges_of(tokenizer):
-    """Return the merges of a trained tokenizer as pairs of bytes, read from its file's format."""
-    return [tuple(line.split(" ")) for line in tokenizer._spec["model"]["merges"]]
-
-
 def saved(tokenizer, folder):
     path = folder / "tokenizer.json"
     tokenizer.save(path)
     return path
+
+
+def content(tokenizer):
+    """Return what a tokenizer saves: str."""
+    with tempfile.TemporaryDirectory() as folder:
+        return saved(tokenizer, pathlib.Path(folder)).read_text("utf-8")
+
+
+def merges_of(tokenizer):
+    return json.loads(content(tokenizer))["model"]["merges"]
 
 
 # Training ----------------------------------------------------------------------------------
@@ -74,12 +80,12 @@ def test_wikipedia_example(module):
 @given(texts=strategies.lists(strategies.text("ab c中😀'1", max_size=40), min_size=1, max_size=8),
        size=strategies.integers(257, 300))
 def test_merges_equal_the_naive_ones(module, diff, texts, size):
-    texts = texts + ["a"]
+    texts, pattern = texts + ["a"], r" ?\p{L}+|\p{N}|\s+|[^\s\p{L}\p{N}]+"
     counts = collections.Counter(
-        chunk for text in texts for chunk in regex.findall(module.DEFAULT_PATTERN, text))
+        chunk for text in texts for chunk in regex.findall(pattern, text))
     expected = diff.naive_merges(counts, size - 257)
     with pytest.warns(UserWarning) if len(expected) < size - 257 else does_not_warn():
-        tokenizer = module.Tokenizer.train(texts, size)
+        tokenizer = module.Tokenizer.train(texts, size, pattern=pattern)
     names = [bytes([i]) for i in range(256)]
     for a, b in expected:
         names.append(names[a] + names[b])
@@ -98,7 +104,7 @@ class does_not_warn:
 def test_merges_equal_the_naive_ones_on_random_corpora(module, diff):
     rng = random.Random(3)
     characters, words = diff.common_characters(0x3000), " ".join(TEXTS).split()
-    for _ in range(30):
+    for _ in range(15):
         assert diff.compare_training(module, rng, characters, words) == []
 
 
@@ -217,7 +223,7 @@ def test_threads_share_a_tokenizer(module):
     rng = random.Random(2)
     texts = ["".join(rng.choices("abcdef ,的一是", k=300)) for _ in range(60)]
     tokenizer = module.Tokenizer.train(texts, 400)
-    expected = [module.Tokenizer(tokenizer._spec).encode(text) for text in texts]
+    expected = [pickle.loads(pickle.dumps(tokenizer)).encode(text) for text in texts]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(tokenizer.encode, texts)) == expected
 
@@ -257,7 +263,7 @@ def test_large_texts_are_cut_bit_by_bit(module, monkeypatch):
 
 @contract
 def test_long_chunks(module, small):
-    peer = tokenizers.Tokenizer.from_str(json.dumps(small._spec))
+    peer = tokenizers.Tokenizer.from_str(content(small))
     rng = random.Random(4)
     for text in ("a" * 5000, "the" * 3000, "猫" * 2000, "".join(rng.choices("theca", k=60_000))):
         assert small.encode(text) == peer.encode(text).ids
@@ -269,7 +275,7 @@ def test_long_chunks(module, small):
 def test_every_style_encodes_as_its_library_does(module, diff, tmp_path):
     rng = random.Random(11)
     texts = diff.training_texts()[:400]
-    characters, words = diff.common_characters(), " ".join(texts).split()
+    characters, words = diff.common_characters(0x20000), " ".join(texts).split()
     strings = [diff.make_string(rng, characters, words) for _ in range(150)]
     for name, style in diff.styles().items():
         path = diff.build(style, texts, tmp_path, vocab_size=600)
@@ -283,7 +289,7 @@ def test_every_style_encodes_as_its_library_does(module, diff, tmp_path):
 @quick
 @given(text=any_text)
 def test_tokenizers_opens_our_file(small, diff, text):
-    peer = tokenizers.Tokenizer.from_str(json.dumps(small._spec))
+    peer = tokenizers.Tokenizer.from_str(content(small))
     known = "".join(c for c in text if c.isascii() or "一" <= c <= "鿿" or c in "éï—😀’")
     assert peer.encode(known + END).ids == small.encode(known + END, allowed_special="all")
     assert peer.get_vocab_size() == small.vocab_size
@@ -306,9 +312,9 @@ def test_transformers_opens_our_file(small, tmp_path):
 def test_a_letter_newer_than_the_other_library_is_cut_alike(module, small, diff):
     everything = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
     letters = set(regex.findall(r"\p{L}", everything))
-    newer = sorted(letters - diff._in_tokenizers(r"\p{L}", everything))
+    newer = sorted(letters - diff._in_tokenizers(r"\p{L}", everything))[::7]
     texts = [f"a {c}b" for c in newer] or ["a b"]
-    peer = tokenizers.Tokenizer.from_str(json.dumps(small._spec))
+    peer = tokenizers.Tokenizer.from_str(content(small))
     assert [row.tolist() for row in small.encode_batch(texts)] == [
         row.ids for row in peer.encode_batch(texts)]
 
@@ -353,8 +359,11 @@ def test_a_dollar_matches_at_line_ends(module):
 @contract
 def test_what_the_pattern_leaves_out_is_kept(module):
     tokenizer = module.Tokenizer.train(["ab12cd"] * 3, 260, pattern=r"\d+")
-    assert list(tokenizer._split("ab12cd")) == ["ab", "12", "cd"]
     assert tokenizer.decode(tokenizer.encode("no digits, 猫")) == "no digits, 猫"
+    assert len(tokenizer.encode("ab12cd")) == 3  # ab, cd and 12 are merges, so they are chunks
+
+
+def test_odd_patterns_lose_nothing(module):
     for pattern in (r"", r"x*", r"(?=b)", r"(a)|b"):
         assert "".join(chunks(module, pattern, "abcxx猫😀")) == "abcxx猫😀"
 
@@ -388,15 +397,12 @@ def test_a_custom_pattern_survives(module, tmp_path):
         assert [again.encode(t, "all") for t in TEXTS + ["a<x>"]] == [
             first.encode(t, "all") for t in TEXTS + ["a<x>"]]
         assert (again.vocab_size, again.special_tokens) == (310, {"<x>": 309})
-        content = (tmp_path / "tokenizer.json").read_bytes()
-        again.save(tmp_path / "tokenizer.json")
-        assert (tmp_path / "tokenizer.json").read_bytes() == content
+        assert content(again) == content(first)
 
 
-@contract
 def test_saving_is_all_or_nothing(small, tmp_path, monkeypatch):
     path = saved(small, tmp_path)
-    content = path.read_bytes()
+    before = path.read_bytes()
 
     def fail(*args, **kwargs):
         args[1].write("half")
@@ -406,7 +412,7 @@ def test_saving_is_all_or_nothing(small, tmp_path, monkeypatch):
     monkeypatch.setattr(json, "dumps", fail)
     with pytest.raises(OSError):
         small.save(path)
-    assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def change(spec, place, value):
@@ -436,7 +442,7 @@ def change(spec, place, value):
     ("added_tokens.0.single_word", True, "single_word"),
 ])
 def test_what_is_not_supported_is_named(module, small, tmp_path, place, value, word):
-    spec = json.loads(json.dumps(small._spec))
+    spec = json.loads(content(small))
     if place == "pre_tokenizer.pretokenizers.0":
         spec["pre_tokenizer"]["pretokenizers"][0] = value
     else:
@@ -469,8 +475,8 @@ def damage(spec):
 @contract
 def test_damaged_files_are_refused(module, small, tmp_path):
     path = tmp_path / "tokenizer.json"
-    for number, content in enumerate(damage(small._spec)):
-        path.write_bytes(content)
+    for number, damaged in enumerate(damage(json.loads(content(small)))):
+        path.write_bytes(damaged)
         with pytest.raises(ValueError, match="tokenizer.json"):
             module.Tokenizer.load(path)
             pytest.fail(f"damage {number} was accepted")
@@ -529,10 +535,10 @@ def test_compare_counts(module, small):
 
 
 def test_show_cuts_where_encode_does(module, small):
-    text = "那只猫 the cat\n😀"
+    text = "那 the cat\n龘"
     shown = module.show(small, text, colour=False)
     assert len(shown.split("|")) == len(small.encode(text))
-    assert shown.replace("|", "").startswith("那只猫␣the␣cat⏎")
+    assert shown.replace("|", "") == r"那␣the␣cat⏎\xe9\xbe\x98"  # a character in three tokens
     coloured = module.show(small, text)
     assert regex.sub("\x1b\\[[0-9;]*m", "", coloured) == shown.replace("|", "")
 
@@ -570,7 +576,7 @@ def test_command_line(module, tmp_path):
     assert np.load(tmp_path / "ids.npy").tolist() == ids
     seen = run("inspect", path, documents, "--text", "那只猫", cwd=tmp_path)
     assert seen.returncode == 0 and "猫" in seen.stdout and "never occur" in seen.stdout
-    compared = run("compare", documents, path, path, cwd=tmp_path)
+    compared = run("compare", documents, path, saved(tokenizer, tmp_path), cwd=tmp_path)
     assert compared.returncode == 0 and len(compared.stdout.splitlines()) == 3
 
 
