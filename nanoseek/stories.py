@@ -172,7 +172,7 @@ class Grammar:
 
     def _pieces(self, number, template):
         for part in re.split(r"(\{[^{}]*\}| ?<\w+>)", template):
-            if part.startswith("{"):
+            if part.startswith("{") and part.endswith("}"):
                 yield self._slot(number, part[1:-1])
             elif part.lstrip().startswith("<"):
                 yield Call(part.strip(" <>"), part[:part.index("<")])

@@ -219,17 +219,14 @@ def count_chunks(texts, split, max_chunks, progress=None):
     return counts
 
 
+# All chunks lie end to end in one array. The id of a symbol stands at its first and at its last
+# byte, so both neighbours of a symbol are one look-up away, and a pair is merged at all its places
+# by a handful of numpy calls. A pair's places are all found when the younger of its symbols is
+# born; from then on it only loses some. So its count at birth is a bound, and when that bound is
+# the highest of all, the pair is counted again: it is merged, or goes back with its true count.
+
 def learn_merges(counts, n_merges, min_count=2, progress=None):
-    """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id).
-
-    All chunks lie end to end in one array. The id of a symbol stands at its first and at its last
-    byte, so both neighbours of a symbol are one look-up away, and a pair is merged at all its
-    places by a handful of numpy calls.
-
-    A pair's places are all found when the younger of its symbols is born; from then on it only
-    loses some. So its count at birth is a bound, and when that bound is the highest of all, the
-    pair is counted again: it is merged, or it goes back with its true count.
-    """
+    """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id)."""
     raw, walls = _lay_out(_to_bytes(counts))
     wall = 256 + n_merges
     symbols = raw.astype(np.int32)
@@ -783,11 +780,11 @@ def describe(tokenizer, documents=(), count=20):
            f"{', '.join(tokenizer._added) or 'none'}")
     for pair, z in zip(merge.pairs[:count].tolist(), merge.results.tolist()):
         yield f"{z:8}  {names[pair >> 32]} + {names[pair & _LOW]} → {names[z]}"
-    merged = sorted(set(merge.results.tolist()), key=lambda i: (-len(names[i]), i))
+    merged = sorted(set(merge.results.tolist()))
+    whole = [names[i] for i in merged if "\\x" not in names[i]]  # no half characters
     for language in ("CJK", "other"):
-        chosen = [names[i] for i in merged if _language(names[i]) == language]
-        longest = "  ".join(chosen[:count])
-        yield f"{len(chosen):,} merged tokens ({language}), the longest: {longest}"
+        words = sorted((w for w in whole if _language(w) == language), key=len, reverse=True)
+        yield f"{len(words):,} merged tokens ({language}), the longest: {'  '.join(words[:count])}"
     used = np.zeros(tokenizer.vocab_size, np.int64)
     sums = collections.defaultdict(lambda: np.zeros(3, np.int64))
     for document in documents:
@@ -798,7 +795,7 @@ def describe(tokenizer, documents=(), count=20):
         yield (f"{source} ({language}): {size:,} bytes, {size / max(tokens, 1):.2f} bytes and "
                f"{characters / max(tokens, 1):.2f} characters per token")
     if sums:
-        unused = [names[i] for i in sorted(merged) if not used[i]]
+        unused = [names[i] for i in merged if not used[i]]
         yield f"{len(unused):,} merged tokens never occur: {'  '.join(unused[:count])}"
 
 
@@ -837,11 +834,11 @@ def _inspect_command(args, read, tokenizer_path, documents_path=None):
 
 def _compare_command(args, read, documents_path, *tokenizer_paths):
     text = "\n".join(d["text"] for d in read(documents_path))
-    print("tokenizer  ids  tokens  bytes/token  tokens/character  head's share  training FLOPs")
+    print("     ids      tokens  bytes/token  tokens/character  head's share  training FLOPs")
     tokenizers = {path: Tokenizer.load(path) for path in tokenizer_paths}
     for row in compare(tokenizers, text, args.hidden_size, args.num_hidden_layers):
-        print("{name}  {vocab_size:,}  {tokens:,}  {bytes_per_token:.3f}  "
-              "{tokens_per_character:.3f}  {head_share:.0%}  {flops:.3g}".format(**row))
+        print("{vocab_size:8,}{tokens:12,}{bytes_per_token:13.3f}{tokens_per_character:18.3f}"
+              "{head_share:14.0%}{flops:16.3g}  {name}".format(**row))
 
 
 def main(argv=None):
