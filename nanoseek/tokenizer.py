@@ -526,7 +526,7 @@ class Tokenizer:
         for group in _groups(self._chunks(text, finders) for text in texts):
             for (number, _), ids in zip(group, self._look_up([chunks for _, chunks in group])):
                 pieces[number].append(ids)
-        return [parts[0].copy() if len(parts) == 1 else np.concatenate(parts) for parts in pieces]
+        return [np.concatenate(parts) for parts in pieces]
 
     def _finders(self, allowed_special):
         """Return the patterns that find the added tokens in raw and in normalized text."""

@@ -351,7 +351,7 @@ def test_patterns_run_one_after_another(module, diff):
 
 
 def test_a_dollar_matches_at_line_ends(module):
-    for text in ("one  \ntwo  ", "one  \n", "  \n\n x"):
+    for text in ("one  \ntwo  ", "one  \n", "  \n\n x", "😀  \n😀  "):
         assert chunks(module, r"\s+$", text) == pieces([r"\s+$"], text)
     assert chunks(module, r" +$", "a  \nb") == ["a", "  ", "\nb"]
 

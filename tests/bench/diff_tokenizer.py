@@ -117,16 +117,21 @@ def _style(parts, added=(), normalizer=None, post=None, change=None):
 
 
 def _shuffle_merges(spec):
-    """Put the merges in an order in which training could never find them."""
-    random.Random(1).shuffle(spec["model"]["merges"])
+    """Put the merges in an order in which training could never find them, some of them twice."""
+    merges = spec["model"]["merges"]
+    merges += merges[::9]
+    random.Random(1).shuffle(merges)
 
 
 def _all_merges(spec):
-    """Give Llama 3's merges: every way to put a token together from two, and whole tokens first."""
+    """Give Llama 3's merges: every way to put a token together from two, and whole tokens first.
+
+    Every seventh token has no merge at all, so that it is found only where it is a whole chunk.
+    """
     vocab = spec["model"]["vocab"]
     spec["model"]["merges"] = [
         [name[:i], name[i:]] for name in sorted(vocab, key=vocab.get) for i in range(1, len(name))
-        if name[:i] in vocab and name[i:] in vocab]
+        if name[:i] in vocab and name[i:] in vocab and vocab[name] % 7]
     spec["model"]["ignore_merges"] = True
 
 
