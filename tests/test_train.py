@@ -78,7 +78,7 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     svg = (folder / "curve.svg").read_text()
     assert "stroke-dasharray" in svg and svg.count("<polyline") == 2
     said = capsys.readouterr().out
-    assert "bits/byte" in said and "tokens/s" in said and "s1" in said and "Wh" in said
+    assert "bits/byte" in said and "tokens/s" in said and "s1" in said and "the price tag: python -m nanoseek.cost" in said
     # The folder is a Hugging Face Llama with the same tokenizer.
     from transformers import AutoModelForCausalLM, AutoTokenizer
     checkpoint = checkpoints(folder)[-1]
