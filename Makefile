@@ -93,7 +93,7 @@ $(RUN)/cost.json: $(RUN)/tokens/manifest.json
 	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
-	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 --judged 200 > $@.writing
+	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 > $@.writing
 	@mv $@.writing $@
 
 sample: .venv/installed

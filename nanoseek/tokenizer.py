@@ -48,9 +48,9 @@ END_OF_TEXT = "<|endoftext|>"
 _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
         "\U00020000-\U0003fffd")
 # DeepSeek LLM's cut: words, punctuation and CJK apart, digits one by one. It departs from it in
-# running as one pattern (DeepSeek's six run one after another); in its accidents: `:-~` holds the
-# letters, and the CJK ranges hold Korean and Hindi, which do put spaces; and for fewer tokens:
-# one mark may lead a word, and line ends stay with the marks or the indentation around them.
+# running as one pattern, where DeepSeek's six run one after another; in two accidents: there `:-~`
+# holds the letters a to z, and the range for CJK also Hindi, Thai and Korean; and, for fewer
+# tokens, in two joints: one mark may lead a word, and line ends stay with marks and indentation.
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
