@@ -1,7 +1,6 @@
 r"""Write and judge small stories in English and Chinese whose probability is known exactly.
 
     python -m nanoseek.stories --language en --count 5 --seed 0
-    python -m nanoseek.stories report --count 50000
 
     stories("en", 2, seed=0)      # [Story(text='…', source='stories_en', log2_probability=-96.1…)]
     check_story(text)             # [] when consistent, else what is wrong, in plain words
