@@ -22,8 +22,9 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     """Return what the peak learning rate is multiplied by in `step` (0-based).
 
     A linear warm-up, then "constant"; "multi_step": ×0.316 from 80% and ×0.1 from 90% of the run
-    (DeepSeek LLM); "cosine" down to 0.1; "wsd": constant, then linear to zero over the last
-    decay_share (2404.06395). Raises ValueError for another name.
+    (DeepSeek LLM); "cosine" down to 0.1; "linear": all the way down to zero (2502.15938); "wsd":
+    constant, then linear to zero over the last decay_share (2404.06395). Raises ValueError for
+    another name.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -35,9 +36,12 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     if schedule == "cosine":
         way = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return 0.1 + 0.45 * (1 + math.cos(math.pi * way))
+    if schedule == "linear":
+        return (total_steps - step) / max(1, total_steps - warmup_steps)
     if schedule == "wsd":
         return min(1.0, (1 - share) / decay_share)
-    raise ValueError(f"unknown schedule {schedule!r}: choose multi_step, wsd, cosine or constant")
+    raise ValueError(f"unknown schedule {schedule!r}: choose linear, multi_step, wsd, cosine or "
+                     "constant")
 
 
 def newton_schulz(matrices, rounds=5):
@@ -95,32 +99,34 @@ class Muon(torch.optim.Optimizer):
         return update if p.shape[0] <= p.shape[1] else update.mT
 
 
-def build_optimizers(model, name, learning_rate, weight_decay):
+def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=1.0):
     """Return the optimizers ("adamw", or "muon" for the layers' matrices with AdamW for the rest).
 
     Embeddings and norms get no weight decay with either: a rare token's row would fade between
-    its few gradients. Raises ValueError for another name.
+    its few gradients. Their rate is embedding_factor times that of the matrices: with few steps,
+    a row that rarely has a gradient needs large ones. Raises ValueError for another name.
     """
     if name not in ("adamw", "muon"):
         raise ValueError(f"unknown optimizer {name!r}: choose adamw or muon")
     parameters = list(model.named_parameters())  # a tied lm_head is listed once
     matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
-    groups = [{"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor}]
     optimizers = []
     if name == "muon":
         optimizers.append(Muon(matrices, learning_rate, weight_decay))
     else:
         groups.append({"params": matrices, "weight_decay": weight_decay})
     optimizers.append(torch.optim.AdamW(groups, learning_rate, BETAS, fused=True))
+    set_learning_rate(optimizers, learning_rate)
     return optimizers
 
 
 def set_learning_rate(optimizers, learning_rate):
-    """Give every group of every optimizer this learning rate."""
+    """Give every group of every optimizer this learning rate, times its own factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("factor", 1.0)
 
 
 def optimizer_tensors(model, optimizers):

@@ -127,23 +127,25 @@ class Grammar:
 
     def _read_header(self, number, row):
         kind, name, *attributes = [part.strip() for part in re.split(r"^(\w+) |\|", row) if part]
-        if kind not in ("list", "rule") or not re.fullmatch(r"\w+", name):
+        found = re.fullmatch(r"(\w+)(?: \^(\d+\.?\d*))?", name)
+        if kind not in ("list", "rule") or not found:
             self.fail(number, f"{row!r} should read 'list name' or 'rule name'")
+        name, power = found.groups()
         known = self.lists if kind == "list" else self.rules
         if name in known:
             self.fail(number, f"{kind} {name!r} stands in line {self._lines[kind, name]} already")
         known[name], self._lines[kind, name] = [], number
-        return kind, name, ["text", *attributes]
+        return kind, name, float(power or 1.5), ["text", *attributes]
 
-    def _weight(self, row, rank):
-        """Split an explicit weight from a row; without one, Zipf's law by rank (0, 1, …)."""
+    def _weight(self, row):
+        """Split an explicit weight (None if there is none) from a row."""
         weight, rest = re.fullmatch(r"(?:(\d+\.?\d*) )?(.*)", row).groups()
-        return float(weight) if weight else 1 / (1 + rank) ** 2, rest.strip()
+        return float(weight) if weight else None, rest.strip()
 
     def _read_entries(self, number, row, header):
-        _, name, attributes = header
+        _, name, power, attributes = header
         entries = self.lists[name]
-        weight, rest = self._weight(row, 0)
+        weight, rest = self._weight(row)
         texts, *cells = [cell.strip() for cell in rest.split("|")]
         if len(cells) != len(attributes) - 1:
             self.fail(number, f"list {name} has {len(attributes)} columns, this line has "
@@ -157,16 +159,16 @@ class Grammar:
             if entry.setdefault("a", "-") == "-":
                 entry["a"] = ("an " if VOWEL_SOUND.match(entry["text"]) else "a ") + entry["text"]
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
-            explicit = row != rest
-            entries.append((entry, weight if explicit else 1 / (2 + len(entries)) ** 1.5))
+            entries.append((entry, weight or (1 + len(entries)) ** -power))
 
     def _read_alternative(self, number, row, header):
         alternatives = self.rules[header[1]]
-        weight, rest = self._weight(row, len(alternatives))
+        weight, rest = self._weight(row)
         guards, template = re.fullmatch(r"(?:\[([^]]*)\] ?)?(.*)", rest).groups()
         guards = tuple(self._condition(number, part, True) for part in (guards or "").split(",")
                        if part)
         pieces = () if template == "-" else tuple(self._pieces(number, template))
+        weight = weight or (1 + len(alternatives)) ** -2
         alternatives.append((Alternative(guards, pieces, number), weight))
 
     def _pieces(self, number, template):
@@ -534,7 +536,7 @@ class _Plan:
                 if all(self.rules.holds(g, None, state) for g in guards):
                     for at, new, _ in reader.read(pieces, line, [(0, state, 0.0)]):
                         if at == len(line):
-                            found[after, *map(id, new.values())] = (after, new)
+                            found[(after, *map(id, new.values()))] = (after, new)
         return list(found.values())
 
     def knows(self, line):

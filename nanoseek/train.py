@@ -49,15 +49,16 @@ class TrainConfig:
 
     out: str = _setting("runs/tiny", "the run's folder")
     tokens: str = _setting("", "folder of token shards; tokens in the run's folder unless given")
-    steps: int = _setting(650, "how often the weights move")
+    steps: int = _setting(700, "how often the weights move")
     batch_size: int = _setting(8, "rows in a step, over all micro-batches")
     row_length: int = _setting(256, "tokens in a row")
     accumulation: int = _setting(1, "micro-batches that a step is split into, to save memory")
     optimizer: str = _setting("muon", "muon or adamw")
-    learning_rate: float = _setting(1e-2, "the peak")
+    learning_rate: float = _setting(5e-3, "the peak")
+    embedding_factor: float = _setting(5.0, "the embeddings' learning rate, in units of that")
     weight_decay: float = _setting(0.1, "of the layers' matrices")
     clip: float = _setting(1.0, "largest norm of the gradient")
-    schedule: str = _setting("multi_step", "multi_step, wsd, cosine or constant")
+    schedule: str = _setting("linear", "linear, multi_step, wsd, cosine or constant")
     warmup_steps: int = _setting(20, "steps over which the rate rises to its peak")
     weights: str = _setting("", "shares of the sources: name=0.5,name=0.5 (default: by tokens)")
     document_mask: bool = _setting(True, "keep documents packed in one row from seeing each other")
@@ -65,8 +66,8 @@ class TrainConfig:
     activation_checkpointing: bool = _setting(False, "recompute activations: less memory, slower")
     device: str = _setting("auto", "cpu, cuda, mps, or auto")
     seed: int = _setting(0, "of the weights' start and the order of the data")
-    eval_every: int = _setting(130, "steps between evaluations")
-    save_every: int = _setting(130, "steps between checkpoints")
+    eval_every: int = _setting(140, "steps between evaluations")
+    save_every: int = _setting(140, "steps between checkpoints")
     keep: int = _setting(2, "checkpoints kept")
     model: ModelConfig = ModelConfig()
 
@@ -86,8 +87,9 @@ class TrainConfig:
                              f"steps {self.steps}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}: choose auto, fp32 or bf16")
-        if self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0:
-            raise ValueError("learning_rate and clip must be above 0, weight_decay at least 0")
+        if min(self.learning_rate, self.embedding_factor, self.clip) <= 0 or self.weight_decay < 0:
+            raise ValueError("learning_rate, embedding_factor and clip must be above 0, "
+                             "weight_decay at least 0")
         schedule_factor(self.schedule, 0, self.steps, 0)  # refuses an unknown name
 
     @property
@@ -98,9 +100,11 @@ class TrainConfig:
 TRAIN_PRESETS = {
     "tiny": TrainConfig(model=PRESETS["tiny"]),
     "small": TrainConfig(out="runs/small", steps=4000, batch_size=32, row_length=512,
-                         learning_rate=3e-3, warmup_steps=100, model=PRESETS["small"]),
+                         learning_rate=3e-3, embedding_factor=1.0,
+                         schedule="multi_step", warmup_steps=100, model=PRESETS["small"]),
     "gpt2-124m": TrainConfig(out="runs/gpt2-124m", steps=20000, batch_size=512, row_length=1024,
-                             accumulation=16, learning_rate=2e-3, warmup_steps=700,
+                             accumulation=16, learning_rate=2e-3, embedding_factor=1.0,
+                             schedule="multi_step", warmup_steps=700,
                              eval_every=250, save_every=1000, model=PRESETS["gpt2-124m"]),
 }
 
@@ -176,7 +180,7 @@ class Run:
         self.model.activation_checkpointing = config.activation_checkpointing
         self.model.train()
         self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
-                                           config.weight_decay)
+                                           config.weight_decay, config.embedding_factor)
         if old is not None:
             tensors, state = load_checkpoint(old)
             self._check_same(state)

@@ -61,7 +61,8 @@ def test_multi_step_has_deepseek_corners(module):
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("schedule, last", [("cosine", 0.1), ("wsd", 0.0), ("constant", 1.0)])
+@pytest.mark.parametrize("schedule, last", [("cosine", 0.1), ("wsd", 0.0), ("linear", 0.0),
+                                            ("constant", 1.0)])
 def test_other_schedules_start_and_end_where_they_should(module, schedule, last):
     factors = [module.schedule_factor(schedule, step, 1000, 10) for step in range(10, 1001)]
     assert factors[0] == pytest.approx(1.0) and factors[-1] == pytest.approx(last)
@@ -70,8 +71,8 @@ def test_other_schedules_start_and_end_where_they_should(module, schedule, last)
 
 @pytest.mark.contract
 def test_unknown_names_are_refused(module):
-    with pytest.raises(ValueError, match="unknown schedule 'linear'"):
-        module.schedule_factor("linear", 5, 10, 0)
+    with pytest.raises(ValueError, match="unknown schedule 'stairs'"):
+        module.schedule_factor("stairs", 5, 10, 0)
     with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
         module.build_optimizers(torch.nn.Linear(2, 2), "sgd", 1e-3, 0.1)
 

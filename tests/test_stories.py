@@ -8,7 +8,7 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "a87e40ce8786c0905b5fac7807f50ddac5ad9efed27516ab92a58a59cef1bbbb", "zh": "c472c0a69b5bcf0369e5b7f93d3e5c89f5ecdc7e15a900d1bd7d3a26f920f777"}
+SHA256 = {"en": "2cc9d96a304287dbc1bd2337a7fe6ceff11a94ac00e90bd089d0c0dbb56e7385", "zh": "7ee918a501eaa249b171ca28529a6c4ce9c921f77006647c1c51be5d6926e812"}
 
 
 @pytest.mark.contract

@@ -184,7 +184,7 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(tmp_path):
     train.train(settings(folder, model))
     with pytest.raises(ValueError, match="already holds checkpoints"):
         train.train(settings(folder, model))
-    with pytest.raises(ValueError, match="changed: learning_rate from 0.01 to 0.5"):
+    with pytest.raises(ValueError, match="changed: learning_rate from 0.005 to 0.5"):
         train.train(settings(folder, model, learning_rate=0.5), resume=True)
     make_run(folder, sentences=160)
     with pytest.raises(ValueError, match="has changed since this run began"):
@@ -219,12 +219,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--document_mask", "perhaps"], "neither true nor false"),
     (["--steps", "0"], "steps is 0"),
-    (["--num_attention_heads", "3"], "does not divide into num_attention_heads 3"),
+    (["--num_attention_heads", "5"], "does not divide into num_attention_heads 5"),
     (["--num_key_value_heads", "3"], "num_key_value_heads 3"),
     (["--row_length", "1000"], "row_length 1000 exceeds"),
     (["--accumulation", "3"], "does not divide into accumulation 3"),
     (["--warmup_steps", "400"], "warmup_steps 400"),
-    (["--schedule", "linear"], "unknown schedule 'linear'"),
+    (["--schedule", "stairs"], "unknown schedule 'stairs'"),
     (["--optimizer", "sgd"], "unknown optimizer 'sgd'"),
     (["--precision", "fp64"], "unknown precision 'fp64'"),
     (["--device", "tpu"], "unknown device 'tpu'"),
