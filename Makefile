@@ -116,7 +116,11 @@ test: .venv/tests-installed
 	@$(PY) -m pytest tests -q
 
 # Comparisons with peers: ratios in one run. Each file can be run alone, with --help.
-bench: .venv/tests-installed
+.venv/bench-installed: .venv/tests-installed tests/bench/requirements.txt
+	@sh .ci/setup tests/bench/requirements.txt
+	@touch $@
+
+bench: .venv/bench-installed
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(PY) $$bench || exit 1; done
 
 clean:

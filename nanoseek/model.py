@@ -29,8 +29,8 @@ class ModelConfig:
     """The shape of a Transformer. Raises ValueError when the numbers do not fit together."""
 
     vocab_size: int = 2048
-    hidden_size: int = 192
-    intermediate_size: int = 512
+    hidden_size: int = 128
+    intermediate_size: int = 352
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
     num_key_value_heads: int = 2  # K = H is multi-head, K = 1 multi-query attention

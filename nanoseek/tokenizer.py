@@ -751,7 +751,7 @@ def show(tokenizer, text, colour=True):
     return "".join(f"\033[30;4{2 + i % 5}m{piece}\033[0m" for i, piece in enumerate(pieces))
 
 
-def compare(tokenizers, text, hidden_size=128, num_hidden_layers=4):
+def compare(tokenizers, text, hidden_size=128, num_hidden_layers=2):
     """Compare {name: tokenizer} on one text: list of dicts with what its tokens cost.
 
     flops: to train a dense model of this shape on the text once, 6 for each token and weight
@@ -861,7 +861,7 @@ DOCUMENTS: a .jsonl of {"text", "source", "split"}, a text, or a folder of both.
     parser.add_argument("--pattern", nargs="+", help="train: how to cut text into chunks")
     parser.add_argument("--text", nargs="+", help="inspect: sentences to cut")
     parser.add_argument("--hidden_size", type=int, default=128, help="compare (default 128)")
-    parser.add_argument("--num_hidden_layers", type=int, default=4, help="compare (default 4)")
+    parser.add_argument("--num_hidden_layers", type=int, default=2, help="compare (default 2)")
     args = parser.parse_args(argv)
     command, least, most = commands[args.command]
     if not least <= len(args.paths) <= most:

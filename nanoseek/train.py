@@ -49,7 +49,7 @@ class TrainConfig:
 
     out: str = _setting("runs/tiny", "the run's folder")
     tokens: str = _setting("", "folder of token shards; tokens in the run's folder unless given")
-    steps: int = _setting(700, "how often the weights move")
+    steps: int = _setting(1200, "how often the weights move")
     batch_size: int = _setting(8, "rows in a step, over all micro-batches")
     row_length: int = _setting(256, "tokens in a row")
     accumulation: int = _setting(1, "micro-batches that a step is split into, to save memory")
@@ -66,8 +66,8 @@ class TrainConfig:
     activation_checkpointing: bool = _setting(False, "recompute activations: less memory, slower")
     device: str = _setting("auto", "cpu, cuda, mps, or auto")
     seed: int = _setting(0, "of the weights' start and the order of the data")
-    eval_every: int = _setting(140, "steps between evaluations")
-    save_every: int = _setting(140, "steps between checkpoints")
+    eval_every: int = _setting(240, "steps between evaluations")
+    save_every: int = _setting(240, "steps between checkpoints")
     keep: int = _setting(2, "checkpoints kept")
     model: ModelConfig = ModelConfig()
 

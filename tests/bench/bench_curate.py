@@ -6,12 +6,13 @@
     python tests/bench/bench_curate.py growth    # 10k, 100k and 1M documents, time and memory
     python tests/bench/bench_curate.py corpus    # seconds for each stage on the default corpus
 
-The peers: pip install rensa datasketch. Truth is everywhere the exact Jaccard index of the sets of
+The peers: tests/bench/requirements.txt. Truth is everywhere the exact Jaccard index of the sets of
 5-grams of characters. All runs are single-threaded but for rensa, which takes the cores it wants.
 """
 
 import collections
 import os
+import pathlib
 import random
 import re
 import subprocess
@@ -19,6 +20,8 @@ import sys
 import time
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek import corpus, curate
 from nanoseek.stories import stories

@@ -10,9 +10,13 @@ characters) among all the others. Two sets that alike share one of their rarest 
 import argparse
 import collections
 import math
+import pathlib
 import random
 import re
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.stories import (LANGUAGES, check_story, grammar, log2_probability, sentences,
                               stories)

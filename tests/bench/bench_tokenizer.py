@@ -196,7 +196,7 @@ def split(texts, args):
 
 
 def vocabulary(texts, args):
-    print("\nThe price of a vocabulary: held-out last tenth; FLOPs to train 4 layers × 128 on it")
+    print("\nThe price of a vocabulary: held-out last tenth; FLOPs to train 2 layers × 128 on it")
     for name, text in texts.items():
         cut = len(text) * 9 // 10
         print(f"{name:10}{'ids':>8}{'bytes/token':>13}{'tokens/char':>13}{'head':>7}{'FLOPs':>11}")
