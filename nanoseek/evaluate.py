@@ -187,11 +187,11 @@ def format_samples(model, tokenizer, folder, count, judged):
         story = entries[source]["log2_probability"] is not None
         texts = tell(model, tokenizer, documents, max(count, judged if story else 0),
                      model.config.max_position_embeddings if story else 120)
-        lines += [f"\n{source}, the first {count} samples", *texts[:count]]
+        lines += [f"\n{source}, the first {count} samples", *texts[:count]] if count else []
         if story and judged:
             good = sum(not check_story(text) for text in texts)
             lines.append(f"{source}: {good} of {len(texts)} sampled stories are consistent "
-                         f"({good / len(texts):.0%})")
+                         f"({good / len(texts):.1%})")
     return "\n".join(lines)
 
 
