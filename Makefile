@@ -107,6 +107,7 @@ sample: .venv/installed
 tutorials: .venv/tutorials-installed
 	@cd tutorials && ../$(PY) -m nbconvert --log-level=WARN --to notebook --execute \
 	    --output-dir ../runs/tutorials *.ipynb
+	@$(PY) tutorials/solutions/check.py
 	@echo "tutorials: all notebooks ran to their end; the executed copies are in runs/tutorials"
 
 lab: .venv/tutorials-installed
