@@ -56,7 +56,9 @@ def add_flags(parser, config_class, skip=()):
             continue
         read = _parse_type(hints[field.name])
         bare = {"nargs": "?", "const": True} if read is _boolean else {}
-        text = f"{field.metadata.get('help', '')} (default {field.default})"
+        text = field.metadata.get("help", "")
+        if field.default not in (None, ""):
+            text += f" (default {field.default})"
         parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
                             metavar=read.__name__, help=text.replace("%", "%%"))
 
@@ -69,8 +71,27 @@ def from_flags(base, args):
     return dataclasses.replace(instance, **given)
 
 
+def check_output(output, *inputs):
+    """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder.
+
+    Without it, two arguments swapped would cost the reader a corpus.
+    """
+    if os.path.isdir(output) or not os.path.basename(output):
+        raise ValueError(f"{output or 'the output'} is a folder: name the file to write")
+    here = os.path.realpath(output)
+    for name in map(str, inputs):
+        there = os.path.realpath(os.path.expanduser(name))
+        if here == there:
+            raise ValueError(f"{output} is to be read and written: name another file to write")
+        if os.path.isdir(there) and here.startswith(os.path.join(there, "")):
+            raise ValueError(f"{output} would be written into {name}, which is to be read: "
+                             "choose a place outside it")
+
+
 def run(main):
     """Call `main()`; answer bad input (ValueError, OSError) in one line with exit code 2.
+
+    So are numbers and nestings too large for the machine or for Python.
 
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
@@ -81,10 +102,15 @@ def run(main):
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (ValueError, OSError) as error:
-        if os.environ.get("NANOSEEK_TRACEBACK"):
+    except (ValueError, OSError, OverflowError, MemoryError, RuntimeError) as error:
+        too_large = isinstance(error, (OverflowError, MemoryError, RecursionError)) or \
+            "allocate memory" in str(error)  # torch's words, in a RuntimeError
+        if os.environ.get("NANOSEEK_TRACEBACK") or \
+                not (too_large or isinstance(error, (ValueError, OSError))):
             raise
-        print(f"nanoseek.{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split()) or type(error).__name__
+        print(f"nanoseek.{name}: {'too large for this machine: ' * too_large}{said}",
+              file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print(f"nanoseek.{name}: stopped", file=sys.stderr)

@@ -23,11 +23,11 @@ import hashlib
 import http.client
 import importlib
 import json
-import math
 import os
 import pathlib
 import random
 import re
+import sys
 import sysconfig
 import tempfile
 import unicodedata
@@ -74,6 +74,7 @@ def _parse_line(line, where, default_source):
                 "source": fields.get("source", default_source)}
     if not isinstance(document["source"], str) or not document["source"]:
         raise ValueError(f'{where}: "source" must be a string that is not empty')
+    document["source"] = _without_surrogates(document["source"])
     if fields.get("split") is not None:
         document["split"] = fields["split"]
         if document["split"] not in ("train", "held_out"):
@@ -81,7 +82,7 @@ def _parse_line(line, where, default_source):
     if fields.get("log2_probability") is not None:
         document["log2_probability"] = fields["log2_probability"]
         if type(document["log2_probability"]) not in (int, float) \
-                or not math.isfinite(document["log2_probability"]):
+                or not abs(document["log2_probability"]) < sys.float_info.max:
             raise ValueError(f'{where}: "log2_probability" must be a finite number')
     return document
 
@@ -133,7 +134,7 @@ def read_text(path_or_url, sha256=None):
     """
     if re.match(r"https?://", str(path_or_url)):
         return _read_address(str(path_or_url), sha256)
-    path = pathlib.Path(path_or_url).expanduser()
+    path = pathlib.Path(os.path.expanduser(path_or_url))
     if path.is_dir():
         if sha256:
             raise ValueError(f"{path}: a sha256 belongs to one file, and this is a folder")
@@ -528,6 +529,9 @@ def main(argv=None):
     parser.add_argument("output", help="the file to write, such as raw.jsonl")
     cli.add_flags(parser, CorpusConfig)
     args = parser.parse_args(argv)
+    if args.text == "":
+        raise ValueError("--text is empty: name a file, a folder or an address")
+    cli.check_output(args.output, *[args.text] if args.text else [])
     changed = write_documents(gather(cli.from_flags(CorpusConfig, args)), args.output)
     counts = {}
     for document in read_documents(args.output):

@@ -936,16 +936,16 @@ def main(argv=None):
     cli.add_flags(parser, CurateConfig)
     args = parser.parse_args(argv)
     config = cli.from_flags(CurateConfig, args)
-    kept, report = curate(corpus.read_documents(args.input), config)
     output = pathlib.Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    cli.check_output(args.output, args.input, output.with_name("curation.json"))
+    kept, report = curate(corpus.read_documents(args.input), config)
+    corpus.write_documents(kept, output)
     part = output.with_name(f".curation.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         os.replace(part, output.with_name("curation.json"))
     finally:
         part.unlink(missing_ok=True)
-    corpus.write_documents(kept, output)
     os.utime(output)  # for make: newer than its input, even where nothing changed
     print(table(report))
 

@@ -90,9 +90,11 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     Ids are stored as uint16 where vocab_size allows, else uint32, each document behind eot_id if
     there is one. `tokenizer` is the tokenizer's file, of which the sha256 is kept. The folder is
     built beside its place and swapped in when whole; memory stays flat however long the corpus.
-    Raises ValueError when there is no text, or when an id lies outside vocab_size.
+    Raises ValueError when there is no text, when an id lies outside vocab_size, or when the
+    folder holds anything but token shards, which would be lost.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).absolute()
+    _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     small = vocab_size is not None and vocab_size <= 1 << 16
     building = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
@@ -140,8 +142,20 @@ def _write_all(encoded, folder, small, vocab_size, eot_id):
     return splits
 
 
+def _check_replaceable(folder):
+    """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder for the tokens")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    other = sorted(name for name in names if name != "manifest.json" and not re.fullmatch(
+        r"(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)", name))
+    if other or names and "manifest.json" not in names:
+        raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
+                         "would be lost: name a folder of their own, such as runs/tiny/tokens")
+
+
 def _swap(new, folder):
-    """Put the folder `new` in the place of `folder`, whatever stood there."""
+    """Put the folder `new` in the place of `folder`."""
     os.chmod(new, 0o755)  # mkdtemp's folders are private
     if folder.exists():
         old = tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent)
@@ -316,7 +330,7 @@ def _weights(weights, entries):
     unknown = sorted(set(weights) - set(entries))
     if unknown:
         raise ValueError(f"no source is called {unknown[0]!r}: there are {', '.join(entries)}")
-    if min(weights.values()) < 0 or abs(sum(weights.values()) - 1) > 1e-6:
+    if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN
         raise ValueError(f"the weights {weights} must be at least 0 and sum to 1")
     return {source: weight for source, weight in weights.items() if weight}
 

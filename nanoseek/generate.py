@@ -5,6 +5,7 @@
 Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (arXiv 1904.09751).
 """
 
+import math
 import pathlib
 
 import torch
@@ -45,7 +46,7 @@ def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, s
     if length >= context:
         raise ValueError(f"the prompt has {length} tokens, but the context holds {context}, "
                          "one of them to be written: shorten it")
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
+    if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
         raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
                          "and top_p above 0 and at most 1")
     weight = model.lm_head.weight
@@ -109,11 +110,13 @@ def main(argv=None):
     parser = Parser("nanoseek.generate", "Let a model go on with a text.")
     parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
     parser.add_argument("--prompt", default="", help="the beginning (default: none)")
-    parser.add_argument("--max_new_tokens", type=int, default=300)
+    parser.add_argument("--max_new_tokens", type=int, default=300, help="at most so many")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    parser.add_argument("--top_k", type=int, default=0)
-    parser.add_argument("--top_p", type=float, default=0.95)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--top_k", type=int, default=0,
+                        help="choose among so many likeliest tokens; 0: among all")
+    parser.add_argument("--top_p", type=float, default=0.95,
+                        help="choose among the likeliest that together have this probability")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
     settings = vars(args)
     model, tokenizer = load(settings.pop("folder"))

@@ -15,6 +15,7 @@ K key-value heads, D head_dim, V vocab_size.
 """
 
 import dataclasses
+import math
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,12 @@ class ModelConfig:
                      "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.head_dim is not None and self.head_dim < 1:
+            raise ValueError(f"head_dim is {self.head_dim}: it must be at least 1")
+        if not (0 < self.rope_theta < math.inf and 0 < self.rms_norm_eps < math.inf
+                and 0 <= self.initializer_range < math.inf):
+            raise ValueError("rope_theta and rms_norm_eps must be above 0, initializer_range at "
+                             "least 0, and all of them finite")
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} does not divide into num_attention_heads "

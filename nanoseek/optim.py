@@ -13,6 +13,7 @@ import math
 
 import torch
 
+OPTIMIZERS = ("muon", "adamw")
 BETAS = (0.9, 0.95)  # DeepSeek LLM §2.3
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
 MULTI_STEP = ((0.8, 1.0), (0.9, 0.316), (1.0, 0.1))  # DeepSeek LLM §2.3: up to this share, factor
@@ -106,8 +107,8 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     its few gradients. Their rate is embedding_factor times that of the matrices: with few steps,
     a row that rarely has a gradient needs large ones. Raises ValueError for another name.
     """
-    if name not in ("adamw", "muon"):
-        raise ValueError(f"unknown optimizer {name!r}: choose adamw or muon")
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
     parameters = list(model.named_parameters())  # a tied lm_head is listed once
     matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]

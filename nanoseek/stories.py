@@ -624,9 +624,9 @@ def main(argv=None):
     """Print stories."""
     from nanoseek import cli
     parser = cli.Parser("nanoseek.stories", "Print stories of the bilingual grammar.")
-    parser.add_argument("--language", default="en", choices=LANGUAGES)
-    parser.add_argument("--count", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--language", default="en", choices=LANGUAGES, help="en or zh")
+    parser.add_argument("--count", type=int, default=5, help="how many stories")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other stories")
     args = parser.parse_args(argv)
     for story in stories(args.language, args.count, args.seed):
         print(f"{story.text}\n    {story.log2_probability:.1f} bits\n")

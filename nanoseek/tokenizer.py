@@ -1,6 +1,6 @@
 r"""Cut text into tokens by byte-level BPE: train, encode, decode, and look at the cuts.
 
-    tokenizer = Tokenizer.train(["the cat and the other cat", "猫和猫"], vocab_size=270)
+    tokenizer = Tokenizer.train(["the cat and the other cat", "猫和猫"], vocab_size=264)
     ids = tokenizer.encode("the cat")
     tokenizer.decode(ids)                        # "the cat"
     tokenizer.save("tokenizer.json")             # opens in `tokenizers` and transformers
@@ -63,6 +63,7 @@ _FEW = 16           # chunks: so are fewer than these
 _LARGE = 1 << 24    # characters: a longer text is cut bit by bit, to save memory
 _GROUP = 1 << 18    # chunks looked up together
 _CACHE = 1 << 21    # characters of chunks whose ids are remembered
+_MOST_IDS = 1 << 24  # no vocabulary is larger; a damaged file's would not fit in memory
 
 
 def byte_alphabet():
@@ -475,6 +476,8 @@ class Tokenizer:
         specials = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
         bare = cls(_new_spec(patterns, specials, []))  # bytes only; checks the arguments
         n_merges = vocab_size - bare.vocab_size
+        if vocab_size > _MOST_IDS:
+            raise ValueError(f"vocab_size {vocab_size} is too large: at most {_MOST_IDS:,}")
         if n_merges < 0:
             raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and "
                              f"{len(specials)} special tokens are {bare.vocab_size}")
@@ -495,7 +498,7 @@ class Tokenizer:
                 return cls(json.load(file))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{path} is a damaged tokenizer.json: {error!r}") from None
-        except ValueError as error:  # json and UTF-8 raise it, too
+        except (ValueError, RecursionError) as error:  # json and UTF-8 raise them, too
             raise ValueError(f"{path} is no tokenizer.json that we can open: {error}") from None
 
     def save(self, path):
@@ -703,7 +706,14 @@ def _check_spec(spec):
     for name, times in collections.Counter(token["content"] for token in added).items():
         if times > 1 or not name or not isinstance(name, str):
             raise ValueError(f"a special token is a text, given once; {name!r} is not")
+    _check_ids([token["id"] for token in added])
     return model, added
+
+
+def _check_ids(numbers):
+    for i in numbers:
+        if type(i) is not int or not 0 <= i < _MOST_IDS:
+            raise ValueError(f"the id {str(i)[:20]} is no whole number from 0 to {_MOST_IDS:,}")
 
 
 def _spelled(vocab):
@@ -713,6 +723,10 @@ def _spelled(vocab):
     if missing:
         raise ValueError(f"its vocabulary lacks {len(missing)} of the 256 bytes; train it with "
                          "initial_alphabet=pre_tokenizers.ByteLevel.alphabet()")
+    numbers = [*vocab.values()]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("its vocabulary gives two tokens the same id")
+    _check_ids(numbers)
     table = {}
     for name, i in vocab.items():
         spelled = [to_byte.get(character) for character in name]
@@ -756,7 +770,11 @@ def compare(tokenizers, text, hidden_size=128, num_hidden_layers=2):
 
     flops: to train a dense model of this shape on the text once, 6 for each token and weight
     (Kaplan et al. 2020, arXiv 2001.08361, §2.1), with 12 d² weights a layer and V d in the head.
+    Raises ValueError for a shape below 1.
     """
+    if hidden_size < 1 or num_hidden_layers < 1:
+        raise ValueError(f"hidden_size {hidden_size} and num_hidden_layers {num_hidden_layers} "
+                         "must be at least 1")
     rows = []
     for name, tokenizer in tokenizers.items():
         tokens, head = len(tokenizer.encode(text)), tokenizer.vocab_size * hidden_size
@@ -806,6 +824,10 @@ def _say(*line):
 
 
 def _train_command(args, read, documents_path, tokenizer_path):
+    from nanoseek.cli import check_output
+    check_output(tokenizer_path, documents_path)
+    if not tokenizer_path.endswith(".json"):  # documents .jsonl: were the two swapped?
+        raise ValueError(f"{tokenizer_path}: give the tokenizer to write a name in .json")
     texts = (d["text"] for d in read(documents_path) if d.get("split") != "held_out")
     warnings.showwarning = lambda message, *_, **__: _say(message)
     tokenizer = Tokenizer.train(texts, args.vocab_size, min_count=args.min_count,
@@ -815,6 +837,8 @@ def _train_command(args, read, documents_path, tokenizer_path):
 
 
 def _encode_command(args, read, tokenizer_path, documents_path, ids_path):
+    from nanoseek.cli import check_output
+    check_output(ids_path, tokenizer_path, documents_path)
     tokenizer = Tokenizer.load(tokenizer_path)
     end = np.array([] if tokenizer.eot_id is None else [tokenizer.eot_id], np.int32)
     rows = tokenizer.encode_batch(d["text"] for d in read(documents_path))

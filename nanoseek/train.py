@@ -12,12 +12,14 @@ Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, cl
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import os
 import pathlib
 import signal
+import statistics
 import sys
 import time
 
@@ -30,7 +32,7 @@ from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import evaluate, held_out, nats, write_curve
 from nanoseek.generate import write
 from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
-from nanoseek.optim import (build_optimizers, load_optimizer_tensors, optimizer_tensors,
+from nanoseek.optim import (OPTIMIZERS, build_optimizers, load_optimizer_tensors, optimizer_tensors,
                             schedule_factor, set_learning_rate)
 from nanoseek.tokenizer import Tokenizer
 
@@ -85,11 +87,17 @@ class TrainConfig:
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be at least 0 and below "
                              f"steps {self.steps}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}: choose "
+                             f"{' or '.join(OPTIMIZERS)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}: choose auto, fp32 or bf16")
-        if min(self.learning_rate, self.embedding_factor, self.clip) <= 0 or self.weight_decay < 0:
+        if not all(0 < x < math.inf for x in (self.learning_rate, self.embedding_factor,
+                                               self.clip)) or not 0 <= self.weight_decay < math.inf:
             raise ValueError("learning_rate, embedding_factor and clip must be above 0, "
-                             "weight_decay at least 0")
+                             "weight_decay at least 0, and all of them finite")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed {self.seed} must be at least 0 and below 2^63")
         schedule_factor(self.schedule, 0, self.steps, 0)  # refuses an unknown name
 
     @property
@@ -128,9 +136,13 @@ def parse_weights(text):
         return None
     try:
         pairs = [part.rsplit("=", 1) for part in text.split(",")]
-        return {name.strip(): float(share) for name, share in pairs}
+        weights = {name.strip(): float(share) for name, share in pairs}
+        if len(weights) < len(pairs):
+            raise ValueError
+        return weights
     except ValueError:
-        raise ValueError(f"weights {text!r} do not read as name=share,name=share") from None
+        raise ValueError(f"weights {text!r} do not read as name=share,name=share, each name "
+                         "once") from None
 
 
 class Run:
@@ -156,6 +168,8 @@ class Run:
                        for source, entry in manifest["splits"]["held_out"].items()
                        if entry["log2_probability"]}
         self.step, self.seconds, self.log = 0, 0.0, []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = _lock(self.folder)
         old = self._old_checkpoint(resume)
         self._build(old)
 
@@ -268,8 +282,8 @@ def train_step(run):
         total += part.detach()
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     if not math.isfinite(total.item() + norm.item()):
-        raise ValueError(f"the loss or its gradient is not finite at step {run.step + 1}: lower "
-                         "the learning rate and go on from the last checkpoint with --resume")
+        raise ValueError(f"the loss or its gradient is not finite at step {run.step + 1}: start "
+                         "anew with a lower --learning_rate and another --out")
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -303,9 +317,12 @@ def show_samples(run, max_new_tokens=60):
 
 def show_progress(run, row, end="\n"):
     bits = row["loss"] / math.log(2) / run.bytes_per_token
-    left = int((run.config.steps - run.step) * run.seconds / max(1, run.step))
+    # Of the last steps: a machine may have been busy, or the first step slow.
+    pace = statistics.harmonic_mean(r["tokens_per_second"] for r in run.log[-25:])
+    step_tokens = run.config.batch_size * run.config.row_length
+    left = int((run.config.steps - run.step) * step_tokens / pace)
     print(f"step {run.step:>5}/{run.config.steps}  loss {row['loss']:.3f}  {bits:.3f} bits/byte  "
-          f"{row['tokens_per_second']:,.0f} tokens/s  {left // 60}:{left % 60:02d} left",
+          f"{pace:,.0f} tokens/s  {left // 60}:{left % 60:02d} left",
           end=end, flush=True)
 
 
@@ -355,8 +372,8 @@ def train(config, resume=False):
             if last or asked or run.step % config.save_every == 0:
                 folder = run.save()
             if asked and not last:
-                print(f"\nstopped after step {run.step}, saved in {folder}: "
-                      "go on with the same command and --resume")
+                print(f"\nstopped after step {run.step}, saved in {folder}: go on with the same "
+                      "command (make's, or your own with --resume)")
                 return None
     finish(run)
     return run
@@ -372,7 +389,7 @@ def say_start(run):
 
 def show_evaluation(run, row):
     show_progress(run, row)
-    print("  held-out bits/byte  " + "  ".join(
+    print("  held-out bits/byte, a quick look  " + "  ".join(
         f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
                                    if source in run.floors else "")
         for source, value in row["held_out"].items()))
@@ -392,6 +409,25 @@ def finish(run):
     _write_whole(run.folder / "cost.json", json.dumps(tag, indent=1))
     print(f"finished in {run.seconds:.0f} s of training. The scores: python -m nanoseek.evaluate "
           f"{config.out}; the price tag: python -m nanoseek.cost {config.out}")
+
+
+def _lock(folder):
+    """Return the open lock file of a run; it frees itself when the process ends, however it ends.
+
+    Raises ValueError when another process trains there.
+    """
+    file = (folder / ".lock").open("w")
+    try:
+        import fcntl  # not on Windows
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        raise ValueError(f"another process trains in {folder}: wait for it, or give another "
+                         "--out") from None
+    return file
 
 
 def _write_whole(path, text):
@@ -416,7 +452,8 @@ def peak_memory(device):
 def main(argv=None):
     from nanoseek.cli import Parser, add_flags, from_flags
     parser = Parser("nanoseek.train", "Train a model on token shards.")
-    parser.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny")
+    parser.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny",
+                        help="settings to begin from")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     add_flags(parser, TrainConfig)
     add_flags(parser, ModelConfig, skip=("vocab_size",))

@@ -78,3 +78,35 @@ def test_run_lets_programming_errors_through_and_passes_codes_on(monkeypatch):
         raise ValueError("shown whole")
     with pytest.raises(ValueError):
         cli.run(bad)
+
+
+@pytest.mark.parametrize("error, said", [
+    (OverflowError("int too large"), "too large for this machine: int too large"),
+    (MemoryError(), "too large for this machine: MemoryError"),
+    (RuntimeError("can't allocate memory: 9 bytes"), "can't allocate memory"),
+    (RecursionError("too deep"), "too deep")])
+def test_what_is_too_large_is_one_line(capsys, error, said):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and said in captured.err and captured.err.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback():
+    def main():
+        raise RuntimeError("a bug of ours")
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        cli.run(main)
+
+
+def test_an_output_is_neither_a_folder_nor_an_input(tmp_path):
+    (tmp_path / "in.txt").write_text("text")
+    cli.check_output(tmp_path / "out.jsonl", tmp_path / "in.txt", "https://example.org/in.txt")
+    for output, given, message in (
+            (tmp_path, "in.txt", "is a folder"), ("", "in.txt", "is a folder"),
+            (tmp_path / "in.txt", tmp_path / "." / "in.txt", "read and written"),
+            (tmp_path / "out.jsonl", tmp_path, "outside it")):
+        with pytest.raises(ValueError, match=message):
+            cli.check_output(output, given)

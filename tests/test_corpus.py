@@ -60,13 +60,19 @@ def test_fields_that_stages_share_are_read_and_others_are_not(module, tmp_path):
     (b'{"text": "a"', "not a line of JSON"), (b'["text"]', "string"), (b'{"text": 3}', "string"),
     (b'{"source": "s"}', "string"), (b'{"text": "a", "source": 1}', "source"),
     (b'{"text": "a", "split": "test"}', "split"), (b'{"text": "\xff"}', "not UTF-8"),
-    (b'{"text": "a", "log2_probability": NaN}', "finite"), (b"[" * 100_000, "JSON"),
+    (b'{"text": "a", "log2_probability": NaN}', "finite"),
+    (b'{"text": "a", "log2_probability": ' + b"9" * 400 + b"}", "finite"), (b"[" * 100_000, "JSON"),
 ])
 def test_a_broken_line_is_named_by_its_number(module, tmp_path, line, message):
     path = tmp_path / "web.jsonl"
     path.write_bytes(b'{"text": "fine"}\n\n' + line + b"\n")
     with pytest.raises(ValueError, match=f"line 3.*{message}"):
         list(module.read_documents(path))
+
+
+def test_half_a_surrogate_pair_in_a_source_is_replaced(module, tmp_path):
+    (tmp_path / "web.jsonl").write_text('{"text": "a", "source": "s\\ud83d"}')
+    assert next(module.read_documents(tmp_path / "web.jsonl"))["source"] == "s\ufffd"
 
 
 def test_writing_is_all_or_nothing_and_leaves_equal_files_alone(module, tmp_path):
@@ -301,6 +307,7 @@ def test_own_text_stands_alone(tmp_path):
     (("--stories", "-3"), "0 or more"), (("--sha256", "00"), "--text"), (("--dirt", "2"), "dirt"),
     (("--unknown", "1"), "unrecognized"),
     (("--stories", "0", "--python_docs", "no"), "no document"),
+    (("--text", ""), "--text is empty"), (("--text", "~nobody-of-this-name/x"), "no such file"),
 ])
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, message):
     done = run(tmp_path, "raw.jsonl", *arguments)

@@ -211,7 +211,7 @@ def test_a_build_that_fails_leaves_the_old_one(module, tmp_path):
 @pytest.mark.contract
 @pytest.mark.parametrize("weights, message", [
     ({"a": 0.5, "c": 0.5}, "no source is called 'c'"), ({"a": 0.5, "b": 0.6}, "sum to 1"),
-    ({"a": 1.5, "b": -0.5}, "at least 0")])
+    ({"a": 1.5, "b": -0.5}, "at least 0"), ({"a": float("nan")}, "sum to 1")])
 def test_bad_weights_are_refused(module, mixed, weights, message):
     with pytest.raises(ValueError, match=message):
         module.Loader(mixed, 1, 16, weights)
@@ -226,6 +226,24 @@ def test_bad_corpora_are_refused(module, tmp_path):
     with pytest.raises(ValueError, match="2 ranks must divide"):
         module.Loader(tmp_path / "t", 3, 8, world=2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.contract
+def test_a_folder_that_holds_anything_but_tokens_is_left_alone(module, tmp_path):
+    folder = tmp_path / "run"
+    module.write_shards(documents([40] * 5), encode, folder / "tokens", 257, EOT)
+    with pytest.raises(ValueError, match="would be lost"):  # the run, where its tokens were meant
+        module.write_shards(documents([40] * 5), encode, folder, 257, EOT)
+    (folder / "tokens" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="notes.txt"):
+        module.write_shards(documents([40] * 5), encode, folder / "tokens", 257, EOT)
+    with pytest.raises(ValueError, match="is a file"):
+        module.write_shards(documents([9]), encode, folder / "tokens" / "notes.txt", 257, EOT)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in folder.iterdir()] == ["tokens"]
+    assert (folder / "tokens" / "notes.txt").read_text() == "mine"
+    (folder / "tokens" / "notes.txt").unlink()
+    assert module.write_shards(documents([9]), encode, folder / "tokens", 257, EOT)
 
 
 @pytest.mark.contract

@@ -470,6 +470,11 @@ def damage(spec):
         yield json.dumps({**spec, "model": {**model, **changed}}).encode()
     yield json.dumps({**spec, "added_tokens": spec["added_tokens"] * 2}).encode()
     yield json.dumps({**spec, "added_tokens": [{"content": "x"}]}).encode()
+    yield json.dumps({**spec, "added_tokens": [{"content": "x", "id": 10 ** 15}]}).encode()
+    yield b"[" * 200_000
+    for odd in (10 ** 12, -1, True, spec["model"]["vocab"]["b"]):
+        vocab = {**spec["model"]["vocab"], "a": odd}
+        yield json.dumps({**spec, "model": {**model, "vocab": vocab}}).encode()
 
 
 @contract
@@ -582,10 +587,19 @@ def test_command_line(module, tmp_path):
 
 def test_command_line_answers_bad_input_in_one_line(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"no": 1}\n')
+    (tmp_path / "good.jsonl").write_text('{"text": "a good text, a good text"}\n')
+    run("train", "good.jsonl", "ours.json", "--vocab_size", "258", cwd=tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in ("good.jsonl", "ours.json")]
     for args, word in ((("train", "absent.jsonl", "t.json"), "absent"),
                        (("train", "bad.jsonl", "t.json"), "line 2"),
                        (("inspect", "bad.jsonl"), "tokenizer.json"),
+                       (("train", "good.jsonl", "good.jsonl"), "read and written"),
+                       (("train", "t.json", "good.jsonl"), ".json"),
+                       (("train", "good.jsonl", "t.json", "--vocab_size", "5000000000"), "large"),
+                       (("encode", "ours.json", "good.jsonl", "ours.json"), "read and written"),
+                       (("compare", "good.jsonl", "ours.json", "--hidden_size", "0"), "at least 1"),
                        (("inspect",), "PATH"), (("train", "a"), "1 path")):
         done = run(*args, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and word in done.stderr
     assert not (tmp_path / "t.json").exists()
+    assert before == [(tmp_path / name).read_bytes() for name in ("good.jsonl", "ours.json")]

@@ -229,6 +229,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     (["--precision", "fp64"], "unknown precision 'fp64'"),
     (["--device", "tpu"], "unknown device 'tpu'"),
     (["--weights", "s0"], "do not read as"),
+    (["--weights", "s0=0.5,s0=0.5"], "each name once"),
+    (["--weights", "s0=nan"], "sum to 1"),
+    (["--head_dim", "0"], "head_dim is 0"),
+    (["--rope_theta", "nan"], "rope_theta"),
+    (["--initializer_range", "-1"], "initializer_range"),
+    (["--learning_rate", "nan"], "learning_rate"),
+    (["--clip", "inf"], "all of them finite"),
+    (["--weight_decay", "nan"], "weight_decay"),
+    (["--seed", "-1"], "seed -1"),
     (["--weights", "s0=0.5,s9=0.5"], "no source is called 's9'"),
     (["--tokens", "nowhere"], "nowhere holds no manifest.json")])
 def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
@@ -239,6 +248,23 @@ def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
     assert stop.value.code == 2
     assert message in captured.err and captured.err.count("\n") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokens"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
+    folder, _ = make_run(tmp_path / "r")
+    process = subprocess.Popen(command(folder, "--steps", "100000"), cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = subprocess.run(command(folder, "--steps", "100000"), cwd=ROOT, capture_output=True,
+                            text=True, encoding="utf-8")
+    process.kill()  # after which nothing is in the way of going on
+    process.communicate()
+    assert second.returncode == 2 and "another process trains in" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert train._lock(folder)
 
 
 def test_a_text_too_short_for_one_row_is_one_clear_line(tmp_path, capsys):
