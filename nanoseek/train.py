@@ -32,8 +32,8 @@ from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import evaluate, held_out, nats, write_curve
 from nanoseek.generate import write
 from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
-from nanoseek.optim import (OPTIMIZERS, build_optimizers, load_optimizer_tensors, optimizer_tensors,
-                            schedule_factor, set_learning_rate)
+from nanoseek.optim import (OPTIMIZERS, build_optimizers, load_optimizer_tensors,
+                            optimizer_tensors, schedule_factor, set_learning_rate)
 from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
