@@ -33,7 +33,8 @@ def to_hugging_face(config, eot_id=None):
     """Return the config.json (a dict) of transformers' LlamaForCausalLM for a ModelConfig."""
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
             **dataclasses.asdict(config), "head_dim": config.head_size,
-            "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "rope_scaling": None,
+            "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
+            "attention_dropout": 0.0, "rope_scaling": None,
             "bos_token_id": eot_id, "eos_token_id": eot_id, "torch_dtype": "float32"}
 
 
