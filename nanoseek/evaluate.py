@@ -268,6 +268,8 @@ def main(argv=None):
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
     parser.add_argument("--judged", type=int, default=0, help="stories of each language to check")
     args = parser.parse_args(argv)
+    if min(args.samples, args.judged) < 0:
+        parser.error("samples and judged must be at least 0")
     tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
     model, tokenizer = load(args.folder)
     print(format_scores(evaluate(model, tokens)))

@@ -180,7 +180,11 @@ class Run:
         if not resume:
             raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
                              "give another --out")
-        return newest_intact(self.folder)
+        found = newest_intact(self.folder)
+        if found is None:
+            raise ValueError(f"no checkpoint of {self.folder} is intact: mend one, or remove "
+                             f"{self.folder / 'checkpoints'} to start anew")
+        return found
 
     def _build(self, old):
         config = self.config

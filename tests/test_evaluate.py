@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoseek import data, evaluate
+from nanoseek import cli, data, evaluate
 from nanoseek.model import ModelConfig, Transformer
 
 EOT = 256
@@ -100,3 +100,12 @@ def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):
     lines = [e for e in root.iter() if e.tag.endswith("polyline")]
     assert len(lines) == 2 and all(len(line.get("points").split()) == 3 for line in lines)
     assert sum("stroke-dasharray" in e.attrib for e in root.iter()) == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--samples", "-1"], "at least 0"), (["--judged", "-1"], "at least 0"), ([], "nowhere")])
+def test_bad_input_is_one_clear_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: evaluate.main(["nowhere", *arguments]))
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1

@@ -250,7 +250,17 @@ def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
     assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokens"]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
+def test_a_run_without_an_intact_checkpoint_is_not_begun_anew(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model))
+    for checkpoint in checkpoints(folder):
+        (checkpoint / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="no checkpoint of .* is intact"):
+        train.train(settings(folder, model), resume=True)
+    assert len(checkpoints(folder)) == 2
+
+
+def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
     folder, _ = make_run(tmp_path / "r")
     process = subprocess.Popen(command(folder, "--steps", "100000"), cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
