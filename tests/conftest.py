@@ -6,10 +6,15 @@
 
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 
 import pytest
+
+# Before torch is imported, here and in the processes that tests start: threads that spin while
+# they wait make small models crawl on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_addoption(parser):
