@@ -116,11 +116,11 @@ lab: .venv/tutorials-installed
 test: .venv/tests-installed
 	@$(PY) -m pytest tests -q
 
-# Comparisons with peers: ratios in one run. Each file can be run alone, with --help.
 .venv/bench-installed: .venv/tests-installed tests/bench/requirements.txt
 	@sh .ci/setup tests/bench/requirements.txt
 	@touch $@
 
+# Comparisons with peers: ratios in one run. Each file can be run alone.
 bench: .venv/bench-installed
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(PY) $$bench || exit 1; done
 

@@ -91,8 +91,7 @@ def check_output(output, *inputs):
 def run(main):
     """Call `main()`; answer bad input (ValueError, OSError) in one line with exit code 2.
 
-    So are numbers and nestings too large for the machine or for Python.
-
+    Numbers and nestings too large for the machine or for Python are answered alike.
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]

@@ -137,15 +137,17 @@ class Grammar:
         known[name], self._lines[kind, name] = [], number
         return kind, name, float(power or 1.5), ["text", *attributes]
 
-    def _weight(self, row):
+    def _weight(self, number, row):
         """Split an explicit weight (None if there is none) from a row."""
         weight, rest = re.fullmatch(r"(?:(\d+\.?\d*) )?(.*)", row).groups()
-        return float(weight) if weight else None, rest.strip()
+        if weight and not float(weight):
+            self.fail(number, "a weight of 0 could never be chosen: remove the line")
+        return weight and float(weight), rest.strip()
 
     def _read_entries(self, number, row, header):
         _, name, power, attributes = header
         entries = self.lists[name]
-        weight, rest = self._weight(row)
+        weight, rest = self._weight(number, row)
         texts, *cells = [cell.strip() for cell in rest.split("|")]
         if len(cells) != len(attributes) - 1:
             self.fail(number, f"list {name} has {len(attributes)} columns, this line has "
@@ -163,7 +165,7 @@ class Grammar:
 
     def _read_alternative(self, number, row, header):
         alternatives = self.rules[header[1]]
-        weight, rest = self._weight(row)
+        weight, rest = self._weight(number, row)
         guards, template = re.fullmatch(r"(?:\[([^]]*)\] ?)?(.*)", rest).groups()
         guards = tuple(self._condition(number, part, True) for part in (guards or "").split(",")
                        if part)

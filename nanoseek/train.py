@@ -427,10 +427,9 @@ def _lock(folder):
     except ImportError:
         pass
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        raise ValueError(f"another process trains in {folder}: wait for it, or give another "
-                         "--out") from None
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
+            raise ValueError(f"another process trains in {folder}: wait for it, or give another "
+                             "--out") from None
     return file
 
 

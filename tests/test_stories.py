@@ -119,7 +119,7 @@ def test_words_enough_and_none_of_the_other_language(module):
     ("rule story\n  {nobody} slept.", 2, "nobody"), ("rule story\n  Ann <went>.", 2, "went"),
     ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "no list or rule"),
     ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 1, "story"),
-    ("rule story\n  {name", 2, "partner")])
+    ("rule story\n  {name", 2, "partner"), ("rule story\n  x\n  0 y", 3, "weight of 0")])
 def test_a_wrong_entry_is_named_with_its_line(module, tmp_path, line, number, message):
     path = tmp_path / "bad.txt"
     path.write_text(line + "\n", encoding="utf-8")
