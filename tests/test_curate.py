@@ -505,3 +505,12 @@ def test_a_broken_line_is_named_and_nothing_is_written(tmp_path, line, message):
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["raw.jsonl"]
+
+
+def test_neither_the_output_nor_the_report_replaces_the_input(tmp_path):
+    for name, output in (("raw.jsonl", "raw.jsonl"), ("curation.json", "clean.jsonl"),
+                         ("raw.jsonl", "curation.json")):
+        (tmp_path / name).write_text('{"text": "one", "source": "s"}\n', encoding="utf-8")
+        done = run(tmp_path, name, output)
+        assert done.returncode == 2 and "read and written" in done.stderr
+        assert "one" in (tmp_path / name).read_text(encoding="utf-8")
