@@ -5,14 +5,15 @@
     inputs, targets, document_ids = loader.next_batch()         # each (8, 256) int64
 
 Every document is stored as its end-of-text token followed by its text, so that one special token
-both begins a document and, as the target of the document before, ends it. An epoch of a source
-lays its documents end to end in a new order; the epochs follow each other as one endless stream,
-and row i of the stream is tokens [i·T, i·T + T], of which the first T are inputs and the last T
-targets. So nothing is padded, and every token is an input exactly once an epoch and a target
-exactly once (but for the stream's very first, which nothing comes before). Within an epoch the
-rows are shuffled as well, which matters when one document fills many rows.
+both begins a document and, as the target of the document before, ends it. Documents longer than
+PIECE tokens are cut in pieces; an epoch of a source lays the pieces end to end in a new order, and
+the epochs follow each other as one endless stream. A row is the next T tokens of it, whatever T
+and however many rows to a batch, so both may change from step to step (token scheduling), and the
+position in the stream is a count of tokens. Nothing is padded, and every token is an input exactly
+once an epoch. The target of a token is the one stored after it, also where its row or piece ends.
 
-Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B).
+Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
+batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
 Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row* T tokens.
 """
 
@@ -31,14 +32,15 @@ import numpy as np
 import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
+PIECE = 1024  # tokens; what a row holds of a document is cut here too, so not too few
 SPLITS = ("train", "held_out")
 BATCH_DOCUMENTS = 1000  # encoded together where the encoder takes several
 
 
 class Batch(typing.NamedTuple):
     inputs: torch.Tensor  # (B, T) int64
-    targets: torch.Tensor  # (B, T) int64: the token after each input
-    document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a document
+    targets: torch.Tensor  # (B, T) int64: the token after each input, in its own document
+    document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a piece of a document
 
 
 class _Writer:
@@ -212,55 +214,57 @@ class TokenStream:
     def __len__(self):
         return len(self.lengths)
 
-    def document(self, number, start=0, count=None):
-        """Return the ids (int64) of document `number`, or `count` of them from `start`."""
-        count = self.lengths[number] - start if count is None else count
-        position = self.starts[number] + start
-        shard = int(np.searchsorted(self.shard_starts, position, side="right")) - 1
-        offset = position - self.shard_starts[shard]
-        return self.shards[shard][offset:offset + count].astype(np.int64)
+    def read(self, position, count):
+        """Return `count` ids (int64) from a position on; after the last token comes the first."""
+        parts = []
+        while count:
+            position %= self.tokens
+            shard = int(np.searchsorted(self.shard_starts, position, side="right")) - 1
+            offset = position - self.shard_starts[shard]
+            parts.append(self.shards[shard][offset:offset + count])
+            position, count = position + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+    def document(self, number):
+        """Return the ids (int64) of document `number`."""
+        return self.read(self.starts[number], self.lengths[number])
 
 
-class _EndlessRows:
-    """Rows of T + 1 tokens from an endless sequence of reshuffled epochs of one TokenStream."""
+class _Epochs:
+    """The tokens of a TokenStream as one endless sequence, shuffled anew in each epoch."""
 
-    def __init__(self, stream, row_length, seed):
-        self.stream, self.row_length, self.seed = stream, row_length, seed
-        self._orders = {}  # epoch → (order of documents, where each begins in the epoch)
+    def __init__(self, stream, seed):
+        self.stream, self.seed, self.epoch = stream, seed, None
 
-    def _random(self, epoch, use):
-        return np.random.default_rng([*self.seed, epoch, use])
+    def _lay_out(self, epoch):
+        """Find where each piece of an epoch starts in the stream, and where it begins here."""
+        random, lengths = np.random.default_rng([*self.seed, epoch]), self.stream.lengths
+        # Long documents are cut in other places in each epoch.
+        lead = np.where(lengths > PIECE, random.integers(PIECE), 0)
+        counts = -(-(lengths + lead) // PIECE)
+        document = np.repeat(np.arange(len(lengths)), counts)
+        place = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
+        first = np.maximum(place * PIECE - lead[document], 0)
+        last = np.minimum((place + 1) * PIECE - lead[document], lengths[document])
+        order = random.permutation(len(document))
+        self.starts = (self.stream.starts[document] + first)[order]
+        self.begins = np.concatenate(([0], np.cumsum((last - first)[order])))
+        self.epoch = epoch
 
-    def _order(self, epoch):
-        if epoch not in self._orders:
-            order = self._random(epoch, 0).permutation(len(self.stream))
-            begins = np.concatenate(([0], np.cumsum(self.stream.lengths[order])))
-            self._orders = {k: v for k, v in self._orders.items() if k >= epoch - 1}
-            self._orders[epoch] = order, begins
-        return self._orders[epoch]
-
-    def _shuffled(self, row):
-        """Return which row of the stream is served as number `row`: a shuffle in each epoch."""
-        total, T = self.stream.tokens, self.row_length
-        epoch = row * T // total
-        first, last = -(-epoch * total // T), -(-(epoch + 1) * total // T)  # rows that begin in it
-        if not hasattr(self, "_rows") or self._rows[0] != epoch:
-            self._rows = epoch, self._random(epoch, 1).permutation(last - first)
-        return first + int(self._rows[1][row - first])
-
-    def row(self, number):
-        """Return ids and document numbers, two int64 arrays (T + 1,), of a row."""
-        ids, documents = [], []
-        position, wanted = self._shuffled(number) * self.row_length, self.row_length + 1
-        while wanted:
-            epoch, offset = divmod(position, self.stream.tokens)
-            order, begins = self._order(epoch)
-            place = int(np.searchsorted(begins, offset, side="right")) - 1
-            count = min(wanted, int(begins[place + 1]) - offset)
-            ids.append(self.stream.document(order[place], offset - begins[place], count))
-            documents.append(np.full(count, len(documents)))
-            position, wanted = position + count, wanted - count
-        return np.concatenate(ids), np.concatenate(documents)
+    def row(self, position, length):
+        """Return (3, length) int64: inputs, targets and the numbers of their pieces in the row."""
+        found = np.empty((3, length), np.int64)
+        done = number = 0
+        while done < length:
+            epoch, offset = divmod(position + done, self.stream.tokens)
+            if epoch != self.epoch:
+                self._lay_out(epoch)
+            piece = int(np.searchsorted(self.begins, offset, side="right")) - 1
+            count = min(length - done, int(self.begins[piece + 1]) - offset)
+            ids = self.stream.read(int(self.starts[piece] + offset - self.begins[piece]), count + 1)
+            found[:, done:done + count] = ids[:-1], ids[1:], np.full(count, number)
+            done, number = done + count, number + 1
+        return found
 
 
 class Loader:
@@ -269,55 +273,63 @@ class Loader:
     weights: {source: share}, in proportion to tokens unless given. Sources are drawn not by
     chance but by who is furthest behind its share, so the shares are met to within one row.
     rank and world: this process serves rows rank, rank + world, … of each global batch of
-    batch_size rows; the state counts global rows, so it restores the stream under another
-    number of ranks or another batch size.
+    batch_size rows; the state counts the tokens of all ranks, so it restores the stream under
+    another number of ranks, batch size or row length.
     Raises ValueError for unknown sources, weights that do not sum to 1, a source shorter than
     a row, a batch that the ranks do not divide, or a state that belongs to other data.
     """
 
     def __init__(self, folder, batch_size, row_length, weights=None, seed=0, split="train",
                  rank=0, world=1, verify=True):
-        if batch_size < 1 or row_length < 1 or batch_size % world:
-            raise ValueError(f"batch_size {batch_size} and row_length {row_length} must be at "
-                             f"least 1, and {world} ranks must divide the batch")
+        self.batch_size, self.row_length, self.seed = batch_size, row_length, seed
+        self.rank, self.world, self.sources = rank, world, {}
         manifest = read_manifest(folder)
         entries = manifest["splits"][split]
-        self.batch_size, self.row_length, self.seed = batch_size, row_length, seed
-        self.rank, self.world = rank, world
         self.weights = _weights(weights, entries)
-        self.rows = {}
         for source in self.weights:
             stream = TokenStream(folder, entries[source], manifest["dtype"], verify)
-            if stream.tokens <= row_length:
-                raise ValueError(f"source {source!r} has {stream.tokens} tokens, too few for one "
-                                 f"row of {row_length}: add text or shorten the rows")
             # The name is part of the seed, so that two sources are not shuffled alike.
             key = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big")
-            self.rows[source] = _EndlessRows(stream, row_length, (seed, key))
+            self.sources[source] = _Epochs(stream, (seed, key))
         self.served = dict.fromkeys(self.weights, 0)
+        self._check_sizes(batch_size, row_length)
 
-    def next_batch(self):
-        """Return the next Batch of this rank: batch_size / world rows."""
+    def _check_sizes(self, batch_size, row_length):
+        if batch_size < 1 or row_length < 1 or batch_size % self.world:
+            raise ValueError(f"batch_size {batch_size} and row_length {row_length} must be at "
+                             f"least 1, and {self.world} ranks must divide the batch")
+        for source, epochs in self.sources.items():
+            if epochs.stream.tokens < row_length:
+                raise ValueError(f"source {source!r} has {epochs.stream.tokens} tokens, too few "
+                                 f"for one row of {row_length}: add text or shorten the rows")
+
+    def next_batch(self, batch_size=None, row_length=None):
+        """Return the next Batch of this rank: batch_size / world rows of row_length tokens.
+
+        Both may change at every step, on all ranks alike; unless given, they are the loader's.
+        """
+        batch_size = self.batch_size if batch_size is None else batch_size
+        row_length = self.row_length if row_length is None else row_length
+        self._check_sizes(batch_size, row_length)
         rows = []
-        for number in range(self.batch_size):
-            total = sum(self.served.values()) + 1
+        for number in range(batch_size):
+            total = sum(self.served.values()) + row_length
             source = max(self.weights, key=lambda s: self.weights[s] * total - self.served[s])
             if number % self.world == self.rank:
-                rows.append(self.rows[source].row(self.served[source]))
-            self.served[source] += 1
-        ids, documents = (torch.from_numpy(np.stack(part)) for part in zip(*rows))
-        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), documents[:, :-1])
+                rows.append(self.sources[source].row(self.served[source], row_length))
+            self.served[source] += row_length
+        return Batch(*torch.from_numpy(np.stack(rows, axis=1)))  # (3, B, T)
 
     def state_dict(self):
-        """Return the position in the stream, fit for JSON."""
-        return {"served": dict(self.served), "row_length": self.row_length, "seed": self.seed}
+        """Return the position in the stream, fit for JSON: the tokens served of each source."""
+        return {"tokens": dict(self.served), "seed": self.seed}
 
     def load_state_dict(self, state):
         """Go to a position that state_dict returned."""
-        if (state["row_length"], state["seed"]) != (self.row_length, self.seed) or \
-                set(state["served"]) != set(self.served):
-            raise ValueError("the loader's state belongs to other sources, row_length or seed")
-        self.served = {source: int(state["served"][source]) for source in self.served}
+        tokens = state.get("tokens", {})
+        if state["seed"] != self.seed or set(tokens) != set(self.served):
+            raise ValueError("the loader's state belongs to other sources or another seed")
+        self.served = {source: int(tokens[source]) for source in self.served}
 
 
 def _weights(weights, entries):

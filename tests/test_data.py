@@ -1,6 +1,6 @@
 """data.py: every token exactly once, shares met, streams that resume, damage detected."""
 
-import collections
+import itertools
 import json
 
 import numpy as np
@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from nanoseek.model import ModelConfig, Transformer
 
 MODULE = "nanoseek.data"
 EOT = 256
@@ -23,33 +25,64 @@ def documents(lengths, source="a", split="train", first=0):
             for i, n in enumerate(lengths)]
 
 
-def numbered(count, source="a"):
+def numbered(count, source="a", longest=30):
     """Return encode and documents whose every token is unique in the corpus."""
     rng = np.random.default_rng(0)
-    sizes, start, found = rng.integers(1, 30, count), 0, []
+    sizes, start, found = rng.integers(1, longest, count), 0, []
     for size in sizes:
         found.append({"text": f"{start} {start + size}", "source": source})
         start += int(size)
     return lambda text: list(range(*map(int, text.split()))), found, start
 
 
+@pytest.fixture(scope="module")
+def counted(module, tmp_path_factory):
+    """A folder whose every token is the number of its place, and the document of each token."""
+    number, found, total = numbered(12, longest=2500)
+    folder = tmp_path_factory.mktemp("counted") / "tokens"
+    module.write_shards(found, number, folder)
+    owner = np.concatenate([np.full(len(number(d["text"])), i) for i, d in enumerate(found)])
+    return folder, total, owner
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 6), st.integers(90, 700)), min_size=1, max_size=9)
+
+
 @pytest.mark.contract
 @settings(max_examples=20, deadline=None)
-@given(count=st.integers(2, 30), row_length=st.integers(1, 40), seed=st.integers(0, 5))
-def test_every_token_is_served_exactly_once_an_epoch(module, tmp_path_factory, count, row_length, seed):
-    number, found, total = numbered(count)
-    folder = tmp_path_factory.mktemp("t") / "tokens"
-    module.write_shards(found, number, folder)
-    if total <= row_length:
-        with pytest.raises(ValueError, match="too few for one row"):
-            module.Loader(folder, 1, row_length)
-        return
-    loader = module.Loader(folder, 1, row_length, seed=seed)
-    # total rows are row_length whole epochs: the shortest time in which both come out even.
-    counts = collections.Counter()
-    for _ in range(total):
-        counts.update(loader.next_batch().inputs.flatten().tolist())
-    assert len(counts) == total and set(counts.values()) == {row_length}
+@given(sizes=SIZES, seed=st.integers(0, 5))
+def test_every_token_is_served_exactly_once_an_epoch_whatever_the_sizes(module, counted, sizes, seed):
+    folder, total, owner = counted
+    loader = module.Loader(folder, 1, 1, seed=seed)
+    counts, served = np.zeros(total, int), 0
+    for size in itertools.cycle(sizes):
+        inputs, targets, document_ids = loader.next_batch(*size)
+        assert inputs.shape == targets.shape == document_ids.shape == size
+        assert torch.equal(targets, (inputs + 1) % total)
+        counts += np.bincount(inputs.flatten(), minlength=total)
+        served += inputs.numel()
+        assert set(counts) <= {served // total, served // total + 1}
+        together = document_ids[:, 1:] == document_ids[:, :-1]
+        assert torch.equal(inputs[:, 1:][together], inputs[:, :-1][together] + 1)
+        assert (owner[inputs[:, 1:][together]] == owner[inputs[:, :-1][together]]).all()
+        if served > 2 * total:
+            break
+
+
+@pytest.mark.contract
+def test_long_documents_are_cut_shuffled_and_cut_elsewhere_in_the_next_epoch(module, tmp_path):
+    total = 40 * module.PIECE
+    module.write_shards([{"text": "one", "source": "a"}], lambda text: np.arange(total),
+                        tmp_path / "t")
+    loader = module.Loader(tmp_path / "t", 1, total)
+    for _ in range(2):
+        epoch = loader.next_batch()
+        cuts = (epoch.document_ids[0].diff() != 0).nonzero().flatten() + 1
+        assert 40 <= len(cuts) + 1 <= 41 and cuts.diff().max() <= module.PIECE
+        starts = epoch.inputs[0][cuts]
+        assert not torch.equal(starts, starts.sort().values)
+    again = module.Loader(tmp_path / "t", 1, total).next_batch().inputs[0]
+    assert set(starts.tolist()) != set(again[cuts].tolist())
 
 
 @pytest.mark.contract
@@ -59,9 +92,8 @@ def test_rows_keep_documents_whole_and_marked(module, tmp_path):
     loader = module.Loader(tmp_path / "t", 4, 64)
     for _ in range(20):
         inputs, targets, document_ids = loader.next_batch()
-        assert inputs.shape == targets.shape == document_ids.shape == (4, 64)
         assert inputs.dtype == targets.dtype == document_ids.dtype == torch.int64
-        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])  # a short document ends with eot
         # A document's ids count up, so a new one begins exactly where eot stands.
         begins = document_ids[:, 1:] != document_ids[:, :-1]
         assert torch.equal(begins, inputs[:, 1:] == 100_000)
@@ -69,30 +101,48 @@ def test_rows_keep_documents_whole_and_marked(module, tmp_path):
         assert torch.equal(inputs[:, 1:][inside], inputs[:, :-1][inside] + 1)
 
 
+def test_with_masking_on_a_row_computes_what_its_documents_compute_alone(module, mixed):
+    inputs, _, document_ids = module.Loader(mixed, 2, 64).next_batch()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Transformer(ModelConfig(vocab_size=257, hidden_size=16, intermediate_size=16,
+                                        num_hidden_layers=2, num_attention_heads=2,
+                                        num_key_value_heads=1, max_position_embeddings=64))
+    with torch.no_grad():
+        together = model(inputs, document_ids)
+        for row, pieces, logits in zip(inputs, document_ids, together):
+            assert len(pieces.unique()) > 1
+            alone = [model(row[None, pieces == piece])[0] for piece in pieces.unique()]
+            torch.testing.assert_close(logits, torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.contract
 @settings(max_examples=20, deadline=None)
-@given(before=st.integers(0, 25), batch_before=st.sampled_from([1, 2, 6]),
-       batch_after=st.sampled_from([1, 2, 3]), world=st.sampled_from([1, 2, 3]))
-def test_a_resumed_stream_goes_on_exactly(module, mixed, before, batch_before, batch_after, world):
-    def rows(batches):
-        return [row for batch in batches for row in batch.inputs.tolist()]
+@given(sizes=SIZES, stop=st.integers(0, 8), world=st.sampled_from([1, 2, 3]))
+def test_a_resumed_stream_goes_on_exactly(module, mixed, sizes, stop, world):
+    """Stopped at any step of any ramp; gone on with on another number of ranks."""
+    sizes = [(rows * world, length % 90 + 1) for rows, length in sizes]  # rows below 90 tokens
     whole = module.Loader(mixed, 1, 16, seed=3)
-    expected = rows(whole.next_batch() for _ in range(before * batch_before + 12))
-    first = module.Loader(mixed, batch_before, 16, seed=3)
-    for _ in range(before):
-        first.next_batch()
-    state = json.loads(json.dumps(first.state_dict()))
-    # Also under another batch size and on another number of ranks, which interleave.
-    size = batch_after * world
-    ranks = [module.Loader(mixed, size, 16, seed=3, rank=rank, world=world)
-             for rank in range(world)]
+    expected = [whole.next_batch(*size).inputs for size in sizes]
+    first = module.Loader(mixed, 6, 16, seed=3)
+    for size in sizes[:stop]:
+        first.next_batch(*size)
+    ranks = [module.Loader(mixed, 6, 16, seed=3, rank=rank, world=world) for rank in range(world)]
     for rank in ranks:
-        rank.load_state_dict(state)
-    found = []
-    while len(found) < 12:
-        parts = [rows([rank.next_batch()]) for rank in ranks]
-        found += [row for together in zip(*parts) for row in together]
-    assert found[:12] == expected[-12:]
+        rank.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for size, batch in list(zip(sizes, expected))[stop:]:
+        parts = [rank.next_batch(*size).inputs for rank in ranks]  # the ranks' rows interleave
+        assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), batch)
+    assert all(rank.state_dict() == whole.state_dict() for rank in ranks)
+
+
+@pytest.mark.contract
+def test_neither_stream_nor_state_depends_on_the_batch_size(module, mixed):
+    def walk(batch_size):
+        loader = module.Loader(mixed, batch_size, 16, seed=3)
+        rows = torch.cat([loader.next_batch().inputs for _ in range(60 // batch_size)])
+        return rows.tolist(), loader.state_dict()
+    assert walk(1) == walk(2) == walk(6) == walk(60)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +159,11 @@ def mixed(module, tmp_path_factory):
 @pytest.mark.parametrize("weights", [None, {"a": 0.5, "b": 0.5}, {"a": 0.1, "b": 0.9}])
 def test_shares_of_the_sources_match_their_weights(module, mixed, weights):
     loader = module.Loader(mixed, 2, 16, weights)
-    for step in range(1, 101):
-        loader.next_batch()
+    for step in range(100):
+        loader.next_batch(row_length=16 + step // 10)
+        served = loader.state_dict()["tokens"]
         for source, share in (weights or {"a": 0.75, "b": 0.25}).items():
-            assert abs(loader.served[source] - share * 2 * step) <= 1
+            assert abs(served[source] - share * sum(served.values())) <= 16 + step // 10
 
 
 @pytest.mark.contract
@@ -223,9 +274,21 @@ def test_bad_corpora_are_refused(module, tmp_path):
         module.write_shards([], encode, tmp_path / "t")
     with pytest.raises(ValueError, match="id 120 lies outside the vocabulary of 100"):
         module.write_shards([{"text": "xx", "source": "a"}], encode, tmp_path / "t", 100)
-    with pytest.raises(ValueError, match="2 ranks must divide"):
-        module.Loader(tmp_path / "t", 3, 8, world=2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.contract
+def test_sizes_that_do_not_fit_are_refused(module, mixed):
+    with pytest.raises(ValueError, match="2 ranks must divide"):
+        module.Loader(mixed, 3, 8, world=2)
+    with pytest.raises(ValueError, match="'b' has 310 tokens, too few for one row of 311"):
+        module.Loader(mixed, 1, 311)
+    loader = module.Loader(mixed, 1, 310)
+    before = loader.state_dict()
+    for sizes, message in (((1, 311), "too few"), ((0, 8), "at least 1"), ((1, 0), "at least 1")):
+        with pytest.raises(ValueError, match=message):
+            loader.next_batch(*sizes)
+    assert loader.state_dict() == before
 
 
 @pytest.mark.contract
