@@ -6,11 +6,11 @@
 
 Every document is stored as its end-of-text token followed by its text, so that one special token
 both begins a document and, as the target of the document before, ends it. Documents longer than
-PIECE tokens are cut in pieces; an epoch of a source lays the pieces end to end in a new order, and
-the epochs follow each other as one endless stream. A row is the next T tokens of it, whatever T
-and however many rows to a batch, so both may change from step to step (token scheduling), and the
-position in the stream is a count of tokens. Nothing is padded, and every token is an input exactly
-once an epoch. The target of a token is the one stored after it, also where its row or piece ends.
+PIECE tokens are cut in pieces; an epoch of a source lays the pieces end to end in a new order and
+is read at up to LANES places in turn, so that a batch is well mixed. A row is the next T tokens at
+one of them, whatever T and however many rows to a batch, so both may change at every step (token
+scheduling). Nothing is padded, and every token is an input exactly once an epoch. The target of a
+token is the one stored after it, also where its row or piece ends.
 
 Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
 batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
@@ -32,7 +32,9 @@ import numpy as np
 import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
-PIECE = 1024  # tokens; what a row holds of a document is cut here too, so not too few
+PIECE = 4096  # tokens; a row's view of its document ends here, so not too few
+LANES = 64  # places at which an epoch is read in turn, so that a batch is not of one piece
+LANE_TOKENS = 8192  # at least, or there are fewer lanes
 SPLITS = ("train", "held_out")
 BATCH_DOCUMENTS = 1000  # encoded together where the encoder takes several
 
@@ -231,10 +233,35 @@ class TokenStream:
 
 
 class _Epochs:
-    """The tokens of a TokenStream as one endless sequence, shuffled anew in each epoch."""
+    """The tokens of a TokenStream, shuffled anew in each epoch and read at many places in turn.
+
+    An epoch is cut in lanes of equal length. A row reads on in the lane that has most left, so
+    the rows of a batch lie far apart; `left` holds the tokens that each lane has not served.
+    """
 
     def __init__(self, stream, seed):
-        self.stream, self.seed, self.epoch = stream, seed, None
+        self.stream, self.seed, self.laid_out = stream, seed, None
+        lanes = max(1, min(LANES, stream.tokens // LANE_TOKENS))
+        self.ends = np.linspace(0, stream.tokens, lanes + 1).astype(np.int64)[1:]
+        self.epoch, self.left = 0, np.diff(self.ends, prepend=0)
+
+    @property
+    def served(self):
+        return (self.epoch + 1) * self.stream.tokens - int(self.left.sum())
+
+    def take(self, count):
+        """Move `count` tokens on; return where they are: [(epoch, place in the epoch, count)]."""
+        spans = []
+        while count:
+            lane = int(self.left.argmax())
+            if not self.left[lane]:
+                self.epoch, self.left = self.epoch + 1, np.diff(self.ends, prepend=0)
+                continue
+            taken = min(count, int(self.left[lane]))
+            spans.append((self.epoch, int(self.ends[lane] - self.left[lane]), taken))
+            self.left[lane] -= taken
+            count -= taken
+        return spans
 
     def _lay_out(self, epoch):
         """Find where each piece of an epoch starts in the stream, and where it begins here."""
@@ -249,22 +276,22 @@ class _Epochs:
         order = random.permutation(len(document))
         self.starts = (self.stream.starts[document] + first)[order]
         self.begins = np.concatenate(([0], np.cumsum((last - first)[order])))
-        self.epoch = epoch
+        self.laid_out = epoch
 
-    def row(self, position, length):
-        """Return (3, length) int64: inputs, targets and the numbers of their pieces in the row."""
-        found = np.empty((3, length), np.int64)
-        done = number = 0
-        while done < length:
-            epoch, offset = divmod(position + done, self.stream.tokens)
-            if epoch != self.epoch:
+    def row(self, spans):
+        """Return (3, T) int64 of what `take` took: inputs, targets, numbers of their pieces."""
+        parts = []
+        for epoch, place, count in spans:
+            if epoch != self.laid_out:
                 self._lay_out(epoch)
-            piece = int(np.searchsorted(self.begins, offset, side="right")) - 1
-            count = min(length - done, int(self.begins[piece + 1]) - offset)
-            ids = self.stream.read(int(self.starts[piece] + offset - self.begins[piece]), count + 1)
-            found[:, done:done + count] = ids[:-1], ids[1:], np.full(count, number)
-            done, number = done + count, number + 1
-        return found
+            while count:
+                piece = int(np.searchsorted(self.begins, place, side="right")) - 1
+                some = min(count, int(self.begins[piece + 1]) - place)
+                start = int(self.starts[piece]) + place - int(self.begins[piece])
+                ids = self.stream.read(start, some + 1)
+                parts.append(np.stack((ids[:-1], ids[1:], np.full(some, len(parts)))))
+                place, count = place + some, count - some
+        return np.concatenate(parts, axis=1)
 
 
 class Loader:
@@ -273,8 +300,8 @@ class Loader:
     weights: {source: share}, in proportion to tokens unless given. Sources are drawn not by
     chance but by who is furthest behind its share, so the shares are met to within one row.
     rank and world: this process serves rows rank, rank + world, … of each global batch of
-    batch_size rows; the state counts the tokens of all ranks, so it restores the stream under
-    another number of ranks, batch size or row length.
+    batch_size rows; the state counts tokens, of all ranks together, so it restores the stream
+    under another number of ranks, batch size or row length.
     Raises ValueError for unknown sources, weights that do not sum to 1, a source shorter than
     a row, a batch that the ranks do not divide, or a state that belongs to other data.
     """
@@ -291,7 +318,6 @@ class Loader:
             # The name is part of the seed, so that two sources are not shuffled alike.
             key = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big")
             self.sources[source] = _Epochs(stream, (seed, key))
-        self.served = dict.fromkeys(self.weights, 0)
         self._check_sizes(batch_size, row_length)
 
     def _check_sizes(self, batch_size, row_length):
@@ -311,25 +337,31 @@ class Loader:
         batch_size = self.batch_size if batch_size is None else batch_size
         row_length = self.row_length if row_length is None else row_length
         self._check_sizes(batch_size, row_length)
-        rows = []
+        served, rows = {name: epochs.served for name, epochs in self.sources.items()}, []
         for number in range(batch_size):
-            total = sum(self.served.values()) + row_length
-            source = max(self.weights, key=lambda s: self.weights[s] * total - self.served[s])
+            total = sum(served.values()) + row_length
+            source = max(self.weights, key=lambda name: self.weights[name] * total - served[name])
+            spans = self.sources[source].take(row_length)
+            served[source] += row_length
             if number % self.world == self.rank:
-                rows.append(self.sources[source].row(self.served[source], row_length))
-            self.served[source] += row_length
+                rows.append(self.sources[source].row(spans))
         return Batch(*torch.from_numpy(np.stack(rows, axis=1)))  # (3, B, T)
 
     def state_dict(self):
-        """Return the position in the stream, fit for JSON: the tokens served of each source."""
-        return {"tokens": dict(self.served), "seed": self.seed}
+        """Return the place in the stream, fit for JSON: epoch and tokens left by source."""
+        return {"seed": self.seed, "sources": {
+            source: {"epoch": epochs.epoch, "left": epochs.left.tolist()}
+            for source, epochs in self.sources.items()}}
 
     def load_state_dict(self, state):
         """Go to a position that state_dict returned."""
-        tokens = state.get("tokens", {})
-        if state["seed"] != self.seed or set(tokens) != set(self.served):
+        places = state.get("sources", {})
+        if state["seed"] != self.seed or places.keys() != self.sources.keys() or any(
+                len(places[name]["left"]) != len(e.left) for name, e in self.sources.items()):
             raise ValueError("the loader's state belongs to other sources or another seed")
-        self.served = {source: int(tokens[source]) for source in self.served}
+        for source, epochs in self.sources.items():
+            epochs.epoch = places[source]["epoch"]
+            epochs.left = np.array(places[source]["left"])
 
 
 def _weights(weights, entries):

@@ -35,6 +35,15 @@ def numbered(count, source="a", longest=30):
     return lambda text: list(range(*map(int, text.split()))), found, start
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces_and_lanes(module):
+    """A small corpus has many of both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE", 500)
+        patch.setattr(module, "LANE_TOKENS", 200)
+        yield
+
+
 @pytest.fixture(scope="module")
 def counted(module, tmp_path_factory):
     """A folder whose every token is the number of its place, and the document of each token."""
@@ -51,7 +60,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 6), st.integers(90, 700)), min_size=1,
 @pytest.mark.contract
 @settings(max_examples=20, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 5))
-def test_every_token_is_served_exactly_once_an_epoch_whatever_the_sizes(module, counted, sizes, seed):
+def test_every_token_is_served_exactly_once_an_epoch(module, counted, sizes, seed):
     folder, total, owner = counted
     loader = module.Loader(folder, 1, 1, seed=seed)
     counts, served = np.zeros(total, int), 0
@@ -70,7 +79,9 @@ def test_every_token_is_served_exactly_once_an_epoch_whatever_the_sizes(module, 
 
 
 @pytest.mark.contract
-def test_long_documents_are_cut_shuffled_and_cut_elsewhere_in_the_next_epoch(module, tmp_path):
+def test_long_documents_are_cut_shuffled_and_cut_elsewhere_in_the_next_epoch(
+        module, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LANES", 1)
     total = 40 * module.PIECE
     module.write_shards([{"text": "one", "source": "a"}], lambda text: np.arange(total),
                         tmp_path / "t")
@@ -86,7 +97,16 @@ def test_long_documents_are_cut_shuffled_and_cut_elsewhere_in_the_next_epoch(mod
 
 
 @pytest.mark.contract
-def test_rows_keep_documents_whole_and_marked(module, tmp_path):
+def test_the_rows_of_a_batch_lie_far_apart(module, tmp_path):
+    module.write_shards([{"text": "one", "source": "a"}], lambda text: np.arange(20_000),
+                        tmp_path / "t")
+    inputs = module.Loader(tmp_path / "t", 64, 20).next_batch().inputs
+    assert len(set((inputs[:, 0] // 500).tolist())) > 20  # of 40 pieces
+
+
+@pytest.mark.contract
+def test_rows_keep_documents_whole_and_marked(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LANES", 1)  # where one ends, a document is cut
     number, found, total = numbered(40)
     module.write_shards(found, number, tmp_path / "t", eot_id=100_000)
     loader = module.Loader(tmp_path / "t", 4, 64)
@@ -161,7 +181,7 @@ def test_shares_of_the_sources_match_their_weights(module, mixed, weights):
     loader = module.Loader(mixed, 2, 16, weights)
     for step in range(100):
         loader.next_batch(row_length=16 + step // 10)
-        served = loader.state_dict()["tokens"]
+        served = {name: epochs.served for name, epochs in loader.sources.items()}
         for source, share in (weights or {"a": 0.75, "b": 0.25}).items():
             assert abs(served[source] - share * sum(served.values())) <= 16 + step // 10
 
