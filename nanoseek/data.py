@@ -19,24 +19,26 @@ Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row
 
 import array
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
+import time
 import typing
 
 import numpy as np
 import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
-PIECE = 4096  # tokens; a row's view of its document ends here, so not too few
+PIECE = 1024  # tokens; a row's view of its document ends here, so not too few
 LANES = 64  # places at which an epoch is read in turn, so that a batch is not of one piece
 LANE_TOKENS = 8192  # at least, or there are fewer lanes
+FORMAT = 2  # of the token folder
 SPLITS = ("train", "held_out")
-BATCH_DOCUMENTS = 1000  # encoded together where the encoder takes several
+BATCH_CHARACTERS = 1 << 20  # encoded together where the encoder takes several texts
 
 
 class Batch(typing.NamedTuple):
@@ -48,8 +50,8 @@ class Batch(typing.NamedTuple):
 class _Writer:
     """Append the documents of one source and split to shard files."""
 
-    def __init__(self, folder, name, dtype):
-        self.folder, self.name, self.dtype = folder, name, dtype
+    def __init__(self, folder, name):
+        self.folder, self.name = folder, name
         self.lengths = array.array("Q")
         self.shards, self.file = [], None
         self.text_bytes, self.log2_probability = 0, 0.0
@@ -58,9 +60,8 @@ class _Writer:
         if self.file is None:
             path = self.folder / f"{self.name}-{len(self.shards):03d}.bin"
             self.file, self.hash, self.tokens = path.open("wb"), hashlib.sha256(), 0
-        raw = ids.astype(self.dtype).tobytes()
-        self.file.write(raw)
-        self.hash.update(raw)
+        self.file.write(ids)
+        self.hash.update(ids)
         self.tokens += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
@@ -81,7 +82,8 @@ class _Writer:
         np.save(self.folder / bounds, np.frombuffer(self.lengths, dtype=np.uint64))
         known = not np.isnan(self.log2_probability)
         return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
-                "bytes": self.text_bytes, "lengths": bounds, "shards": self.shards,
+                "bytes": self.text_bytes, "lengths": bounds,
+                "lengths_sha256": _sha256(self.folder / bounds), "shards": self.shards,
                 "log2_probability": self.log2_probability if known else None}
 
 
@@ -104,7 +106,7 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     building = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         manifest = {
-            "format": 1, "dtype": "uint16" if small else "uint32", "vocab_size": vocab_size,
+            "format": FORMAT, "dtype": "uint16" if small else "uint32", "vocab_size": vocab_size,
             "eot_id": eot_id, "tokenizer_sha256": tokenizer and _sha256(tokenizer),
             "splits": _write_all(_encoded(documents, encode, batched), building, small,
                                  vocab_size, eot_id)}
@@ -117,27 +119,37 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 
 def _encoded(documents, encode, batched):
     """Yield (document, ids)."""
-    documents = iter(documents)
-    while several := list(itertools.islice(documents, BATCH_DOCUMENTS if batched else 1)):
+    for several in _groups(documents, BATCH_CHARACTERS if batched else 0):
         texts = [document["text"] for document in several]
         yield from zip(several, encode(texts) if batched else map(encode, texts))
 
 
+def _groups(documents, characters):
+    """Yield lists of documents that hold together about so many characters."""
+    group, held = [], 0
+    for document in documents:
+        group.append(document)
+        held += len(document["text"])
+        if held >= characters:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
 def _write_all(encoded, folder, small, vocab_size, eot_id):
-    writers = {}
+    writers, dtype = {}, np.uint16 if small else np.uint32
+    begin = [] if eot_id is None else [eot_id]
     for document, ids in encoded:
         key = document.get("split", "train"), document["source"]
         if key not in writers:
             slug = re.sub(r"[^A-Za-z0-9_]+", "_", key[1])[:40]  # source names are free text
-            writers[key] = _Writer(folder, f"{key[0]}-{len(writers):02d}-{slug}",
-                                   np.uint16 if small else np.uint32)
-        ids = np.asarray(ids, dtype=np.int64)
+            writers[key] = _Writer(folder, f"{key[0]}-{len(writers):02d}-{slug}")
+        ids = np.asarray(ids)
         if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
             raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
                              "encode with the tokenizer whose size was given")
-        if eot_id is not None:
-            ids = np.concatenate(([eot_id], ids))
-        writers[key].add(ids, document)
+        writers[key].add(np.concatenate((begin, ids), dtype=dtype, casting="unsafe"), document)
     if not any(split == "train" for split, _ in writers):
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
     splits = {split: {} for split in SPLITS}
@@ -185,9 +197,21 @@ def read_manifest(folder):
         raise ValueError(f"{folder} holds no manifest.json: build it with python -m nanoseek.data")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {**manifest, "splits": {split: manifest["splits"][split] for split in SPLITS}}
+        manifest["splits"] = {split: manifest["splits"][split] for split in SPLITS}
+        known = manifest["format"] == FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): build the tokens again") from None
+    if not known:
+        raise ValueError(f"{folder} is of an older nanoseek: build the tokens again")
+    return manifest
+
+
+def _check(path, sha256=None, size=None):
+    """Raise ValueError when a file is missing, or its size or sha256, where given, differs."""
+    if not path.is_file() or size not in (None, path.stat().st_size):
+        raise ValueError(f"{path} is missing or cut short: build the tokens again")
+    if sha256 and _sha256(path) != sha256:
+        raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
 
 
 class TokenStream:
@@ -199,13 +223,9 @@ class TokenStream:
     def __init__(self, folder, entry, dtype, verify=True):
         folder = pathlib.Path(folder)
         for shard in entry["shards"]:
-            path = folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else -1
-            if size != shard["tokens"] * np.dtype(dtype).itemsize:
-                raise ValueError(f"{path} is missing or cut short: build the tokens again")
-            if verify and _sha256(path) != shard["sha256"]:
-                raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
-        # A document never crosses from one shard to the next.
+            _check(folder / shard["file"], shard["sha256"] if verify else None,
+                   shard["tokens"] * np.dtype(dtype).itemsize)
+        _check(folder / entry["lengths"], entry["lengths_sha256"])
         self.shards = [np.memmap(folder / s["file"], dtype=dtype, mode="r")
                        for s in entry["shards"] if s["tokens"]]
         self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
@@ -373,10 +393,24 @@ def _weights(weights, entries):
         return {source: entry["tokens"] / total for source, entry in entries.items()}
     unknown = sorted(set(weights) - set(entries))
     if unknown:
-        raise ValueError(f"no source is called {unknown[0]!r}: there are {', '.join(entries)}")
+        raise ValueError(f"no source is called {unknown[0]!r}, or all of it is held out: "
+                         f"there are {', '.join(entries)}")
     if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN
         raise ValueError(f"the weights {weights} must be at least 0 and sum to 1")
     return {source: weight for source, weight in weights.items() if weight}
+
+
+def _with_progress(documents, every=5.0):
+    """Pass documents on; say on stderr, every so many seconds, how many there were so far."""
+    began = said = time.monotonic()
+    characters = 0
+    for number, document in enumerate(documents, start=1):
+        yield document
+        characters += len(document["text"])
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            print(f"  {number:,} documents, {characters / 1e6:,.0f} million characters, "
+                  f"{characters / 1e6 / (said - began):.1f} million/s", file=sys.stderr)
 
 
 def main(argv=None):
@@ -389,8 +423,8 @@ def main(argv=None):
     parser.add_argument("folder", help="where the shards and manifest.json go")
     args = parser.parse_args(argv)
     tokenizer = Tokenizer.load(args.tokenizer)
-    manifest = write_shards(read_documents(args.clean), tokenizer.encode_batch, args.folder,
-                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
+    manifest = write_shards(_with_progress(read_documents(args.clean)), tokenizer.encode_batch,
+                            args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
                             batched=True)
     print(f"{'source':<16}{'split':<10}{'documents':>10}{'tokens':>12}{'bytes':>12}{'B/token':>9}")
     for split, sources in manifest["splits"].items():

@@ -1,5 +1,6 @@
 """data.py: every token exactly once, shares met, streams that resume, damage detected."""
 
+import contextlib
 import itertools
 import json
 
@@ -10,6 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoseek.model import ModelConfig, Transformer
+from nanoseek.tokenizer import Tokenizer
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 MODULE = "nanoseek.data"
 EOT = 256
@@ -216,7 +223,7 @@ def test_the_manifest_counts_and_the_splits_stay_apart(module, tmp_path):
 @pytest.mark.contract
 def test_encoding_in_batches_writes_the_same(module, tmp_path, monkeypatch):
     number, found, _ = numbered(25)
-    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 60)
     one = module.write_shards(found, number, tmp_path / "one")
     many = module.write_shards(found, lambda texts: [number(text) for text in texts],
                                tmp_path / "many", batched=True)
@@ -254,8 +261,21 @@ def test_damage_is_named(module, tmp_path):
     shard.write_bytes(whole[:20] + b"\xff" + whole[21:])
     with pytest.raises(ValueError, match="was altered"):
         module.Loader(folder, 1, 8)
+    module.Loader(folder, 1, 8, verify=False)
     shard.write_bytes(whole[:-2])
     with pytest.raises(ValueError, match="cut short"):
+        module.Loader(folder, 1, 8, verify=False)
+    shard.write_bytes(whole)
+    bounds = folder / manifest["splits"]["train"]["a"]["lengths"]
+    whole = bounds.read_bytes()
+    bounds.write_bytes(whole[:-16] + b"\x28" + whole[-15:-8] + b"\x2a" + whole[-7:])  # same sum
+    with pytest.raises(ValueError, match="lengths.npy was altered"):
+        module.Loader(folder, 1, 8, verify=False)
+    bounds.unlink()
+    with pytest.raises(ValueError, match="lengths.npy is missing"):
+        module.Loader(folder, 1, 8)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    with pytest.raises(ValueError, match="of an older nanoseek: build the tokens again"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
@@ -277,6 +297,89 @@ def test_a_build_that_fails_leaves_the_old_one(module, tmp_path):
         module.write_shards(breaks(), encode, folder, 257, EOT)
     assert module.read_manifest(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+@contextlib.contextmanager
+def disk_of(size):
+    """No file can grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(resource is None, reason="Windows has no limit on files to try it with")
+@pytest.mark.contract
+def test_a_full_disk_leaves_the_old_tokens_or_none(module, tmp_path):
+    folder = tmp_path / "t"
+    def fails():
+        with disk_of(5000), pytest.raises(OSError):
+            module.write_shards(documents([40] * 5000), encode, folder, 257)
+    fails()
+    assert not list(tmp_path.iterdir())
+    before = module.write_shards(documents([40] * 5), encode, folder, 257)
+    fails()
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
+    assert module.read_manifest(folder) == before
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("eot_id", [None, EOT])
+def test_empty_documents_are_no_trouble(module, tmp_path, eot_id):
+    module.write_shards(documents([0, 9, 0, 0, 5, 0]), encode, tmp_path / "t", 257, eot_id)
+    loader = module.Loader(tmp_path / "t", 1, 7)
+    total = 14 if eot_id is None else 20
+    served = torch.cat([loader.next_batch().inputs[0] for _ in range(total)])
+    assert (served == EOT).sum() == (0 if eot_id is None else 6 * 7)
+    assert loader.sources["a"].served == 7 * total
+
+
+@pytest.mark.contract
+def test_a_document_of_a_hundred_megabytes(module, tmp_path):
+    module.write_shards([{"text": "0123456789" * 10_000_000, "source": "a"}],
+                        lambda text: np.frombuffer(text.encode(), np.uint8) - 48,
+                        tmp_path / "t", 10)
+    inputs, targets, document_ids = module.Loader(tmp_path / "t", 8, 256).next_batch()
+    assert torch.equal(targets, (inputs + 1) % 10)
+    together = document_ids[:, 1:] == document_ids[:, :-1]
+    assert torch.equal(inputs[:, 1:][together], targets[:, :-1][together])
+
+
+def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
+        module, tmp_path, monkeypatch, capsys):
+    texts = [f"line {n} of the text\n" for n in range(300)]
+    (tmp_path / "clean.jsonl").write_text("".join(
+        json.dumps({"text": text, "source": "web", "split": "train"}) + "\n" for text in texts))
+    Tokenizer.train(texts, 265).save(tmp_path / "tokenizer.json")
+    clock = itertools.count(step=2.5)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    module.main([str(tmp_path / name) for name in ("clean.jsonl", "tokenizer.json", "tokens")])
+    said = capsys.readouterr()
+    assert "web" in said.out and "300" in said.out and "documents" in said.err
+    assert module.read_manifest(tmp_path / "tokens")["splits"]["train"]["web"]["documents"] == 300
+
+
+@pytest.mark.parametrize("line, message", [
+    (b'{"text": "a"', "line 2"), (b'{"source": "web"}', "line 2"), (b'{"text": "\xff"}', "UTF-8")])
+def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, message):
+    (tmp_path / "clean.jsonl").write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    Tokenizer.train(["fine"], 257).save(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=message):
+        module.main([str(tmp_path / n) for n in ("clean.jsonl", "tokenizer.json", "tokens")])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.contract
+def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_path):
+    module.write_shards(documents([9, 9]) + documents([9], "b", "held_out"), encode, tmp_path / "t")
+    with pytest.raises(ValueError, match="no source is called 'b', or all of it is held out: "
+                                         "there are a$"):
+        module.Loader(tmp_path / "t", 1, 8, {"a": 0.5, "b": 0.5})
+    module.write_shards(documents([9]), encode, tmp_path / "u")
+    with pytest.raises(ValueError, match="holds no documents"):
+        module.Loader(tmp_path / "u", 1, 8, split="held_out")
 
 
 @pytest.mark.contract
