@@ -94,6 +94,20 @@ def test_writing_is_all_or_nothing_and_leaves_equal_files_alone(module, tmp_path
     assert module.write_documents(documents_of("abc"), path) is True
 
 
+def test_a_full_disk_leaves_what_was_there(module, tmp_path):
+    resource = pytest.importorskip("resource", reason="Windows has no limit on files to try")
+    path, before = tmp_path / "raw.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    module.write_documents(documents_of("ab"), path)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+        with pytest.raises(OSError):
+            module.write_documents(documents_of("a" * 9000), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(module.read_documents(path)) == documents_of("ab")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("name", ["my dream.txt", "notes.md", "noending"])
 def test_a_single_file_is_one_long_text_with_its_end_held_out(module, tmp_path, name):
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + LINES.encode())

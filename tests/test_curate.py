@@ -1,7 +1,6 @@
 """curate.py against naive truth: sets of 5-grams, all pairs, all substrings, planted labels."""
 
 import collections
-import concurrent.futures
 import json
 import math
 import pathlib
@@ -20,6 +19,7 @@ from nanoseek import corpus, curate as installed
 from nanoseek.stories import stories
 
 MODULE = "nanoseek.curate"
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "tutorials" / "experiments"
 
 
 # Naive truth -------------------------------------------------------------------------------
@@ -209,12 +209,18 @@ def test_thousands_of_near_copies_fall_in_one_bucket_and_still_come_together(mod
     assert module.find_near_duplicates(copies + others, 0.8) == [list(range(3000))]
 
 
-def test_two_processes_give_the_clusters_of_one():
+def test_signatures_of_shards_give_the_clusters_of_the_whole(module):
     texts = make_pairs(150, (100, 300), [0.01, 0.03], seed=4)
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        shards = list(pool.map(installed.minhash_signatures, (texts[:120], texts[120:])))
-    together = installed.find_near_duplicates(texts, 0.8, np.concatenate(shards))
-    assert together == installed.find_near_duplicates(texts, 0.8) != []
+    shards = [module.minhash_signatures(part) for part in (texts[:120], texts[120:])]
+    together = module.find_near_duplicates(texts, 0.8, np.concatenate(shards))
+    assert together == module.find_near_duplicates(texts, 0.8) != []
+
+
+def test_two_processes_over_shards_give_the_clusters_of_one():
+    done = subprocess.run([sys.executable, EXPERIMENTS / "shards.py"], capture_output=True,
+                          text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "120 clusters, the same as in one process" in done.stdout
 
 
 def test_the_encodings_of_the_library_are_found_as_all_pairs_find_them(module):
@@ -477,11 +483,12 @@ def test_remixing_raises_small_sources(module):
 
 # The command -------------------------------------------------------------------------------
 
-def run(folder, *arguments):
+def run(folder, *arguments, **more):
     return subprocess.run([sys.executable, "-m", "nanoseek.curate", *arguments], cwd=folder,
                           capture_output=True, text=True, encoding="utf-8",
                           env={"PYTHONPATH": str(pathlib.Path(installed.__file__).parents[1]),
-                               "PYTHONIOENCODING": "utf-8"})
+                               "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
+                          **more)  # a full disk must not cut a module's bytecode short
 
 
 def test_the_command_writes_clean_documents_and_the_report(tmp_path):
@@ -505,6 +512,19 @@ def test_a_broken_line_is_named_and_nothing_is_written(tmp_path, line, message):
     assert done.returncode == 2 and message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["raw.jsonl"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    resource = pytest.importorskip("resource", reason="Windows has no limit on files to try")
+    corpus.write_documents(bilingual(200), tmp_path / "raw.jsonl")
+    (tmp_path / "clean.jsonl").write_text("old")
+
+    def files_of_5_kb():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    done = run(tmp_path, "raw.jsonl", "clean.jsonl", preexec_fn=files_of_5_kb)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "clean.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.jsonl", "raw.jsonl"]
 
 
 def test_neither_the_output_nor_the_report_replaces_the_input(tmp_path):

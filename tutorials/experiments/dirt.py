@@ -1,14 +1,15 @@
 """What does curation do to training? Equal tokens from a dirty crawl and from its curated half.
 
-    python tutorials/experiments/dirt.py              # all runs that dirt.json lacks, then the curve
-    python tutorials/experiments/dirt.py --runs 1     # only the next one
+    python tutorials/experiments/dirt.py            # all runs that dirt.json lacks; the curve
+    python tutorials/experiments/dirt.py --runs 1   # only the next one
 
 A pool of stories is crawled at several shares of dirt (`plant_dirt`: copies, near-copies,
 boilerplate, junk, in equal parts). A small model is trained twice on as many tokens: on the crawl
 as it is, and on what `curate` left of it. Both are scored on the same held-out stories, which are
 clean and have no near-duplicate in the pool or any crawl. The tokenizer is that of the clean pool
 for all runs, so that what is compared is the training alone. Each seed draws its own dirt, weights
-and order. Half a minute a run on one core; results go to dirt.json one by one, the curve to dirt.svg.
+and order. Half a minute a run on one core; results go to dirt.json one by one, the curve to
+dirt.svg.
 """
 
 import argparse
@@ -55,9 +56,8 @@ def without_near(documents, others, threshold):
     return [document for n, document in enumerate(documents) if n not in near]
 
 
-def corpus(share, kind, seed):
+def corpus(pool, share, kind, seed):
     """Return (training documents, held-out documents) of a run."""
-    pool = story_documents(POOL, seed=4)
     held_out = without_near(story_documents(HELD_OUT, seed=5), pool, 0.6)
     crawl = plant_dirt(pool, seed, share)[0]
     assert without_near(held_out, crawl, 0.8) == held_out, "a held-out story is in the crawl"
@@ -68,9 +68,9 @@ def corpus(share, kind, seed):
 
 def run(share, kind, seed, folder):
     """Train and score once; return the result, fit for JSON."""
-    documents, held_out = corpus(share, kind, seed)
-    tokenizer = Tokenizer.train([d["text"] for d in story_documents(POOL, seed=4)],
-                                MODEL.vocab_size)
+    pool = story_documents(POOL, seed=4)
+    documents, held_out = corpus(pool, share, kind, seed)
+    tokenizer = Tokenizer.train([d["text"] for d in pool], MODEL.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
     manifest = write_shards(documents + held_out, tokenizer.encode_batch, folder / "tokens",
                             tokenizer.vocab_size, tokenizer.eot_id, folder / "tokenizer.json",
@@ -131,7 +131,7 @@ def plot(results):
 
 
 def report(results):
-    print("share of dirt   corpus     documents     tokens   epochs   bits/byte (range of the seeds)")
+    print("share of dirt   corpus     documents     tokens   epochs   bits/byte (the seeds' range)")
     trained = TRAINING["steps"] * TRAINING["batch_size"] * TRAINING["row_length"]
     for kind, rows in summary(results).items():
         for share, mean, low, high in rows:

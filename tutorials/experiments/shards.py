@@ -63,8 +63,10 @@ def clusters_over_shards(shards, processes=2):
             for key, number in rows:
                 buckets[key].add(number)
         # The shuffle: each worker gets the buckets of its keys, and only the texts in them.
-        work = [[bucket for key, bucket in buckets.items()
-                 if len(bucket) > 1 and key[1] % processes == worker] for worker in range(processes)]
+        work = [[] for _ in range(processes)]
+        for (_, key), bucket in buckets.items():
+            if len(bucket) > 1:
+                work[key % processes].append(bucket)
         needed = [{n: texts[n] for bucket in part for n in bucket} for part in work]
         found = pool.map(verified_pairs, work, needed)
         return components({pair for pairs in found for pair in pairs})
