@@ -531,13 +531,10 @@ def _edge_lines(text, count=3):
 
 
 def strip_lines(text, lines):
-    """Take lines off both ends of a text for as long as they are in the set `lines`."""
-    for part, beyond in ((str.partition, slice(None, None, -1)), (str.rpartition, slice(None))):
-        rest, _, line = part(text, "\n")[beyond]
-        while line in lines or (text and not line.strip()):
-            text = rest
-            rest, _, line = part(text, "\n")[beyond]
-    return text
+    """Take blank lines, and those in the set `lines`, off both ends of a text."""
+    rows = text.split("\n")
+    kept = [n for n, row in enumerate(rows) if row.strip() and row not in lines]
+    return "\n".join(rows[kept[0]:kept[-1] + 1]) if kept else ""
 
 
 def repeated_passages(texts, passage_bytes=300):
@@ -647,16 +644,15 @@ def _common(left, right):
 def _whole_words(text, spans):
     """Turn spans of bytes into spans of characters that cut no character and no word."""
     begins = np.frombuffer(text.encode() + b" ", np.uint8) & 0xC0 != 0x80  # is a first byte
-    pulled, byte, characters = [], 0, 0
+    number = np.cumsum(begins, dtype=np.int32) - 1  # of the character that a byte belongs to
+    pulled = []
     for start, end in spans:
-        left = characters + np.count_nonzero(begins[byte:start])
-        byte, characters = end, left + np.count_nonzero(begins[start:end])
-        right = characters - (not begins[end])
+        left, right = int(number[start]) + (not begins[start]), int(number[end])
         while left < right and left and _INSIDE_WORD.match(text, left - 1):
             left += 1
         while left < right and _INSIDE_WORD.match(text, right - 1):
             right -= 1
-        pulled += [(int(left), int(right))] if left < right else []
+        pulled += [(left, right)] if left < right else []
     return pulled
 
 

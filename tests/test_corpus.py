@@ -15,7 +15,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from nanoseek import corpus as installed
 
@@ -36,6 +36,7 @@ def run(folder, *arguments):
 
 # Reading and writing -----------------------------------------------------------------------
 
+@settings(deadline=None)
 @given(text=strategies.text(min_size=1), source=strategies.text(min_size=1, max_size=9))
 def test_what_is_written_is_read_back(module, tmp_path_factory, text, source):
     path = tmp_path_factory.mktemp("documents") / "a.jsonl"

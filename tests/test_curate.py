@@ -70,6 +70,7 @@ def bilingual(count, seed=0):
 # Normalising -------------------------------------------------------------------------------
 
 @pytest.mark.contract
+@settings(deadline=None)
 @given(text=strategies.text())
 def test_normalised_text_is_nfc_clean_and_stays_as_it_is(module, text):
     once = module.normalise(text)
@@ -94,6 +95,7 @@ def test_normalise_folds_what_is_safe_and_leaves_the_rest(module, raw, clean):
 # Signatures --------------------------------------------------------------------------------
 
 @pytest.mark.contract
+@settings(deadline=None)
 @given(left=strategies.text(max_size=40), right=strategies.text(max_size=40))
 def test_jaccard_equals_that_of_naive_sets(module, left, right):
     assert module.jaccard(left, right) == pytest.approx(true_jaccard(left, right))
@@ -234,7 +236,7 @@ def test_the_encodings_of_the_library_are_found_as_all_pairs_find_them(module):
 # Passages ----------------------------------------------------------------------------------
 
 @pytest.mark.contract
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(seed=strategies.integers(0, 10**6))
 def test_passages_are_those_that_an_earlier_text_has(module, seed):
     rng = random.Random(seed)
