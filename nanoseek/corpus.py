@@ -43,9 +43,7 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "li
                "turtledemo", "ensurepip", "pydoc_data", "__pycache__"}
 
 
-# ---------------------------------------------------------------------------------------------
-# Documents in files
-# ---------------------------------------------------------------------------------------------
+# Documents in files ------------------------------------------------------------------------------
 
 def read_documents(path):
     """Yield the documents of a JSON lines file, one at a time.
@@ -119,9 +117,7 @@ def write_documents(documents, path):
         part.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------------------------------------
-# The reader's own text
-# ---------------------------------------------------------------------------------------------
+# The reader's own text ---------------------------------------------------------------------------
 
 def read_text(path_or_url, sha256=None):
     """Read a text file, a .jsonl file, a folder of them, or an address; return documents.
@@ -226,9 +222,7 @@ def _read_address(url, sha256):
         return _read_file(path, sha256, url)
 
 
-# ---------------------------------------------------------------------------------------------
-# The Python documentation on this machine
-# ---------------------------------------------------------------------------------------------
+# The Python documentation on this machine --------------------------------------------------------
 
 def python_docs():
     """Return the documentation that came with this Python, as documents of source "python_docs".
@@ -294,9 +288,7 @@ def _entry(heading, node):
     return f"{heading}\n{docstring}" if docstring else ""
 
 
-# ---------------------------------------------------------------------------------------------
-# Dirt, with labels
-# ---------------------------------------------------------------------------------------------
+# Dirt, with labels -------------------------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class Label:
@@ -476,9 +468,7 @@ _FOREIGN = (
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The command line
-# ---------------------------------------------------------------------------------------------
+# The command line --------------------------------------------------------------------------------
 
 def _flag(default, text):
     return dataclasses.field(default=default, metadata={"help": text})

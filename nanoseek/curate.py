@@ -59,9 +59,7 @@ _UNIT = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['’][^\W_{_UNSPACED}]
 _INSIDE_WORD = re.compile(rf"[^\W_{_UNSPACED}]{{2}}")
 
 
-# ---------------------------------------------------------------------------------------------
-# Normalising
-# ---------------------------------------------------------------------------------------------
+# Normalising -------------------------------------------------------------------------------------
 
 # What NFKC changes safely. The rest of it is unsafe: 10² would become 102, ½ would become 1⁄2,
 # and the full-width punctuation of proper Chinese (，！？) would become ASCII.
@@ -109,9 +107,7 @@ def fold(text):
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
-# ---------------------------------------------------------------------------------------------
-# Quality
-# ---------------------------------------------------------------------------------------------
+# Quality -----------------------------------------------------------------------------------------
 
 _LINK = re.compile(r"(?:https?://|www\.)\S+")
 _UNPRINTABLE = re.compile("[\x80-\x9f\ue000-\uf8ff\ufffd]")
@@ -241,9 +237,7 @@ def broken_rule(text, rules=RULES):
     return None
 
 
-# ---------------------------------------------------------------------------------------------
-# Near-duplicates: MinHash, locality-sensitive hashing, exact verification
-# ---------------------------------------------------------------------------------------------
+# Near-duplicates: MinHash, locality-sensitive hashing, exact verification ------------------------
 
 def _gram_hashes(codes):
     """Hash each run of GRAM code points: (n,) uint32 → (n - GRAM + 1,) uint64.
@@ -509,9 +503,7 @@ class _PairSearch:
         return tagged[np.append(True, tagged[1:] != tagged[:-1])]
 
 
-# ---------------------------------------------------------------------------------------------
-# Boilerplate and repeated passages
-# ---------------------------------------------------------------------------------------------
+# Boilerplate and repeated passages ---------------------------------------------------------------
 
 def boilerplate_lines(texts, documents, least_bytes=24):
     """Return the set of lines that are among the first or last three of at least so many texts.
@@ -668,9 +660,7 @@ def cut(text, spans):
     return normalise(" ".join(part for part in kept if part))
 
 
-# ---------------------------------------------------------------------------------------------
-# The pipeline
-# ---------------------------------------------------------------------------------------------
+# The pipeline ------------------------------------------------------------------------------------
 
 def _flag(default, text):
     return dataclasses.field(default=default, metadata={"help": text})
@@ -879,9 +869,7 @@ def _without_passages(documents, given, passage_bytes, ledger):
     return [document for document in documents if id(document) not in emptied]
 
 
-# ---------------------------------------------------------------------------------------------
-# The report
-# ---------------------------------------------------------------------------------------------
+# The report --------------------------------------------------------------------------------------
 
 def _report(kept, ledger, config):
     sizes = collections.Counter()

@@ -5,6 +5,7 @@
     python tests/bench/bench_curate.py speed     # signatures beside rensa and datasketch
     python tests/bench/bench_curate.py growth    # 10k, 100k and 1M documents, time and memory
     python tests/bench/bench_curate.py corpus    # seconds for each stage on the default corpus
+    python tests/bench/bench_curate.py extremes  # a document of 100 MB, a million copies of one
 
 The peers: tests/bench/requirements.txt. Truth is everywhere the exact Jaccard index of the sets of
 5-grams of characters. All runs are single-threaded but for rensa, which takes the cores it wants.
@@ -236,13 +237,30 @@ def corpus_stages(count=40_000):
               f"{len(documents) - len(kept):,} documents removed")
 
 
+def extremes():
+    """One document of 100 MB with part of it again, and a million copies of one document."""
+    import resource
+    rng = random.Random(0)
+    words = " ".join(d["text"] for d in story_documents(1000)[:500]).split()
+    long = " ".join(rng.choices(words, k=20_000_000))
+    parts = [{"text": text, "source": "s"} for text in (long, long[5000:7000])]
+    copies = ({"text": long[:300], "source": "s"} for _ in range(1_000_000))
+    for name, documents in (("one of 100 MB and a part of it", parts), ("a million copies", copies)):
+        started = time.process_time()
+        kept, report = curate.curate(documents)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{name:<32}{report['totals']['in']['bytes'] / 1e6:>6.0f} MB in "
+              f"{time.process_time() - started:>5.1f} s of processor, peak {peak:.2f} GB, "
+              f"{len(kept)} kept, removed: {', '.join(report['removed'])}", flush=True)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parts = {"dirt": dirt, "curve": curve, "speed": speed, "growth": growth, "grow": grow,
-             "corpus": corpus_stages}
+             "corpus": corpus_stages, "extremes": extremes}
     asked = sys.argv[1] if len(sys.argv) > 1 else "all"
     if asked == "all":
-        for part in (dirt, curve, speed, growth, corpus_stages):
+        for part in (dirt, curve, speed, growth, corpus_stages, extremes):
             print(f"\n== {part.__name__}: {part.__doc__.splitlines()[0]}", flush=True)
             part()
     elif asked in parts:
