@@ -386,10 +386,10 @@ class Loader:
 
 def _weights(weights, entries):
     """Return {source: share} that sum to 1: those given, or each source's share of the tokens."""
-    if not entries:
-        raise ValueError("this split holds no documents")
+    total = sum(entry["tokens"] for entry in entries.values())
+    if not total:
+        raise ValueError("this split holds no documents, or empty ones only")
     if weights is None:
-        total = sum(entry["tokens"] for entry in entries.values())
         return {source: entry["tokens"] / total for source, entry in entries.items()}
     unknown = sorted(set(weights) - set(entries))
     if unknown:

@@ -380,6 +380,9 @@ def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_
     module.write_shards(documents([9]), encode, tmp_path / "u")
     with pytest.raises(ValueError, match="holds no documents"):
         module.Loader(tmp_path / "u", 1, 8, split="held_out")
+    module.write_shards(documents([0, 0]), encode, tmp_path / "v")
+    with pytest.raises(ValueError, match="empty ones only"):
+        module.Loader(tmp_path / "v", 1, 8)
 
 
 @pytest.mark.contract
