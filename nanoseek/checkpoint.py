@@ -21,45 +21,102 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from nanoseek.model import ModelConfig, Transformer
+from nanoseek.model import ModelConfig, RopeScaling, Transformer
 
 SPECIAL = "<|endoftext|>"
+# The architectures that a Transformer can be. transformers' Llama would ignore a sliding window,
+# so a model that has one is its Mistral, which is otherwise the same.
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+# What a config.json leaves out, as transformers fills it in.
+DEFAULTS = {"llama": {"sliding_window": None},
+            "mistral": {"sliding_window": 4096, "num_key_value_heads": 8}}
 # What config.json may say that changes nothing, or only what we never do (sampling, training).
 NEUTRAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu",
-           "quantization_config": None, "sliding_window": None}
+           "quantization_config": None}
+IGNORED = {"architectures", "model_type", "rope_parameters", "transformers_version", "torch_dtype",
+           "dtype", "use_cache", "pretraining_tp", "attention_dropout", "return_dict", "id2label",
+           "label2id", "chunk_size_feed_forward", "bos_token_id", "eos_token_id", "pad_token_id",
+           "unk_token_id", "max_length", "auto_map", "rope_interleaved"}
 
 
 def to_hugging_face(config, eot_id=None):
-    """Return the config.json (a dict) of transformers' LlamaForCausalLM for a ModelConfig."""
-    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-            **dataclasses.asdict(config), "head_dim": config.head_size,
+    """Return the config.json (a dict) of transformers' Llama, or Mistral, for a ModelConfig."""
+    kind = "mistral" if config.sliding_window else "llama"
+    fields = dataclasses.asdict(config)
+    if fields["rope_scaling"]:
+        fields["rope_scaling"] = {"rope_type": "llama3", **fields["rope_scaling"]}
+    if kind == "llama":
+        del fields["sliding_window"]
+    return {"architectures": [ARCHITECTURES[kind]], "model_type": kind,
+            **fields, "head_dim": config.head_size,
             "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
-            "attention_dropout": 0.0, "rope_scaling": None,
+            "attention_dropout": 0.0,
             "bos_token_id": eot_id, "eos_token_id": eot_id, "torch_dtype": "float32"}
 
 
 def from_hugging_face(settings):
     """Return the ModelConfig of a config.json; raise ValueError for what we cannot represent."""
-    if settings.get("model_type") != "llama":
-        raise ValueError(f"config.json describes a {settings.get('model_type')!r} model: "
-                         "only Llama-family folders (model_type llama) can be opened")
-    for name, value in NEUTRAL.items():
+    kind = settings.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"config.json describes a {kind!r} model: only Llama-family folders "
+                         f"(model_type {' or '.join(ARCHITECTURES)}) can be opened")
+    settings = {"rope_theta": 10000.0, "tie_word_embeddings": False,
+                "num_key_value_heads": settings.get("num_attention_heads"),
+                **DEFAULTS[kind], **settings}
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    _refuse_foreign(settings, kind, fields)
+    # transformers 5 nests the RoPE settings; older folders have them at the top.
+    name = "rope_parameters" if settings.get("rope_parameters") else "rope_scaling"
+    rope = settings.get(name) or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"config.json has {name} = {rope!r}, which should be an object")
+    settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
+    settings["rope_scaling"] = _rope_scaling(rope)
+    missing = sorted(fields - {"head_dim", "sliding_window", "rope_scaling"}
+                     - {name for name, value in settings.items() if value is not None})
+    if missing:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    for field in dataclasses.fields(ModelConfig):
+        _check_type(field, settings.get(field.name))
+    return ModelConfig(**{name: settings.get(name) for name in fields})
+
+
+def _refuse_foreign(settings, kind, fields):
+    """Raise ValueError for a setting that could ask for what a Transformer does not do."""
+    neutral = {**NEUTRAL, **({"sliding_window": None} if kind == "llama" else {})}
+    for name, value in neutral.items():
         if settings.get(name, value) != value:
             raise ValueError(f"config.json has {name} = {settings[name]!r}, which this model "
                              "does not have")
-    # transformers 5 nests the RoPE settings; older folders have them at the top.
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    for name, value in settings.items():
+        # What is off, or says where a file came from, asks for nothing.
+        if value and name not in fields | set(NEUTRAL) | IGNORED and not name.startswith("_"):
+            raise ValueError(f"config.json has an unknown field {name} = {value!r}: if it changes "
+                             "nothing in the model, remove it")
+
+
+def _rope_scaling(rope):
+    """Return the RopeScaling of config.json's RoPE settings, None for none."""
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
+    if kind == "default":
+        return None
+    if kind != "llama3":
         raise ValueError(f"config.json asks for RoPE scaling {kind!r}, which is not supported")
-    settings = {"rope_theta": 10000.0, "tie_word_embeddings": False,
-                "num_key_value_heads": settings.get("num_attention_heads"), **settings}
-    settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
-    fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    missing = sorted(fields - {"head_dim"} - {k for k, v in settings.items() if v is not None})
+    names = [field.name for field in dataclasses.fields(RopeScaling)]
+    missing = [name for name in names if name not in rope]
     if missing:
-        raise ValueError(f"config.json lacks {', '.join(missing)}")
-    return ModelConfig(**{name: settings.get(name) for name in fields})
+        raise ValueError(f"config.json's RoPE scaling lacks {', '.join(missing)}")
+    return RopeScaling(**{name: rope[name] for name in names})
+
+
+def _check_type(field, value):
+    """Raise ValueError for a setting of a type that its field does not have."""
+    kind = {"int": int, "float": (int, float), "bool": bool}.get(
+        getattr(field.type, "__name__", str(field.type)).split(" ")[0])
+    if kind and value is not None and (not isinstance(value, kind)
+                                       or isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"config.json has {field.name} = {value!r}, which is not of type "
+                         f"{getattr(field.type, '__name__', field.type)}")
 
 
 def save_model(model, folder, tokenizer=None):

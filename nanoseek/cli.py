@@ -52,9 +52,9 @@ def add_flags(parser, config_class, skip=()):
     """
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        if field.name in skip or dataclasses.is_dataclass(hints[field.name]):
-            continue
         read = _parse_type(hints[field.name])
+        if field.name in skip or dataclasses.is_dataclass(read):
+            continue
         bare = {"nargs": "?", "const": True} if read is _boolean else {}
         text = field.metadata.get("help", "")
         if field.default not in (None, ""):

@@ -7,7 +7,7 @@
 
 A config is any object or dict with the fields of Hugging Face's Llama: hidden_size,
 num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; optional
-num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there).
+num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there), sliding_window.
 
 One convention for FLOPs, everywhere in nanoseek: training costs 6 × (parameters in matrix
 products, the output head among them) + 12·L·d·s per token, where L is layers, d = H·D the width
@@ -102,6 +102,13 @@ def _widths(config):
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
+def _reach(config, context):
+    """Return how many positions attention pays for: the row's, or those of a sliding window."""
+    if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True):
+        return context
+    return min(context, _field(config, "sliding_window"))
+
+
 def parameters(config):
     """Count parameters: {"embedding", "attention", "mlp", "norms", "head", "total", "matmul"}.
 
@@ -132,7 +139,7 @@ def flops_per_token(config, context, active_parameters=None):
     for a mixture of experts ("head" is then part of "matrices").
     """
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
-                 * _positive("context", context))
+                 * _reach(config, _positive("context", context)))
     if active_parameters is None:
         head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
         matrices = 6 * parameters(config)["matmul"] - head
@@ -144,20 +151,20 @@ def flops_per_token(config, context, active_parameters=None):
             "recomputation": (matrices + attention) / 3}
 
 
-def _layer_activations(config, low):
+def _layer_activations(config, low, copies):
     """Return the bytes per token that autograd keeps in one layer, and how many of them are the
     results of matrix products. `low` is the bytes of a number in a matrix product.
 
-    Follows model.py. Each norm keeps its input, the normalised input and one scale, in fp32;
-    attention its queries, keys, values (repeated to H heads), output, and a log-sum-exp a head;
-    the MLP gate, silu(gate), up and their product. Autocast casts the normalised input anew for
+    Follows model.py. Each norm keeps the normalised input and one scale, in fp32; attention its
+    queries, keys, values (`copies` of them: three where a block of the sliding window reaches two
+    blocks back), output, and a log-sum-exp a head; the MLP gate, silu(gate), up and their product. Autocast casts the normalised input anew for
     each of the five products that read it, fp32 shares it among them.
     """
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp = _field(config, "intermediate_size")
-    norms = 2 * 4 * (2 * hidden + 1)
+    norms = 2 * 4 * (hidden + 1)
     inputs = hidden * low * (2 if low == 4 else 5)
-    attention = 4 * queries * low + 4 * _field(config, "num_attention_heads")
+    attention = 2 * (queries + copies * keys) * low + 4 * _field(config, "num_attention_heads")
     return norms + inputs + attention + 4 * mlp * low, low * (queries + 2 * (keys + hidden + mlp))
 
 
@@ -174,7 +181,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     rest; "full" keeps each layer's input; "working" is then one layer recomputed. precision:
     "fp32", or autocast ("bf16", "fp16") over fp32 weights, with its "weight_copies". optimizer:
     "adamw" (two moments), or "muon" (one for the layers' matrices). document_mask: documents in
-    a row are kept apart, so that each layer saves a mask. Left out: what lives for a moment, such
+    a row are kept apart, which takes a mask. Left out: what lives for a moment, such
     as a chunk of the logits (they never exist all at once). "kv_cache", to generate from as many
     tokens, is not in "total". Raises ValueError for an unknown choice.
     """
@@ -185,19 +192,22 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     count, low = parameters(config), 4 if precision == "fp32" else 2
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices = count["attention"] + count["mlp"]
-    layer, products = _layer_activations(config, low)
-    layer += context * low if document_mask else 0
+    seen = _reach(config, context)
+    layer, products = _layer_activations(config, low, 1 if seen == context else 3)
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
-    end = tokens * 4 * (3 * hidden + 1) + 4 * count["embedding"]
-    end += tokens * context if document_mask and checkpointing != "none" else 0
+    end = tokens * 4 * (2 * hidden + 1) + 4 * count["embedding"]
+    if seen < context:  # a mask for all layers: of three blocks, each half the window
+        end += int(1.5 * seen) * tokens * low
+    elif document_mask:
+        end += tokens * context * low
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
              "weight_copies": low * matrices if low < 4 else 0,
              "activations": tokens * layers * kept + end,
              "working": 0 if checkpointing == "none" else tokens * layer}
     return {**parts, "total": sum(parts.values()),
-            "kv_cache": 2 * layers * _widths(config)[1] * low * tokens}
+            "kv_cache": 2 * layers * _widths(config)[1] * low * batch * seen}
 
 
 def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
@@ -658,7 +668,7 @@ def _command(planned, data, out):
     flags = {**planned["config"], "row_length": planned["context"], "steps": steps,
              "batch_size": planned["rows"],
              "accumulation": planned["rows"] // (planned["rows_at_once"] or 1),
-             "activation_checkpointing": planned["checkpointing"] == "full",
+             "activation_checkpointing": planned["checkpointing"],
              "optimizer": "adamw", "learning_rate": f"{planned['learning_rate']:.2e}",
              "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
              "eval_every": math.ceil(steps / 2), "save_every": steps, "tokens": data, "out": out}

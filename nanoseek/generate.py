@@ -37,23 +37,29 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
     """Yield one new id for each prompt a step: a tensor (B,).
 
-    prompts: B lists of ids of one length. Ends where the context ends. Raises ValueError for
-    empty prompts, ones that fill the context, or settings out of range.
+    prompts: B lists of ids; shorter ones are padded in front, where nothing looks. Goes on until
+    the context of the shortest is full. Raises ValueError for empty prompts, ones that fill the
+    context, or settings out of range.
     """
-    context, length = model.config.max_position_embeddings, len(prompts[0])
-    if not length:
+    context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
+    if not lengths or not min(lengths):
         raise ValueError("the prompt is empty: begin with the end-of-text token at least")
-    if length >= context:
-        raise ValueError(f"the prompt has {length} tokens, but the context holds {context}, "
+    longest = max(lengths)
+    if longest >= context:
+        raise ValueError(f"the prompt has {longest} tokens, but the context holds {context}, "
                          "one of them to be written: shorten it")
     if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
         raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
                          "and top_p above 0 and at most 1")
     weight = model.lm_head.weight
     generator = torch.Generator(weight.device).manual_seed(seed)
-    total = min(max_new_tokens, context - length)
-    cache = KVCache(model.config, len(prompts), length + total, weight.device, weight.dtype)
-    new = torch.tensor(prompts, device=weight.device)  # (B, T)
+    total = min(max_new_tokens, context - min(lengths))
+    starts = None if min(lengths) == longest else \
+        torch.tensor([longest - length for length in lengths], device=weight.device)
+    cache = KVCache(model.config, len(prompts), longest + total, weight.device, weight.dtype,
+                    starts)
+    new = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts],
+                       device=weight.device)  # (B, T)
     for _ in range(total):
         hidden = model.hidden(new, cache=cache)
         new = sample(model.lm_head(hidden[:, -1]), temperature, top_k, top_p, generator)[:, None]
@@ -69,15 +75,22 @@ def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
 
 
 def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
-    """Return the continuations of prompts of one length, made side by side, as lists of ids."""
+    """Return the continuations of several prompts, made side by side, as lists of ids.
+
+    With temperature 0 they are those that each prompt gets alone.
+    """
+    context = model.config.max_position_embeddings
     found, open_rows = [[] for _ in prompts], set(range(len(prompts)))
     for tokens in steps(model, prompts, max_new_tokens, **settings):
-        for row in list(open_rows):
-            token = tokens[row].item()
+        for row, token in enumerate(tokens.tolist()):
+            if row not in open_rows:
+                continue
             if token in stop_ids:
                 open_rows.remove(row)
-            else:
-                found[row].append(token)
+                continue
+            found[row].append(token)
+            if len(prompts[row]) + len(found[row]) == context:
+                open_rows.remove(row)
         if not open_rows:
             break
     return found

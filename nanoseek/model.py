@@ -6,23 +6,55 @@
     value = loss(model, inputs, targets)                      # mean nats per target
 
 Sources: DeepSeek LLM (arXiv 2401.02954, §2.2), LLaMA (2302.13971, §2.2), RMSNorm (1910.07467),
-RoPE (2104.09864, §3.2), GQA (2305.13245, §2), SwiGLU (2002.05202, §2), activation checkpointing
-(1604.06174). Fields and parameters have Hugging Face's names, so one vocabulary leads from the
-laptop to a published config.json.
+RoPE (2104.09864, §3.2), GQA (2305.13245, §2), SwiGLU (2002.05202, §2), sliding window (Mistral 7B,
+2310.06825, §2), activation checkpointing (1604.06174; selective: 2205.05198, §5). Fields and
+parameters have Hugging Face's names, so one vocabulary leads from the laptop to a published
+config.json.
+
+Start: all matrices are drawn with standard deviation initializer_range and nothing is scaled by
+depth, as in DeepSeek LLM (§2.2), whose 0.006 belongs to 4096 and more wide. A matrix that keeps
+the size of what passes through needs 1/√width: by that rule 0.006 becomes 0.034 at 128 wide. The
+laptop presets take 0.02, GPT-2's, between the two; `tests/bench/bench_model.py start` compares.
 
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
 K key-value heads, D head_dim, V vocab_size.
 """
 
+import collections
 import dataclasses
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (CheckpointPolicy, checkpoint,
+                                    create_selective_checkpoint_contexts)
 
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
+WINDOW_BLOCK = 64  # queries in a block of the sliding window, at least: fewer would idle a core
+CHECKPOINTING = ("none", "selective", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's longer context ("llama3" in config.json): what turns slowly turns `factor` times
+    slower still, what turns fast stays, and between the two bounds one fades into the other."""
+
+    factor: float
+    low_freq_factor: float  # slow: fewer turns than this in the original context
+    high_freq_factor: float  # fast: more turns than this
+    original_max_position_embeddings: int
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not \
+                    0 < value < math.inf:
+                raise ValueError(f"{field.name} is {value!r}: it must be a number above 0")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above "
+                             f"low_freq_factor {self.low_freq_factor}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +69,9 @@ class ModelConfig:
     num_key_value_heads: int = 2  # K = H is multi-head, K = 1 multi-query attention
     head_dim: int | None = None  # hidden_size / num_attention_heads unless given
     max_position_embeddings: int = 512
+    sliding_window: int | None = None  # positions that one sees, itself among them; None: all
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
@@ -47,8 +81,9 @@ class ModelConfig:
                      "num_attention_heads", "num_key_value_heads", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.head_dim is not None and self.head_dim < 1:
-            raise ValueError(f"head_dim is {self.head_dim}: it must be at least 1")
+        for name in ("head_dim", "sliding_window"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not (0 < self.rope_theta < math.inf and 0 < self.rms_norm_eps < math.inf
                 and 0 <= self.initializer_range < math.inf):
             raise ValueError("rope_theta and rms_norm_eps must be above 0, initializer_range at "
@@ -90,41 +125,145 @@ PRESETS = {
 
 
 def rotary_table(config, positions):
-    """Return cosines and sines (T, 1, D/2), fp32, of the RoPE angles at `positions` (T,)."""
+    """Return cosines and sines, fp32, of the RoPE angles at `positions` (…, T): each (…, T, 1, D).
+
+    The sines of the first half are negated, as `rotate` wants them. The frequencies are computed
+    in the order of Hugging Face's Llama: far out, a last bit of theirs would show.
+    """
     pairs = torch.arange(0, config.head_size, 2, device=positions.device, dtype=torch.float32)
-    frequencies = config.rope_theta ** (-pairs / config.head_size)
-    angles = positions.float()[:, None, None] * frequencies  # (T, 1, D/2)
-    return angles.cos(), angles.sin()
+    frequencies = 1.0 / config.rope_theta ** (pairs / config.head_size)  # (D/2,)
+    scaling = config.rope_scaling
+    if scaling is not None:
+        turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
+        fast = ((turns - scaling.low_freq_factor)
+                / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+        frequencies = (1 - fast) * (frequencies / scaling.factor) + fast * frequencies
+    angles = positions.float()[..., None, None] * frequencies  # (…, T, 1, D/2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x, cos, sin):
     """Turn x (B, T, heads, D) by RoPE. Number i pairs with i + D/2, as in Hugging Face's Llama;
     the paper pairs neighbours: the same up to a fixed permutation of the weights' rows."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class KVCache:
     """Keys and values of the positions seen so far, so that each new token costs one position.
 
-    Two tensors (B, K, max_positions, D) a layer: 2·L·K·D numbers per token, H/K times fewer
-    than with multi-head attention (GQA paper, §2).
+    Two tensors (B, K, size, D) a layer: 2·L·K·D numbers per position, H/K times fewer than with
+    multi-head attention (GQA paper, §2). With a sliding window they hold only its positions, and
+    position p overwrites what stood at p modulo size. `starts` (B,), where given, is the column at
+    which each row begins: prompts of different lengths are padded in front.
     """
 
-    def __init__(self, config, batch, max_positions, device=None, dtype=torch.float32):
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, max_positions,
+    def __init__(self, config, batch, max_positions, device=None, dtype=torch.float32, starts=None):
+        self.size = min(max_positions, config.sliding_window or max_positions)
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, self.size,
                  config.head_size)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0  # positions filled; Transformer moves it on after the last layer
+        self.starts = starts
+        self.length = 0  # positions seen; Transformer moves it on after the last layer
+        # Computed once: for a small model it would cost as much per token as a layer.
+        self.rotary = [table.to(dtype) for table in
+                       rotary_table(config, torch.arange(max_positions, device=device))]
+
+    def positions(self, new):
+        """Return the positions (S,) of the keys that `append` returns for `new` more."""
+        end, device = self.length + new, self.keys.device
+        if end <= self.size:
+            return torch.arange(end, device=device)
+        if new == 1:  # slot by slot
+            return end - 1 - (end - 1 - torch.arange(self.size, device=device)) % self.size
+        return torch.arange(max(0, self.length - self.size), end, device=device)
 
     def append(self, layer, keys, values):
-        """Store keys and values (B, K, T, D) of new positions; return all (B, K, S, D)."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length:end] = keys
-        self.values[layer, :, :, self.length:end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        """Store keys and values (B, K, T, D) of new positions; return those (B, K, S, D) to see."""
+        start, new = self.length, keys.shape[2]
+        end, found = start + new, []
+        for kept, more in ((self.keys[layer], keys), (self.values[layer], values)):
+            if end <= self.size or new == 1:
+                slot = start if end <= self.size else start % self.size
+                kept[:, :, slot:slot + new] = more
+                found.append(kept[:, :, :end])
+            else:
+                before = torch.arange(max(0, start - self.size), start, device=kept.device)
+                after = torch.arange(max(start, end - self.size), end, device=kept.device)
+                found.append(torch.cat((kept[:, :, before % self.size], more), dim=2))
+                kept[:, :, after % self.size] = more[:, :, -len(after):]
+        return found
+
+
+# What the positions of a forward pass may see: RoPE's tables; a mask to add to the scores, None for
+# plain causal; `back`, None unless the window is computed by blocks: how many blocks each looks
+# back beside its own.
+Sight = collections.namedtuple("Sight", "cos sin mask back")
+
+
+def additive(visible, dtype):
+    """Return 0 where `visible` and -inf elsewhere: turned once, not by the kernel in each layer."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -math.inf)
+
+
+def window_mask(config, T, document_ids, device):
+    """Return (visible, back): the mask (n or B·n, 1, size, S) of n blocks of `size` queries, each
+    beside the S = (back + 1)·size keys that its window reaches."""
+    window = config.sliding_window
+    size = max(WINDOW_BLOCK, -(-window // 2))  # two blocks back: half a window computed for nothing
+    back, blocks = -(-(window - 1) // size), -(-T // size)
+    queries = torch.arange(blocks * size, device=device).view(blocks, 1, size, 1)
+    keys = queries.view(blocks, 1, 1, size)[..., :1] + torch.arange(-back * size, size,
+                                                                   device=device)
+    # Rows past the end see themselves: a row that sees nothing would be 0/0.
+    visible = (keys <= queries) & (keys > queries - window) & (keys >= 0)
+    if document_ids is None:
+        return visible, back
+    padded = F.pad(document_ids, (0, blocks * size - T), value=-1)
+    of_keys = F.pad(padded, (back * size, 0), value=-1).unfold(1, (back + 1) * size, size)
+    same = padded.view(-1, blocks, 1, size, 1) == of_keys[:, :, None, None]
+    return (visible & same).flatten(0, 1), back
+
+
+def window_attention(q, k, v, mask, back):
+    """Attention by blocks: keys that no window reaches are never multiplied.
+
+    q (B, T, H, D), k and v (B, T, K, D) → (B, H, T, D). Costs T·window, not T², in time and memory.
+    """
+    B, T, _, D = q.shape
+    size = mask.shape[2]
+    blocks = -(-T // size)
+
+    def cut(x, back):  # (B, T, heads, D) → (B·n, heads, (back + 1)·size, D)
+        x = F.pad(x, (0, 0, 0, 0, back * size, blocks * size - T))
+        x = x.view(B, blocks + back, size, -1, D).transpose(2, 3)  # (B, back + n, heads, size, D)
+        return torch.cat([x[:, i:i + blocks] for i in range(back + 1)], dim=3).flatten(0, 1)
+    if len(mask) < B * blocks:
+        mask = mask.repeat(B, 1, 1, 1)
+    y = F.scaled_dot_product_attention(cut(q, 0), cut(k, back), cut(v, back), mask,
+                                       enable_gqa=q.shape[2] != k.shape[2])
+    return y.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+
+
+class _RMSNorm(torch.autograd.Function):
+    """RMSNorm with its gradient written out: autograd's own passes over x cost the CPU thrice."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
+        normed = x * scale
+        ctx.save_for_backward(normed, weight, scale)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        normed, weight, scale = ctx.saved_tensors
+        product = grad * normed
+        along = (product @ weight / weight.shape[0]).unsqueeze(-1)
+        x_grad = (grad * weight).addcmul_(normed, along, value=-1).mul_(scale)
+        return x_grad, product.flatten(0, -2).sum(0), None
 
 
 class RMSNorm(nn.Module):
@@ -136,6 +275,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
+        if x.is_cpu and torch.is_grad_enabled():
+            return _RMSNorm.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)
         return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
 
 
@@ -145,7 +286,7 @@ class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_size
-        self.groups = config.num_attention_heads // config.num_key_value_heads
+        self.grouped = config.num_attention_heads != config.num_key_value_heads
         queries = config.num_attention_heads * config.head_size
         keys = config.num_key_value_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
@@ -153,18 +294,26 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
-    def forward(self, x, cos, sin, mask=None, cache=None):
+    def forward(self, x, sight, cache=None):
         B, T, _ = x.shape
-        q = rotate(self.q_proj(x).view(B, T, -1, self.head_dim), cos, sin).transpose(1, 2)
-        k = rotate(self.k_proj(x).view(B, T, -1, self.head_dim), cos, sin).transpose(1, 2)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)
+        q = rotate(self.q_proj(x).view(B, T, -1, self.head_dim), sight.cos, sight.sin)
+        k = rotate(self.k_proj(x).view(B, T, -1, self.head_dim), sight.cos, sight.sin)
+        v = self.v_proj(x).view(B, T, -1, self.head_dim)
+        mask = sight.mask
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
-        if self.groups > 1:  # head h reads key-value head h // groups
-            k = k.repeat_interleave(self.groups, dim=1)  # (B, H, S, D)
-            v = v.repeat_interleave(self.groups, dim=1)
-        # One new position sees all keys; several new ones without a mask start the sequence.
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1)
+            keys, values = cache.append(self.layer, k.transpose(1, 2), v.transpose(1, 2))
+        if sight.back is not None:
+            y = window_attention(q, k, v, mask, sight.back)
+        elif cache is not None and T == 1:
+            # The heads of a group stand as positions before their key-value head: no copies.
+            q = q.view(B, keys.shape[1], -1, self.head_dim)  # (B, K, H/K, D)
+            y = F.scaled_dot_product_attention(q, keys, values, mask)
+            return self.o_proj(y.view(B, 1, -1))
+        else:
+            if cache is None:
+                keys, values = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
+            y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, mask,
+                                               is_causal=mask is None, enable_gqa=self.grouped)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -191,8 +340,8 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x, cos, sin, mask=None, cache=None):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
+    def forward(self, x, sight, cache=None):
+        x = x + self.self_attn(self.input_layernorm(x), sight, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -215,7 +364,7 @@ class Transformer(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.activation_checkpointing = False  # keep only each layer's input; recompute the rest
+        self.activation_checkpointing = "none"  # or "selective", "full": see `_through`
         self.apply(self._initialize)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -231,53 +380,95 @@ class Transformer(nn.Module):
         documents of its row; cache: a KVCache that holds the positions before these.
         Raises ValueError for ids out of range or more positions than the context holds.
         """
-        self._check(ids, cache)
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-        cos, sin = rotary_table(self.config, positions)
-        mask = attention_mask(ids, document_ids, start)
-        x = self.model.embed_tokens(ids)  # (B, T, C)
+        self._check_length(ids, cache)
+        x = self._embed(ids)  # (B, T, C)
+        sight = self._sight(ids, document_ids, cache)
         for layer in self.model.layers:
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(layer, x, cos, sin, mask, use_reentrant=False)
-            else:
-                x = layer(x, cos, sin, mask, cache)
+            x = self._through(layer, x, sight, cache)
         if cache is not None:
             cache.length += ids.shape[1]
         return self.model.norm(x)
+
+    def _through(self, layer, x, sight, cache):
+        """Apply a layer. Where training saves memory it keeps the layer's input ("full") and the
+        results of its matrix products ("selective"), and computes the rest again when needed."""
+        mode = self.activation_checkpointing
+        if mode not in CHECKPOINTING:
+            raise ValueError(f"unknown activation_checkpointing {mode!r}: choose "
+                             f"{', '.join(CHECKPOINTING)}")
+        if mode == "none" or not self.training:
+            return layer(x, sight, cache)
+        contexts = {"context_fn": _selective} if mode == "selective" else {}
+        return checkpoint(layer, x, sight, use_reentrant=False, preserve_rng_state=False,
+                          **contexts)
+
+    def _embed(self, ids):
+        if torch.compiler.is_compiling():
+            return self.model.embed_tokens(ids)
+        try:  # the kernel looks at each id anyway; on a GPU it asserts
+            return self.model.embed_tokens(ids)
+        except IndexError:
+            low, high = ids.min().item(), ids.max().item()
+            raise ValueError(f"id {low if low < 0 else high} is outside the vocabulary of "
+                             f"{self.config.vocab_size}: the tokenizer is another model's") from None
+
+    def _sight(self, ids, document_ids, cache):
+        """Return the Sight of new positions; a mask only where "all before me" does not say it."""
+        config, (_, T) = self.config, ids.shape
+        start = 0 if cache is None else cache.length
+        at = torch.arange(start, start + T, device=ids.device)
+        starts = None if cache is None else cache.starts
+        if cache is None:
+            cos, sin = (t.to(_compute_dtype(self)) for t in rotary_table(config, at))
+        elif starts is None:
+            cos, sin = (table[start:start + T] for table in cache.rotary)
+        else:
+            cos, sin = (table[(at - starts[:, None]).clamp(min=0)] for table in cache.rotary)
+        if starts is not None and start == 0:  # what stands before the row is another document
+            document_ids = (at >= starts[:, None]).long()
+        window = config.sliding_window or start + T
+        if document_ids is None and starts is None and (T == 1 or start == 0 and T <= window):
+            return Sight(cos, sin, None, None)
+        if start == 0 and T > window:
+            visible, back = window_mask(config, T, document_ids, ids.device)
+            return Sight(cos, sin, additive(visible, cos.dtype), back)
+        keys = at if cache is None else cache.positions(T)
+        visible = (keys <= at[:, None]) & (keys > at[:, None] - window)  # (T, S)
+        if document_ids is not None:
+            visible = visible & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+        elif starts is not None:
+            visible = visible & (keys >= starts[:, None, None, None])
+        return Sight(cos, sin, additive(visible, cos.dtype), None)  # (B, 1, T, S) or (T, S)
 
     def forward(self, ids, document_ids=None, cache=None):
         """Return logits (B, T, V) for ids (B, T); see `hidden` for the rest."""
         return self.lm_head(self.hidden(ids, document_ids, cache))
 
-    def _check(self, ids, cache):
-        end = ids.shape[1] + (0 if cache is None else cache.length)
+    def _check_length(self, ids, cache):
+        end = ids.shape[1]
+        if cache is not None:
+            # Of rows of different lengths the shortest decides: `generate` drops the others.
+            end += cache.length - (0 if cache.starts is None else int(cache.starts.max()))
         if end > self.config.max_position_embeddings:
             excess = end - self.config.max_position_embeddings
             raise ValueError(f"{end} positions exceed max_position_embeddings "
                              f"{self.config.max_position_embeddings} by {excess}: shorten the text")
-        # A GPU would have to wait for this look at the values; there the kernel itself asserts.
-        if ids.device.type == "cpu" and ids.numel():
-            low, high = ids.min().item(), ids.max().item()
-            if low < 0 or high >= self.config.vocab_size:
-                raise ValueError(f"id {low if low < 0 else high} is outside the vocabulary of "
-                                 f"{self.config.vocab_size}: the tokenizer is another model's")
 
 
-def attention_mask(ids, document_ids, start):
-    """Return True where a query may look (broadcast to (B, H, T, S)), or None for plain causal.
+def _compute_dtype(model):
+    """Return the dtype of matrix products: the weights', or autocast's."""
+    weight = model.lm_head.weight
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
-    None lets the fused kernel skip the upper triangle; a mask is built only for packed
-    documents, or for several new positions behind a filled cache.
-    """
-    T = ids.shape[1]
-    if document_ids is None and (start == 0 or T == 1):
-        return None
-    queries = torch.arange(start, start + T, device=ids.device)
-    causal = queries[:, None] >= torch.arange(start + T, device=ids.device)  # (T, S)
-    if document_ids is None:
-        return causal
-    return causal & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+
+def _keep_products(context, operation, *args, **settings):
+    if operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+_selective = functools.partial(create_selective_checkpoint_contexts, _keep_products)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -285,36 +476,67 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     Loss and gradients are computed together, a few rows at a time, in place (DeepSeek LLM §2.4
     computes its cross-entropy in place too): the (B·T, V) logits, their softmax and their
-    gradient would each be larger than everything else in a small model.
+    gradient would each be larger than everything else in a small model. Products are computed in
+    `low`, all sums in fp32. The mean is taken last: divided by thousands of tokens before the
+    products, and before the loss is scaled, gradients would vanish in fp16.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets):
-        hidden_grad, weight_grad = torch.empty_like(hidden), torch.zeros_like(weight)
+    def forward(ctx, hidden, weight, targets, low):
+        hidden_grad = torch.empty_like(hidden, dtype=torch.float32)
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float32)
         rows = max(1, LOGITS_CHUNK // weight.shape[0])
+        low_weight = weight.to(low)
         for part in range(0, len(targets), rows):
-            h, target = hidden[part:part + rows], targets[part:part + rows, None]
-            logits = (h @ weight.T).float()  # (rows, V)
-            norm = logits.logsumexp(dim=-1, keepdim=True)
-            total += (norm - logits.gather(1, target)).sum()
-            grad = logits.sub_(norm).exp_()  # softmax, then minus one at the target
+            h, target = hidden[part:part + rows].to(low), targets[part:part + rows, None]
+            logits = (h @ low_weight.T).float()  # (rows, V)
+            highest = logits.amax(dim=-1, keepdim=True)
+            total -= (logits.gather(1, target) - highest).sum()
+            grad = logits.sub_(highest).exp_()
+            norm = grad.sum(dim=-1, keepdim=True)
+            total += norm.log().sum()
+            grad.div_(norm)  # softmax, then minus one at the target
             grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
-            grad = grad.div_(len(targets)).to(h.dtype)
-            hidden_grad[part:part + rows] = grad @ weight
+            grad = grad.to(low)
+            hidden_grad[part:part + rows] = grad @ low_weight
             weight_grad += grad.T @ h
         ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.dtypes = hidden.dtype, weight.dtype
         return total / len(targets)
 
     @staticmethod
     def backward(ctx, grad_output):
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad_output, weight_grad * grad_output, None
+        share = grad_output / len(ctx.saved_tensors[0])
+        return *((grad * share).to(dtype) for grad, dtype
+                 in zip(ctx.saved_tensors, ctx.dtypes)), None, None
 
 
 def loss(model, inputs, targets, document_ids=None):
-    """Return the mean cross-entropy in nats (a scalar) of targets (B, T) given inputs (B, T)."""
-    hidden = model.hidden(inputs, document_ids)
-    weight = model.lm_head.weight
-    return _LinearCrossEntropy.apply(hidden.flatten(0, 1), weight.to(hidden.dtype),
-                                     targets.flatten())
+    """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
+
+    Under autocast (bf16, fp16) it is computed as the layers are, and summed in fp32.
+    """
+    hidden = model.hidden(inputs, document_ids).flatten(0, 1)
+    low = _compute_dtype(model)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _LinearCrossEntropy.apply(hidden, model.lm_head.weight, targets.flatten(), low)
+
+
+def use_exact_onednn():
+    """Let oneDNN do the CPU's fp32 matrix products if it does so exactly; return whether.
+
+    torch's default, MKL, leaves AVX-512 unused on AMD: there oneDNN is twice as fast. torch offers
+    it for fp32 only with leave to round to bf16, which some chips (AMX) do; so it is tried here.
+    The setting is the process's.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    settings = torch.backends.mkldnn.matmul
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    left, right = torch.rand(2, 256, 256, generator=torch.Generator().manual_seed(0))
+    exact = left.double() @ right.double()
+    error = ((left @ right).double() - exact).norm() / exact.norm()
+    if error > 1e-5:  # fp32 leaves about 1e-7, bf16 1e-3
+        settings.fp32_precision = before
+    return bool(error <= 1e-5)

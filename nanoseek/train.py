@@ -31,7 +31,8 @@ from nanoseek.cost import measure_ceiling, price_tag
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import evaluate, held_out, nats, write_curve
 from nanoseek.generate import write
-from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
+from nanoseek.model import (CHECKPOINTING, PRESETS, ModelConfig, Transformer, loss,
+                            use_exact_onednn)
 from nanoseek.optim import (OPTIMIZERS, build_optimizers, load_optimizer_tensors,
                             optimizer_tensors, schedule_factor, set_learning_rate)
 from nanoseek.tokenizer import Tokenizer
@@ -65,7 +66,8 @@ class TrainConfig:
     weights: str = _setting("", "shares of the sources: name=0.5,name=0.5 (default: by tokens)")
     document_mask: bool = _setting(True, "keep documents packed in one row from seeing each other")
     precision: str = _setting("auto", "fp32, bf16, or auto: bf16 on CUDA, else fp32")
-    activation_checkpointing: bool = _setting(False, "recompute activations: less memory, slower")
+    activation_checkpointing: str = _setting("none", "none; selective: keep matrix products and "
+                                             "recompute the rest; full: recompute all")
     device: str = _setting("auto", "cpu, cuda, mps, or auto")
     seed: int = _setting(0, "of the weights' start and the order of the data")
     eval_every: int = _setting(240, "steps between evaluations")
@@ -90,6 +92,9 @@ class TrainConfig:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}: choose "
                              f"{' or '.join(OPTIMIZERS)}")
+        if self.activation_checkpointing not in CHECKPOINTING:
+            raise ValueError(f"unknown activation_checkpointing {self.activation_checkpointing!r}: "
+                             f"choose {', '.join(CHECKPOINTING)}")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}: choose auto, fp32 or bf16")
         if not all(0 < x < math.inf for x in (self.learning_rate, self.embedding_factor,
@@ -352,6 +357,7 @@ def train(config, resume=False):
 
     Raises ValueError for bad settings or data, and for a folder that holds another run.
     """
+    use_exact_onednn()
     run = Run(config, resume)
     say_start(run)
     step_tokens = config.batch_size * config.row_length

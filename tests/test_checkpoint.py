@@ -1,5 +1,6 @@
 """checkpoint.py: transformers opens what we write, we open what it writes, damage is named."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanoseek import checkpoint
-from nanoseek.model import ModelConfig, Transformer
+from nanoseek.model import ModelConfig, RopeScaling, Transformer
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
@@ -30,26 +31,36 @@ def relative_difference(one, other):
     return ((one - other).norm() / other.norm()).item()
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_transformers_opens_our_folder(tmp_path, tied):
+SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"tie_word_embeddings": False}, {"head_dim": 12}, {"sliding_window": 7},
+    {"rope_scaling": RopeScaling(**SCALING), "rope_theta": 500000.0}])
+def test_transformers_opens_our_folder(tmp_path, changes):
     from transformers import AutoModelForCausalLM
     torch.manual_seed(0)
-    ours = Transformer(ModelConfig(**{**SMALL, "tie_word_embeddings": tied})).eval()
+    ours = Transformer(ModelConfig(**{**SMALL, **changes})).eval()
     checkpoint.save_model(ours, tmp_path / "m")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32).eval()
     with torch.no_grad():
         assert relative_difference(theirs(ids()).logits, ours(ids())) <= 1e-5
+    assert checkpoint.load_model(tmp_path / "m").config == \
+        dataclasses.replace(ours.config, head_dim=ours.config.head_size)
 
 
 @pytest.mark.parametrize("changes", [
     {}, {"tie_word_embeddings": True}, {"num_key_value_heads": 1},
-    {"rope_parameters": {"rope_type": "default", "rope_theta": 77777.0}}])
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 77777.0}}, {"head_dim": 12},
+    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **SCALING}},
+    {"sliding_window": 7}])
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
 def test_we_open_folders_of_transformers(tmp_path, changes, shard):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
     torch.manual_seed(0)
-    fields = {k: v for k, v in SMALL.items()}
-    theirs = LlamaForCausalLM(LlamaConfig(**{**fields, **changes})).eval()
+    theirs = MistralForCausalLM(MistralConfig(**{**SMALL, **changes})).eval() \
+        if "sliding_window" in changes else LlamaForCausalLM(LlamaConfig(**{**SMALL, **changes})).eval()
     theirs.save_pretrained(tmp_path, max_shard_size=shard)
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard == "20KB")
     ours = checkpoint.load_model(tmp_path)
@@ -64,10 +75,25 @@ def rewrite_config(folder, **changes):
     (folder / "checksums.json").unlink(missing_ok=True)
 
 
-def test_the_older_spelling_of_rope_theta_is_read(tmp_path, model):
+@pytest.mark.parametrize("spelling", [
+    {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **SCALING}},
+    {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **SCALING}},
+    {"rope_theta": "drop", "rope_scaling": "drop",
+     "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **SCALING}}])
+def test_every_spelling_of_the_rope_settings_is_read(tmp_path, model, spelling):
     checkpoint.save_model(model, tmp_path / "m")
-    rewrite_config(tmp_path / "m", rope_theta=500000.0)
-    assert checkpoint.load_model(tmp_path / "m").config.rope_theta == 500000.0
+    rewrite_config(tmp_path / "m", **spelling)
+    config = checkpoint.load_model(tmp_path / "m").config
+    assert config.rope_theta == 500000.0 and config.rope_scaling == RopeScaling(**SCALING)
+
+
+def test_a_mistral_folder_that_names_no_window_has_the_usual_one(tmp_path):
+    config = ModelConfig(**{**SMALL, "sliding_window": 7})
+    checkpoint.save_model(Transformer(config), tmp_path / "m")
+    rewrite_config(tmp_path / "m", sliding_window="drop")
+    assert checkpoint.load_model(tmp_path / "m").config.sliding_window == 4096
+    rewrite_config(tmp_path / "m", sliding_window=None)
+    assert checkpoint.load_model(tmp_path / "m").config.sliding_window is None
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -76,6 +102,13 @@ def test_the_older_spelling_of_rope_theta_is_read(tmp_path, model):
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE scaling 'yarn'"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
+    ({"rope_scaling": {**SCALING, "rope_type": "llama3", "factor": "8"}}, "factor is '8'"),
+    ({"rope_scaling": 8.0}, "rope_scaling = 8.0"),
+    ({"sliding_window": 16}, "sliding_window = 16"),
+    ({"embedding_multiplier": 12.0}, "unknown field embedding_multiplier = 12.0"),
+    ({"hidden_size": "32"}, "hidden_size = '32'"), ({"vocab_size": 97.5}, "vocab_size = 97.5"),
+    ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'"),
     ({"intermediate_size": 60}, r"gate_proj.weight has shape \(56, 32\)"),
     ({"num_hidden_layers": 3}, "lack model.layers.2"),
     ({"num_hidden_layers": 1}, "hold model.layers.1"),

@@ -122,7 +122,7 @@ def test_flops_equal_torchs_counter(module, config, batch, length):
 
 def test_flops_of_a_checkpointed_model(module):
     model, ids = Transformer(ModelConfig(**TINY)).train(), torch.randint(160, (2, 32))
-    model.activation_checkpointing = True
+    model.activation_checkpointing = "full"
     each = module.flops_per_token(TINY, 32)
     # The counter sees a little less: the last product of a layer need not be done again.
     assert counted_flops(model, ids) == pytest.approx(
@@ -185,24 +185,26 @@ def saved_bytes(model, batch, length, precision="fp32", document_ids=None):
 @pytest.mark.parametrize("changes, batch, length", [
     ({}, 4, 64), ({"num_key_value_heads": 4}, 8, 48), ({"num_key_value_heads": 1}, 3, 64),
     ({"num_hidden_layers": 5, "intermediate_size": 48}, 4, 64),
-    ({"hidden_size": 96, "intermediate_size": 256, "vocab_size": 500}, 6, 64)])
+    ({"hidden_size": 96, "intermediate_size": 256, "vocab_size": 500}, 6, 64),
+    ({"sliding_window": 16}, 4, 64)])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
 def test_activations_equal_what_autograd_saves(module, changes, batch, length, precision,
-                                               checkpointing):
+                                               checkpointing, monkeypatch):
+    monkeypatch.setattr("nanoseek.model.WINDOW_BLOCK", 8)
     config = {**TINY, **changes}
     model = Transformer(ModelConfig(**config)).train()
-    model.activation_checkpointing = checkpointing == "full"
+    model.activation_checkpointing = checkpointing
     parts = module.memory(config, batch, length, checkpointing, precision)
     # Copies of the weights are saved with the activations, but not inside a checkpoint.
     predicted = parts["activations"] + (parts["weight_copies"] if checkpointing == "none" else 0)
     assert saved_bytes(model, batch, length, precision) == pytest.approx(predicted, rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 def test_a_mask_between_documents_is_saved_too(module, checkpointing):
     model = Transformer(ModelConfig(**TINY)).train()
-    model.activation_checkpointing = checkpointing == "full"
+    model.activation_checkpointing = checkpointing
     documents = (torch.arange(64) // 20).expand(3, 64)
     bytes_without, bytes_with = (module.memory(TINY, 3, 64, checkpointing,
                                                document_mask=mask)["activations"]

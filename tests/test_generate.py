@@ -4,9 +4,11 @@ import collections
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanoseek import generate
-from nanoseek.model import ModelConfig, Transformer
+from nanoseek.model import KVCache, ModelConfig, Transformer
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +59,39 @@ def test_many_continuations_at_once_each_follow_the_model(model):
     prompts = [[1, 2], [3, 4], [5, 6]]
     assert generate.generate_many(model, prompts, 20, temperature=0) == \
         [generate.generate(model, prompt, 20, temperature=0) for prompt in prompts]
+    # Of different lengths, one of them up to the end of its context: each as alone.
+    ragged = [[1], [2, 3, 4, 5], [6] * 38, [7, 8]]
+    assert generate.generate_many(model, ragged, 500, temperature=0) == \
+        [generate.generate(model, prompt, 500, temperature=0) for prompt in ragged]
     stopped = generate.generate_many(model, [[1]] * 50, 20, stop_ids=range(20), seed=1)
     assert len({len(row) for row in stopped}) > 5
     assert all(token >= 20 for row in stopped for token in row)
+
+
+@settings(max_examples=10, deadline=None)
+@given(lengths=st.lists(st.integers(1, 24), min_size=1, max_size=4), window=st.integers(1, 30),
+       kv_heads=st.sampled_from([1, 2, 4]))
+def test_a_rolling_cache_and_padding_change_nothing(lengths, window, kv_heads):
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(vocab_size=61, hidden_size=32, intermediate_size=48,
+                                    num_key_value_heads=kv_heads, max_position_embeddings=40,
+                                    sliding_window=window, initializer_range=0.3)).eval()
+    prompts = [torch.randint(61, (length,)).tolist() for length in lengths]
+    expected = [list(prompt) for prompt in prompts]
+    with torch.no_grad():
+        for ids in expected:
+            for _ in range(12):
+                ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert generate.generate_many(model, prompts, 12, temperature=0) == \
+        [ids[len(prompt):] for ids, prompt in zip(expected, prompts)]
+
+
+def test_bytes_of_the_cache_are_those_computed():
+    for kv_heads, window in ((4, None), (2, None), (1, None), (1, 8)):
+        config = ModelConfig(num_key_value_heads=kv_heads, sliding_window=window)
+        cache = KVCache(config, 3, 20)
+        each = 2 * config.num_hidden_layers * kv_heads * config.head_size * 4
+        assert cache.keys.nbytes + cache.values.nbytes == 3 * each * (window or 20)
 
 
 @pytest.mark.parametrize("ids, settings, message", [

@@ -1,11 +1,13 @@
 """model.py against transformers' Llama, and the invariants of a causal decoder."""
 
 import dataclasses
+import gc
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 MODULE = "nanoseek.model"
 
@@ -24,30 +26,68 @@ def random_ids(config, batch, length, seed=1):
     return torch.randint(config.vocab_size, (batch, length), generator=generator)
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}
+
+
 def hugging_face(model):
-    """Build transformers' Llama with the same weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    """Build transformers' Llama, or its Mistral for a sliding window, with the same weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
     fields = dataclasses.asdict(model.config)
     fields["head_dim"] = model.config.head_size
-    theta = fields.pop("rope_theta")
-    reference = LlamaForCausalLM(LlamaConfig(
-        **fields, rope_parameters={"rope_type": "default", "rope_theta": theta})).eval()
+    scaling, window = fields.pop("rope_scaling"), fields.pop("sliding_window")
+    fields["rope_parameters"] = {
+        "rope_theta": fields.pop("rope_theta"),
+        **({"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"})}
+    reference = MistralForCausalLM(MistralConfig(**fields, sliding_window=window)) if window else \
+        LlamaForCausalLM(LlamaConfig(**fields))
     reference.load_state_dict(model.state_dict())
-    return reference
+    return reference.eval()
+
+
+def relative_difference(one, other):
+    return ((one - other).norm() / other.norm()).item()
+
+
+KINDS = [
+    {"num_key_value_heads": 4}, {"num_key_value_heads": 2}, {"num_key_value_heads": 1},
+    {"tie_word_embeddings": False}, {"rope_theta": 500000.0}, {"head_dim": 12},
+    {"hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1, "vocab_size": 51},
+    {"hidden_size": 35, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 10,
+     "intermediate_size": 7, "vocab_size": 3},
+    {"rope_scaling": LLAMA3}, {"sliding_window": 5}, {"sliding_window": 1},
+    {"sliding_window": 300, "num_key_value_heads": 1}]
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("changes", [
-    {"num_key_value_heads": 4}, {"num_key_value_heads": 2}, {"num_key_value_heads": 1},
-    {"tie_word_embeddings": False}, {"rope_theta": 500000.0}, {"head_dim": 12},
-    {"hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1, "vocab_size": 51}])
-def test_logits_equal_transformers(module, changes):
-    model = build(module, **changes)
-    ids = random_ids(model.config, 3, 40)
+@pytest.mark.parametrize("changes", KINDS)
+def test_logits_equal_transformers(module, changes, monkeypatch):
+    monkeypatch.setattr(module, "WINDOW_BLOCK", 4, raising=False)
+    if "rope_scaling" in changes:
+        changes = {**changes, "rope_scaling": module.RopeScaling(**changes["rope_scaling"])}
+    # So long that a frequency wrong in its last bits would show.
+    model = build(module, max_position_embeddings=700, **changes)
+    reference = hugging_face(model)
+    for batch, length in ((3, 40), (1, 600)):
+        ids = random_ids(model.config, batch, length)
+        with torch.no_grad():
+            ours, theirs = model(ids), reference(ids).logits
+        assert ours.shape == (batch, length, model.config.vocab_size)
+        assert relative_difference(ours, theirs) <= 1e-5
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_bf16_logits_are_near_those_of_transformers(module, changes):
+    if "rope_scaling" in changes:
+        changes = {**changes, "rope_scaling": module.RopeScaling(**changes["rope_scaling"])}
+    model = build(module, **{"initializer_range": 0.05, **changes})
+    reference, ids = hugging_face(model), random_ids(model.config, 3, 40)
     with torch.no_grad():
-        ours, theirs = model(ids), hugging_face(model)(ids).logits
-    assert ours.shape == (3, 40, model.config.vocab_size)
-    assert ((ours - theirs).norm() / theirs.norm()).item() <= 1e-5
+        exact, theirs = reference(ids).logits, reference.bfloat16()(ids).logits.float()
+        ours = model.bfloat16()(ids).float()
+    # As near as two roundings of one number can be, and no farther from the truth than theirs.
+    assert relative_difference(ours, theirs) <= 1e-2
+    assert relative_difference(ours, exact) <= 1.2 * relative_difference(theirs, exact) + 1e-6
 
 
 @pytest.mark.contract
@@ -66,34 +106,106 @@ def test_loss_and_gradients_equal_plain_cross_entropy(module, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@st.composite
+def shapes(draw):
+    """Changes to SMALL: any number of heads and groups, even head_dim, layers, tied or not."""
+    kv_heads, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    return {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * groups,
+            "head_dim": 2 * draw(st.integers(1, 8)), "hidden_size": draw(st.integers(4, 40)),
+            "intermediate_size": draw(st.integers(1, 50)), "vocab_size": draw(st.integers(2, 99)),
+            "num_hidden_layers": draw(st.integers(1, 3)),
+            "tie_word_embeddings": draw(st.booleans()),
+            "sliding_window": draw(st.sampled_from([None, None, 1, 3, 8, 17]))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks(module):
+    """Make the blocks of the sliding window small, so that short texts have many."""
+    before = getattr(module, "WINDOW_BLOCK", None)
+    module.WINDOW_BLOCK = 4
+    yield
+    module.WINDOW_BLOCK = before
+
+
 @pytest.mark.contract
-@settings(max_examples=15, deadline=None)
-@given(groups=st.sampled_from([1, 2, 4]), length=st.integers(2, 24), data=st.data())
-def test_a_changed_future_token_leaves_the_past_alone(module, groups, length, data):
-    model = build(module, num_key_value_heads=4 // groups)
-    ids = random_ids(model.config, 1, length)
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes(), length=st.integers(2, 40), data=st.data())
+def test_a_changed_future_token_leaves_the_past_alone(module, shape, length, data):
+    model = build(module, **shape)
+    ids = random_ids(model.config, 2, length)
     place = data.draw(st.integers(1, length - 1))
     changed = ids.clone()
     changed[0, place] = (changed[0, place] + 1) % model.config.vocab_size
     with torch.no_grad():
         before, after = model(ids), model(changed)
     torch.testing.assert_close(before[:, :place], after[:, :place])
-    assert not torch.allclose(before[:, place:], after[:, place:])
+    torch.testing.assert_close(before[1], after[1])  # nor does another row notice
+    assert not torch.equal(before[0, place], after[0, place])
 
 
 @pytest.mark.contract
-def test_grouped_query_attention_equals_multi_head_with_copied_heads(module):
-    grouped = build(module, num_key_value_heads=2)
-    full = build(module, num_key_value_heads=4)
+@settings(max_examples=20, deadline=None)
+@given(shape=shapes(), length=st.integers(1, 40))
+def test_grouped_query_attention_equals_multi_head_with_copied_heads(module, shape, length):
+    grouped = build(module, **shape)
+    heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
+    full = build(module, **{**shape, "num_key_value_heads": heads})
     weights = grouped.state_dict()
     for name, tensor in weights.items():
-        if "k_proj" in name or "v_proj" in name:  # head h reads what was head h // 2
-            heads = tensor.view(2, grouped.config.head_size, -1)
-            weights[name] = heads.repeat_interleave(2, dim=0).flatten(0, 1)
+        if "k_proj" in name or "v_proj" in name:  # head h reads what was head h // groups
+            copies = tensor.view(kv_heads, grouped.config.head_size, -1)
+            weights[name] = copies.repeat_interleave(heads // kv_heads, dim=0).flatten(0, 1)
     full.load_state_dict(weights)
-    ids = random_ids(grouped.config, 2, 20)
+    ids = random_ids(grouped.config, 2, length)
     with torch.no_grad():
-        torch.testing.assert_close(grouped(ids), full(ids))
+        torch.testing.assert_close(grouped(ids), full(ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.contract
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes(), length=st.integers(1, 40), documents=st.booleans())
+def test_a_sliding_window_equals_a_masked_reference(module, shape, length, documents):
+    window = shape["sliding_window"] or 6
+    model = build(module, **{**shape, "sliding_window": window})
+    plain = build(module, **{**shape, "sliding_window": None})
+    ids = random_ids(model.config, 2, length)
+    document_ids = torch.arange(length).div(7, rounding_mode="floor").expand(2, length) \
+        if documents else None
+    at = torch.arange(length)
+    visible = (at <= at[:, None]) & (at[:, None] - at < window)
+    if documents:
+        visible = visible & (document_ids[:, None, :, None] == document_ids[:, None, None, :])
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def masked(q, k, v, mask=None, is_causal=False, enable_gqa=False):
+        return real(q, k, v, visible, enable_gqa=enable_gqa)
+    expected_gradients, gradients = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", masked)
+        expected = plain(ids)
+        expected_gradients = torch.autograd.grad(expected.square().mean(), plain.parameters())
+    found = model(ids, document_ids)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    gradients = torch.autograd.grad(found.square().mean(), model.parameters())
+    for one, other in zip(gradients, expected_gradients):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.contract
+def test_a_sliding_window_computes_and_keeps_what_is_linear_in_the_length(module):
+    """Twice the length, twice the products and the bytes: counted, not timed."""
+    counts, saved = [], []
+    for length in (64, 128, 256):
+        model = build(module, max_position_embeddings=256, sliding_window=16).train()
+        ids = random_ids(model.config, 1, length)
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), \
+                FlopCounterMode(display=False) as counter:
+            model(ids)
+        counts.append(counter.get_total_flops())
+        saved.append(saved_bytes(model, ids))
+    assert 1.9 < counts[1] / counts[0] < 2.1 and 1.9 < counts[2] / counts[1] < 2.1
+    assert saved[2] / saved[1] < 2.1
+    assert module.KVCache(model.config, 1, 256).keys.shape[3] == 16
 
 
 @settings(max_examples=15, deadline=None)
@@ -111,58 +223,152 @@ def test_rope_depends_on_relative_position_only(module, shift, gap, seed):
 
 
 @pytest.mark.contract
-def test_packed_documents_do_not_see_each_other(module):
-    model = build(module)
-    ids = random_ids(model.config, 1, 30)
-    document_ids = torch.tensor([[0] * 11 + [1] * 19])
+@settings(max_examples=20, deadline=None)
+@given(shape=shapes(), lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4))
+def test_packed_documents_do_not_see_each_other(module, shape, lengths):
+    model = build(module, **shape)
+    ids = random_ids(model.config, 1, sum(lengths))
+    document_ids = torch.repeat_interleave(torch.tensor(lengths))[None]
     with torch.no_grad():
         packed = model(ids, document_ids)
-        alone = torch.cat((model(ids[:, :11]), model(ids[:, 11:])), dim=1)
+        alone = torch.cat([model(piece) for piece in ids.split(lengths, dim=1)], dim=1)
     # RoPE sees only distances, so a document may begin anywhere in its row.
-    torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(packed, alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.contract
-@settings(max_examples=15, deadline=None)
-@given(parts=st.lists(st.integers(1, 9), min_size=1, max_size=5), kv_heads=st.sampled_from([1, 2, 4]))
-def test_cached_logits_equal_uncached(module, parts, kv_heads):
-    model = build(module, num_key_value_heads=kv_heads)
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes(), parts=st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_cached_logits_equal_uncached(module, shape, parts):
+    model = build(module, **shape)
     ids = random_ids(model.config, 2, sum(parts))
     cache = module.KVCache(model.config, 2, sum(parts))
     with torch.no_grad():
         pieces = [model(piece, cache=cache) for piece in ids.split(parts, dim=1)]
-        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), rtol=1e-3, atol=1e-3)
+
+
+def test_a_cache_of_bf16_serves_a_model_of_bf16(module):
+    model = build(module, initializer_range=0.05).bfloat16()
+    ids = random_ids(model.config, 1, 20)
+    cache = module.KVCache(model.config, 1, 20, dtype=torch.bfloat16)
+    with torch.no_grad():
+        pieces = [model(piece, cache=cache) for piece in ids.split([9, 1, 1, 9], dim=1)]
+        assert relative_difference(torch.cat(pieces, dim=1).float(), model(ids).float()) < 1e-2
+
+
+def saved_bytes(model, ids):
+    """Return the bytes that a forward pass in training leaves alive, weights left out.
+
+    Saved tensors are caught by autograd's hooks. Those that selective checkpointing keeps do not
+    pass there, but they are Python objects.
+    """
+    old = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor)}
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model.hidden(ids)
+    alive = saved + [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t is not logits]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+    return sum(size for address, size in storages.items() if address not in old)
 
 
 @pytest.mark.contract
-def test_activation_checkpointing_gives_the_same_gradients_for_fewer_saved_bytes(module):
-    model = build(module).train()
+@pytest.mark.parametrize("changes", [{}, {"sliding_window": 9}])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_activation_checkpointing_gives_the_same_gradients_for_fewer_saved_bytes(
+        module, changes, precision):
+    # Wide enough that autograd's own small change does not count.
+    model = build(module, num_hidden_layers=4, intermediate_size=96, initializer_range=0.05,
+                  **changes).train()
     ids = random_ids(model.config, 4, 41)
-
-    def gradients_and_bytes(switch):
-        model.activation_checkpointing = switch
-        saved = [0]
-
-        def pack(tensor):
-            saved[0] += tensor.numel() * tensor.element_size()
-            return tensor
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    gradients, kept = [], []
+    for mode in ("none", "selective", "full"):
+        model.activation_checkpointing = mode
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             value = module.loss(model, ids[:, :-1], ids[:, 1:])
-        return torch.autograd.grad(value, list(model.parameters())), saved[0]
-    (plain, plain_bytes), (less, less_bytes) = gradients_and_bytes(False), gradients_and_bytes(True)
-    assert all(torch.equal(one, other) for one, other in zip(plain, less))
-    assert less_bytes < plain_bytes / 2
+            gradients.append(torch.autograd.grad(value, list(model.parameters())))
+            kept.append(saved_bytes(model, ids[:, :-1]))
+    for other in gradients[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(gradients[0], other))
+    assert kept[2] < 0.6 * kept[1] < 0.6 * 0.7 * kept[0]
 
 
-def test_bf16_autocast_is_near_fp32_and_keeps_fp32_weights(module):
-    model = build(module, initializer_range=0.05)
+def test_an_unknown_way_of_checkpointing_is_refused(module):
+    model = build(module).train()
+    model.activation_checkpointing = "some"
+    with pytest.raises(ValueError, match="'some': choose none, selective, full"):
+        model(torch.tensor([[1]]))
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("changes", [{}, {"sliding_window": 9}, {"tie_word_embeddings": False}])
+def test_low_precision_is_near_fp32_and_keeps_fp32_weights(module, precision, changes):
+    model = build(module, initializer_range=0.05, **changes).train()
     ids = random_ids(model.config, 2, 33)
+    documents = torch.arange(32).div(10, rounding_mode="floor").expand(2, 32)
+    exact = module.loss(model, ids[:, :-1], ids[:, 1:], documents)
+    expected = torch.autograd.grad(exact, list(model.parameters()))
+    for micro_batch in range(2):  # gradients are added up in fp32
+        with torch.autocast("cpu", precision):
+            rough = module.loss(model, ids[:, :-1], ids[:, 1:], documents)
+        rough.backward()
+    assert rough.dtype == torch.float32 and abs(rough.item() / exact.item() - 1) < 1e-3
+    for parameter, gradient in zip(model.parameters(), expected):
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+        assert relative_difference(parameter.grad / 2, gradient) < 3e-2
+
+
+def test_small_gradients_survive_fp16_when_the_loss_is_scaled(module):
+    """Of 4096 tokens each counts 1/4096: were the mean taken before the products, and not after,
+    most of the vocabulary's gradients would fall below what fp16 can hold."""
+    torch.manual_seed(0)
+    rows = 4096
+    model = build(module, vocab_size=512, initializer_range=0.02, num_hidden_layers=1)
+    ids = torch.randint(512, (rows // 32, 33))
     exact = module.loss(model, ids[:, :-1], ids[:, 1:])
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = module.loss(model, ids[:, :-1], ids[:, 1:])
-    rough.backward()
-    assert abs(rough.item() / exact.item() - 1) < 1e-2
-    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    expected = torch.autograd.grad(exact, list(model.parameters()))
+    with torch.autocast("cpu", torch.float16):
+        scaled = module.loss(model, ids[:, :-1], ids[:, 1:]) * 65536
+    found = torch.autograd.grad(scaled, list(model.parameters()))
+    for one, other in zip(found, expected):
+        assert relative_difference(one / 65536, other) < 2e-2
+
+
+def test_an_overflow_in_fp16_reaches_the_gradients(module):
+    """A loss scaled too far must give inf or nan, which a loss scaler looks for, not a wrong
+    finite number."""
+    model, ids = build(module), random_ids(module.ModelConfig(**SMALL), 2, 33)
+    with torch.autocast("cpu", torch.float16):
+        scaled = module.loss(model, ids[:, :-1], ids[:, 1:]) * 2.0 ** 40
+    scaled.backward()
+    assert not all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_onednn_is_used_only_where_it_is_exact(module, monkeypatch):
+    knob = torch.backends.mkldnn.matmul
+    before = knob.fp32_precision
+    try:
+        used = module.use_exact_onednn()
+        left, right = torch.rand(2, 300, 300, generator=torch.Generator().manual_seed(1))
+        exact = left.double() @ right.double()
+        assert relative_difference((left @ right).double(), exact) < 1e-5
+        assert (knob.fp32_precision == "bf16") == used
+        # A chip that rounds: its products are not taken.
+        knob.fp32_precision = before
+        product = torch.Tensor.__matmul__
+
+        def rounding(one, other):
+            return product(one, other) if one.dtype == torch.float64 else \
+                product(one.bfloat16(), other.bfloat16()).float()
+        monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+        assert not module.use_exact_onednn() and knob.fp32_precision == before
+    finally:
+        knob.fp32_precision = before
 
 
 @pytest.mark.parametrize("preset, billions", [("deepseek-llm-7b", 6.910),
@@ -176,7 +382,8 @@ def test_published_shapes_have_the_published_size(module, preset, billions):
 @pytest.mark.contract
 @pytest.mark.parametrize("changes, message", [
     ({"hidden_size": 30}, "hidden_size 30"), ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
-    ({"head_dim": 7}, "head_dim 7 is odd"), ({"vocab_size": 0}, "vocab_size is 0")])
+    ({"head_dim": 7}, "head_dim 7 is odd"), ({"vocab_size": 0}, "vocab_size is 0"),
+    ({"sliding_window": 0}, "sliding_window is 0")])
 def test_shapes_that_do_not_fit_are_refused(module, changes, message):
     with pytest.raises(ValueError, match=message):
         module.ModelConfig(**{**SMALL, **changes})
@@ -185,8 +392,9 @@ def test_shapes_that_do_not_fit_are_refused(module, changes, message):
 @pytest.mark.contract
 def test_ids_out_of_range_and_long_texts_are_refused(module):
     model = build(module)
-    with pytest.raises(ValueError, match="97 is outside the vocabulary"):
-        model(torch.tensor([[5, 97]]))
+    for wrong in (97, -1):
+        with pytest.raises(ValueError, match=f"id {wrong} is outside the vocabulary"):
+            model(torch.tensor([[5, wrong]]))
     with pytest.raises(ValueError, match="49 positions exceed max_position_embeddings 48 by 1"):
         model(random_ids(model.config, 1, 49))
     cache = module.KVCache(model.config, 1, 48)

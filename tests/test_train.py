@@ -93,7 +93,7 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "accumulation": 2},
-                                     {"activation_checkpointing": True, "precision": "bf16"}])
+                                     {"activation_checkpointing": "selective", "precision": "bf16"}])
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, changes):
     whole, model = make_run(tmp_path / "whole")
     broken, _ = make_run(tmp_path / "broken")

@@ -32,7 +32,7 @@ from nanoseek.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
 
 WAYS = {"muon": {}, "adamw": {"optimizer": "adamw"}, "accumulation": {"accumulation": 2},
-        "bf16": {"precision": "bf16"}, "activation checkpointing": {"activation_checkpointing": True}}
+        "bf16": {"precision": "bf16"}, "activation checkpointing": {"activation_checkpointing": "full"}}
 KILLS_A_RUN = 5
 
 
