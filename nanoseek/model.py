@@ -47,11 +47,9 @@ class RopeScaling:
     original_max_position_embeddings: int
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not \
-                    0 < value < math.inf:
-                raise ValueError(f"{field.name} is {value!r}: it must be a number above 0")
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}: it must be a number above 0")
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(f"high_freq_factor {self.high_freq_factor} must be above "
                              f"low_freq_factor {self.low_freq_factor}")
@@ -207,23 +205,18 @@ def additive(visible, dtype):
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -math.inf)
 
 
-def window_mask(config, T, document_ids, device):
-    """Return (visible, back): the mask (n or B·n, 1, size, S) of n blocks of `size` queries, each
-    beside the S = (back + 1)·size keys that its window reaches."""
-    window = config.sliding_window
+def window_mask(window, document_ids):
+    """Return (visible, back): the mask (B·n, 1, size, S) of n blocks of `size` queries, each beside
+    the S = (back + 1)·size keys that its window reaches, for document_ids (B, T), none below 0."""
     size = max(WINDOW_BLOCK, -(-window // 2))  # two blocks back: half a window computed for nothing
-    back, blocks = -(-(window - 1) // size), -(-T // size)
-    queries = torch.arange(blocks * size, device=device).view(blocks, 1, size, 1)
-    keys = queries.view(blocks, 1, 1, size)[..., :1] + torch.arange(-back * size, size,
-                                                                   device=device)
-    # Rows past the end see themselves: a row that sees nothing would be 0/0.
-    visible = (keys <= queries) & (keys > queries - window) & (keys >= 0)
-    if document_ids is None:
-        return visible, back
-    padded = F.pad(document_ids, (0, blocks * size - T), value=-1)
-    of_keys = F.pad(padded, (back * size, 0), value=-1).unfold(1, (back + 1) * size, size)
-    same = padded.view(-1, blocks, 1, size, 1) == of_keys[:, :, None, None]
-    return (visible & same).flatten(0, 1), back
+    back, past = -(-(window - 1) // size), -document_ids.shape[1] % size
+    queries = F.pad(document_ids, (0, past), value=-1).unfold(1, size, size)  # (B, n, size)
+    keys = F.pad(document_ids, (back * size, past), value=-1).unfold(1, (back + 1) * size, size)
+    at = torch.arange(-back * size, size, device=document_ids.device)
+    distance = at[-size:, None] - at  # (size, S)
+    # Padded rows see themselves: a row that saw nothing would be 0/0.
+    visible = (distance >= 0) & (distance < window) & (queries[..., None] == keys[:, :, None])
+    return visible.flatten(0, 1)[:, None], back
 
 
 def window_attention(q, k, v, mask, back):
@@ -239,8 +232,6 @@ def window_attention(q, k, v, mask, back):
         x = F.pad(x, (0, 0, 0, 0, back * size, blocks * size - T))
         x = x.view(B, blocks + back, size, -1, D).transpose(2, 3)  # (B, back + n, heads, size, D)
         return torch.cat([x[:, i:i + blocks] for i in range(back + 1)], dim=3).flatten(0, 1)
-    if len(mask) < B * blocks:
-        mask = mask.repeat(B, 1, 1, 1)
     y = F.scaled_dot_product_attention(cut(q, 0), cut(k, back), cut(v, back), mask,
                                        enable_gqa=q.shape[2] != k.shape[2])
     return y.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
@@ -430,7 +421,8 @@ class Transformer(nn.Module):
         if document_ids is None and starts is None and (T == 1 or start == 0 and T <= window):
             return Sight(cos, sin, None, None)
         if start == 0 and T > window:
-            visible, back = window_mask(config, T, document_ids, ids.device)
+            documents = torch.zeros_like(ids) if document_ids is None else document_ids
+            visible, back = window_mask(window, documents)
             return Sight(cos, sin, additive(visible, cos.dtype), back)
         keys = at if cache is None else cache.positions(T)
         visible = (keys <= at[:, None]) & (keys > at[:, None] - window)  # (T, S)

@@ -1,0 +1,281 @@
+"""Measure the model beside transformers' Llama, and each trick beside its absence.
+
+    python tests/bench/bench_model.py train       # a step of training, tiny and 10M shapes
+    python tests/bench/bench_model.py generate    # greedy, with the cache, tiny and 124M shapes
+    python tests/bench/bench_model.py window      # sliding window, 1k to 16k tokens
+    python tests/bench/bench_model.py memory      # activation checkpointing: bytes and time
+    python tests/bench/bench_model.py loss        # our cross-entropy beside torch's
+    python tests/bench/bench_model.py compile     # torch.compile without graph breaks
+    python tests/bench/bench_model.py start       # standard deviations of the first weights
+
+Two that are compared take turns, and each figure is the least of its times: on a busy machine the
+least is the nearest to the truth. A step is forward and backward, without the optimizer, in fp32.
+"""
+
+import gc
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from nanoseek import model as model_module
+from nanoseek.cost import flops_per_token, measure_ceiling, memory
+from nanoseek.generate import generate
+from nanoseek.model import PRESETS, ModelConfig, Transformer, loss, use_exact_onednn
+
+SHAPES = {  # name: (config, rows, tokens in a row)
+    "tiny": (ModelConfig(num_hidden_layers=4), 12, 128),
+    "10M": (ModelConfig(vocab_size=4096, hidden_size=320, intermediate_size=864,
+                        num_hidden_layers=8, num_attention_heads=10, num_key_value_heads=5), 4, 256),
+}
+
+
+def race(contestants, rounds):
+    """Return the least seconds of each function, called in turn; the first round warms up."""
+    times = [[] for _ in contestants]
+    for _ in range(rounds + 1):
+        for found, run in zip(times, contestants):
+            began = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - began)
+    return [min(found[1:]) for found in times]
+
+
+def hugging_face(model):
+    """Return transformers' Llama with the same weights."""
+    import transformers
+    transformers.logging.set_verbosity_error()
+    config = model.config
+    reference = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        **{name: getattr(config, name) for name in (
+            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+            "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+            "rms_norm_eps", "tie_word_embeddings")},
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        bos_token_id=None, eos_token_id=None))
+    reference.load_state_dict(model.state_dict())
+    return reference
+
+
+def step(model, ids, documents=None):
+    def run():
+        loss(model, ids[:, :-1], ids[:, 1:], documents).backward()
+        model.zero_grad()
+    return run
+
+
+def train(rounds=15):
+    """A step beside transformers', with torch's own choice of matrix products and with oneDNN's."""
+    for products in ("torch's choice", "oneDNN"):
+        if products == "oneDNN" and not use_exact_onednn():
+            print("oneDNN is not exact in fp32 here, or not there: its rows are left out")
+            break
+        ceiling = measure_ceiling()
+        print(f"\nmatrix products by {products}: a large one reaches {ceiling / 1e9:.0f} GFLOP/s")
+        print(f"{'shape':<6}{'parameters':>11}{'ours ms':>9}{'theirs ms':>10}{'theirs/ours':>12}"
+              f"{'of the ceiling':>15}")
+        for name, (config, rows, length) in SHAPES.items():
+            model = Transformer(config).train()
+            reference, ids = hugging_face(model).train(), torch.randint(
+                config.vocab_size, (rows, length + 1))
+
+            def theirs():
+                logits = reference(input_ids=ids[:, :-1], use_cache=False).logits
+                F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+                reference.zero_grad()
+            ours, other = race([step(model, ids), theirs], rounds)
+            flops = flops_per_token(config, length)["total"] * rows * length
+            print(f"{name:<6}{sum(p.numel() for p in model.parameters()):>11,}{ours * 1e3:>9.1f}"
+                  f"{other * 1e3:>10.1f}{other / ours:>12.2f}{flops / ours / ceiling:>15.0%}")
+
+
+def generation(rounds=4):
+    """Greedy generation with the cache, one prompt, the same ids as transformers."""
+    print(f"{'shape':<10}{'ours tokens/s':>14}{'theirs':>9}{'ours/theirs':>12}")
+    for name, config, count in (("tiny", SHAPES["tiny"][0], 200),
+                                ("124M", PRESETS["gpt2-124m"], 30)):
+        model = Transformer(config).eval()
+        reference, prompt = hugging_face(model).eval(), list(range(1, 9))
+        ids = torch.tensor([prompt])
+
+        def ours():
+            return generate(model, prompt, count, temperature=0)
+
+        def theirs():
+            return reference.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                                      max_new_tokens=count, pad_token_id=0)[0, 8:].tolist()
+        same = "" if ours() == theirs() else "  (their ids differ)"
+        one, other = race([ours, theirs], rounds)
+        print(f"{name:<10}{count / one:>14.0f}{count / other:>9.0f}{other / one:>12.2f}{same}")
+
+
+def window_row(length, window):
+    """Print seconds of a step and the growth of the process's peak; run in a fresh process."""
+    config = ModelConfig(hidden_size=128, num_hidden_layers=2, max_position_embeddings=length,
+                         sliding_window=window)
+    model, ids = Transformer(config).train(), torch.randint(2048, (1, length + 1))
+    step(model, ids[:, :65])()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = race([step(model, ids)], 2)[0]
+    print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def window(lengths=(1024, 2048, 4096, 8192, 16384), size=512):
+    print(f"{'tokens':>7}{'full ms':>9}{f'window {size} ms':>15}{'full MB':>9}{'window MB':>11}")
+    for length in lengths:
+        rows = []
+        for choice in (None, size):
+            code = (f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
+                    f"import bench_model; bench_model.window_row({length}, {choice})")
+            rows.append([float(x) for x in subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True,
+                text=True).stdout.split()])
+        (full, full_mb), (ours, ours_mb) = rows
+        print(f"{length:>7}{full * 1e3:>9.0f}{ours * 1e3:>15.0f}{full_mb:>9.0f}{ours_mb:>11.0f}",
+              flush=True)
+
+
+def saved_bytes(model, ids):
+    """Return the bytes that a forward pass leaves alive for the backward one (see test_model)."""
+    def tensors():
+        return [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    old, saved = {t.untyped_storage().data_ptr() for t in tensors()}, []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        value = loss(model, ids[:, :-1], ids[:, 1:])
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                for t in saved + tensors()}
+    del value
+    return sum(size for address, size in storages.items() if address not in old)
+
+
+def checkpointing(rounds=8):
+    use_exact_onednn()
+    print(f"{'shape':<6}{'mode':<11}{'saved MB':>9}{'cost.py says':>13}{'ms':>8}{'time':>8}")
+    for name, (config, rows, length) in SHAPES.items():
+        model = Transformer(config).train()
+        ids = torch.randint(config.vocab_size, (rows, length + 1))
+
+        def run_in(mode):
+            def run():
+                model.activation_checkpointing = mode
+                step(model, ids)()
+            return run
+        modes = model_module.CHECKPOINTING
+        times = race([run_in(mode) for mode in modes], rounds)
+        for mode, seconds in zip(modes, times):
+            model.activation_checkpointing = mode
+            predicted = memory(config, rows, length, mode)["activations"]
+            print(f"{name:<6}{mode:<11}{saved_bytes(model, ids) / 1e6:>9.1f}{predicted / 1e6:>13.1f}"
+                  f"{seconds * 1e3:>8.1f}{seconds / times[0]:>7.2f}x")
+
+
+def losses(rounds=8):
+    """Forward and backward of the loss alone: ours, torch's, and logits made whole."""
+    use_exact_onednn()
+    print(f"{'tokens':>7}{'wide':>6}{'vocabulary':>11}{'ours ms':>9}{'torch chunked':>14}"
+          f"{'torch plain':>12}{'whole logits':>13}")
+    for tokens, wide, vocabulary in ((1536, 128, 2048), (1024, 320, 4096), (1024, 768, 50304)):
+        hidden = torch.randn(tokens, wide, requires_grad=True)
+        weight = (torch.randn(vocabulary, wide) * 0.02).requires_grad_()
+        targets = torch.randint(vocabulary, (tokens,))
+        chunked = torch.nn.LinearCrossEntropyOptions()
+
+        def ours():
+            return model_module._LinearCrossEntropy.apply(hidden, weight, targets, torch.float32)
+
+        def torchs(options):
+            return F.linear_cross_entropy(hidden, weight, targets, options=options)
+
+        def whole():
+            return F.cross_entropy(hidden @ weight.T, targets)
+        values = [ours(), torchs(chunked), torchs(None), whole()]
+        assert all(torch.allclose(values[0], value, rtol=1e-5) for value in values)
+
+        def both_ways(function):
+            def run():
+                function().backward()
+                hidden.grad = weight.grad = None
+            return run
+        times = race([both_ways(f) for f in (ours, lambda: torchs(chunked), lambda: torchs(None),
+                                             whole)], rounds)
+        print(f"{tokens:>7}{wide:>6}{vocabulary:>11}" + "".join(
+            f"{seconds * 1e3:>{width}.1f}" for seconds, width in zip(times, (9, 14, 12, 13))))
+
+
+def compiled():
+    """Compile a step with fullgraph, which refuses graph breaks; it needs a C++ compiler."""
+    for name, changes in (("plain", {}), ("window", {"sliding_window": 32})):
+        config = ModelConfig(**changes)
+        model, ids = Transformer(config).train(), torch.randint(2048, (4, 129))
+        documents = (torch.arange(128) // 50).expand(4, 128)
+        for kind, arguments in (("", (ids[:, :-1],)), (" documents", (ids[:, :-1], documents))):
+            with torch.no_grad():
+                expected = model(*arguments)
+            began = time.perf_counter()
+            found = torch.compile(model, fullgraph=True)(*arguments)
+            found.square().mean().backward()
+            error = ((found - expected).norm() / expected.norm()).item()
+            print(f"{name + kind:<18}one graph, compiled in {time.perf_counter() - began:.0f} s, "
+                  f"relative difference {error:.1e}")
+
+
+def start(steps=150):
+    """Train the tiny shape on stories' bytes from weights of several standard deviations."""
+    from nanoseek.optim import build_optimizers, schedule_factor, set_learning_rate
+    from nanoseek.stories import stories
+    use_exact_onednn()
+    text = "\n".join(s.text for language in ("en", "zh") for s in stories(language, 1500, 0))
+    data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
+    data = data[:len(data) // 129 * 129].view(-1, 129)
+    data = data[torch.randperm(len(data), generator=torch.Generator().manual_seed(0))]
+    print(f"{'std':>6}  loss after {steps} steps, nats a byte, three seeds")
+    for std in (0.006, 0.02, 0.034):
+        found = []
+        for seed in range(3):
+            torch.manual_seed(seed)
+            model = Transformer(ModelConfig(vocab_size=256, initializer_range=std)).train()
+            optimizers, recent = build_optimizers(model, "muon", 5e-3, 0.1, 5.0), []
+            for number in range(steps):
+                set_learning_rate(optimizers, 5e-3 * schedule_factor("linear", number, steps, 20))
+                rows = data[number * 8:number * 8 + 8]
+                value = loss(model, rows[:, :-1], rows[:, 1:])
+                value.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                recent.append(value.item())
+            found.append(sum(recent[-20:]) / 20)
+        print(f"{std:>6}  " + "  ".join(f"{value:.3f}" for value in found), flush=True)
+
+
+PARTS = {"train": train, "generate": generation, "window": window, "memory": checkpointing,
+         "loss": losses, "compile": compiled, "start": start}
+
+
+def main():
+    unknown = [name for name in sys.argv[1:] if name not in PARTS]
+    if unknown:
+        sys.exit(f"unknown part {unknown[0]!r}: choose {', '.join(PARTS)}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for name in sys.argv[1:] or PARTS:
+        # Each in a process of its own: oneDNN's setting is the process's.
+        if len(sys.argv) == 2:
+            PARTS[name]()
+        else:
+            print(f"\n-- {name}", flush=True)
+            subprocess.run([sys.executable, __file__, name], check=True)
+
+
+if __name__ == "__main__":
+    main()
