@@ -171,7 +171,10 @@ def load_model(folder, device="cpu"):
 def _weight_files(folder):
     index = folder / "model.safetensors.index.json"
     if index.is_file():  # a large model in several files
-        return sorted({folder / name for name in _read_json(index)["weight_map"].values()})
+        files = _read_json(index).get("weight_map")
+        if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
+            raise ValueError(f"{index} is damaged: it holds no weight_map")
+        return sorted({folder / name for name in files.values()})
     return [folder / "model.safetensors"]
 
 
@@ -180,6 +183,9 @@ def _check_shapes(expected, tensors, folder):
         found = tensors.get(name)
         if found is None:
             raise ValueError(f"{folder}: the weights lack {name}")
+        if not found.is_floating_point():
+            raise ValueError(f"{folder}: {name} holds {str(found.dtype)[6:]}: quantised weights "
+                             "cannot be opened")
         if tuple(found.shape) != shape:
             raise ValueError(f"{folder}: {name} has shape {tuple(found.shape)}, "
                              f"but config.json asks for {shape}")

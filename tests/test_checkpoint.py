@@ -136,6 +136,29 @@ def test_a_pickle_is_never_opened(tmp_path, model):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_damage_to_a_folder_of_others_is_named(tmp_path, model):
+    """No checksums there: what is read must be enough to notice."""
+    checkpoint.save_model(model, tmp_path / "m")
+    (tmp_path / "m" / "checksums.json").unlink()
+    path = tmp_path / "m" / "model.safetensors"
+    # Cloned: load_file maps the file, which is about to be cut.
+    whole, tensors = path.read_bytes(), {k: v.clone() for k, v in load_file(path).items()}
+    for size in (len(whole) - 1, len(whole) // 2, 9, 3, 0):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="model.safetensors is damaged"):
+            checkpoint.load_model(tmp_path / "m")
+    save_file({**tensors, "model.norm.weight": torch.ones(32, dtype=torch.int8)}, path)
+    with pytest.raises(ValueError, match="model.norm.weight holds int8"):
+        checkpoint.load_model(tmp_path / "m")
+    index = tmp_path / "m" / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"model.norm.weight": "model-00002.safetensors"}}')
+    with pytest.raises(ValueError, match="model-00002.safetensors is missing"):
+        checkpoint.load_model(tmp_path / "m")
+    index.write_text('{"weight": 1}')
+    with pytest.raises(ValueError, match="holds no weight_map"):
+        checkpoint.load_model(tmp_path / "m")
+
+
 def save(run, step, model, value=0.0):
     return checkpoint.save_checkpoint(run, step, model, {"a.b": torch.full((3,), value)},
                                       {"step": step})
