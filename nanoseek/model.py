@@ -162,6 +162,7 @@ class KVCache:
                  config.head_size)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.layers = list(zip(self.keys, self.values))  # views
         self.starts = starts
         self.length = 0  # positions seen; Transformer moves it on after the last layer
         # Computed once: for a small model it would cost as much per token as a layer.
@@ -181,7 +182,7 @@ class KVCache:
         """Store keys and values (B, K, T, D) of new positions; return those (B, K, S, D) to see."""
         start, new = self.length, keys.shape[2]
         end, found = start + new, []
-        for kept, more in ((self.keys[layer], keys), (self.values[layer], values)):
+        for kept, more in zip(self.layers[layer], (keys, values)):
             if end <= self.size or new == 1:
                 slot = start if end <= self.size else start % self.size
                 kept[:, :, slot:slot + new] = more
@@ -266,9 +267,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
+        weight = self.weight.float()
         if x.is_cpu and torch.is_grad_enabled():
-            return _RMSNorm.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+            return _RMSNorm.apply(x.float(), weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
