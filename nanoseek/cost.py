@@ -639,8 +639,9 @@ def _main_claims(argv):
 def _measure_training(planned, seconds=4.0):
     """Return the FLOP/s that steps of the planned model reach here, optimizer included."""
     import torch
-    from nanoseek.model import ModelConfig, Transformer, loss
+    from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
     from nanoseek.optim import build_optimizers
+    use_exact_onednn()  # as train does
     model = Transformer(ModelConfig(**planned["config"]))
     optimizers = build_optimizers(model, "adamw", 1e-4, 0.1)
     rows, context = planned["rows_at_once"] or 1, planned["context"]
