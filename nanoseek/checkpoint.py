@@ -5,13 +5,16 @@
 
 A run keeps its checkpoints in run/checkpoints/step-00000100/. Each is written into a temporary
 folder, synced and renamed, so that a half-written one never has a checkpoint's name, and holds
-the sha256 of every file. There is no pickle anywhere: tensors are safetensors, the rest is JSON,
+the sha256 of every file. The newest ones and the best are kept. There is no pickle anywhere: tensors are safetensors, the rest is JSON,
 so that opening a stranger's checkpoint runs none of their code.
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -127,7 +130,7 @@ def save_model(model, folder, tokenizer=None):
     _write_folder(folder, lambda new: _write_model(model, new, tokenizer))
 
 
-def _write_model(model, folder, tokenizer):
+def _write_model(model, folder, tokenizer, weights=None):
     eot_id = None
     if tokenizer is not None:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
@@ -139,10 +142,10 @@ def _write_model(model, folder, tokenizer):
             "eos_token": SPECIAL, "clean_up_tokenization_spaces": False,
             "model_max_length": model.config.max_position_embeddings})
     _write_json(folder / "config.json", to_hugging_face(model.config, eot_id))
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = dict(model.state_dict() if weights is None else weights)
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]  # safetensors refuses two names for one memory
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_tensors(folder / "model.safetensors", tensors)
 
 
 def load_model(folder, device="cpu"):
@@ -195,22 +198,43 @@ def _check_shapes(expected, tensors, folder):
         raise ValueError(f"{folder}: the weights hold {extra[0]}, which this model does not have")
 
 
-def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2):
+def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):
     """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
 
-    Then remove all but the newest `keep` checkpoints. Returns the folder.
+    Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
+    in its state, where there is one. weights: the model's tensors, where it does not hold them
+    whole. Returns the folder.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
 
     def write(new):
-        _write_model(model, new, tokenizer)
-        save_file({k: v.contiguous() for k, v in tensors.items()}, new / "trainer.safetensors")
+        _write_model(model, new, tokenizer, weights)
+        _write_tensors(new / "trainer.safetensors", tensors)
         _write_json(new / "trainer.json", state)
 
     _write_folder(folder, write)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    # Later ones were damaged, and passed over when the run went on from an earlier one.
+    known = [other for other in checkpoints(run) if other.name <= folder.name]
+    best = min(known, key=_score)
+    for old in known[:-keep]:
+        if old != best or _score(old) == math.inf:
+            _remove(old)
     return folder
+
+
+def _score(folder):
+    try:
+        score = _read_json(folder / "trainer.json").get("score")
+    except ValueError:
+        score = None
+    return math.inf if score is None else score
+
+
+def _remove(folder):
+    """Delete a folder, which loses its name first: never does half of it look like a whole one."""
+    away = tempfile.mkdtemp(prefix=".writing-", dir=folder.parent)
+    os.replace(folder, away)
+    shutil.rmtree(away, ignore_errors=True)
 
 
 def load_checkpoint(folder):
@@ -259,7 +283,7 @@ def verify(folder):
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if _sha256(path) != digest:
             raise ValueError(f"{path} is damaged (its sha256 differs from checksums.json)")
 
 
@@ -273,18 +297,25 @@ def _write_folder(folder, write):
     new = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
         write(new)
-        _write_json(new / "checksums.json", {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(new.iterdir())})
+        _write_json(new / "checksums.json",
+                    {path.name: _sha256(path) for path in sorted(new.iterdir())})
         for path in new.iterdir():
             _sync(path)
         os.chmod(new, 0o755)  # mkdtemp's folders are private
-        if folder.exists():  # set aside in a folder that the next save clears away
-            os.replace(folder, tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+        if folder.exists():
+            _remove(folder)
         os.replace(new, folder)
         _sync(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _sync(path):
@@ -314,6 +345,14 @@ def _read_json(path):
     return found
 
 
+def _write_tensors(path, tensors):
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path,
+                  metadata={"format": "pt"})
+    except SafetensorError as error:  # as it calls a full disk
+        raise OSError(f"{path} could not be written: {error}") from None
+
+
 def _read_tensors(path):
     if not path.is_file():
         raise ValueError(f"{path} is missing (weights must be safetensors; a pickle, such as "
@@ -324,3 +363,42 @@ def _read_tensors(path):
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+# --- A run's folder ----------------------------------------------------------------------------
+
+def lock(folder):
+    """Return the open lock file of a run; it frees itself when the process ends, however it ends.
+
+    Raises ValueError when another process trains there.
+    """
+    file = (pathlib.Path(folder) / ".lock").open("w")
+    try:
+        import fcntl  # not on Windows
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
+            raise ValueError(f"another process trains in {folder}: wait for it, or give another "
+                             "--out") from None
+    return file
+
+
+def write_whole(path, text):
+    """Write a file under another name and rename it: it is never there in part."""
+    writing = path.with_name(path.name + ".writing")
+    writing.write_text(text, encoding="utf-8")
+    os.replace(writing, path)
+
+
+def read_log(run, step):
+    """Return the rows of a run's log.jsonl up to `step`; a line that a crash cut off is left out."""
+    path, rows = pathlib.Path(run) / "log.jsonl", []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if row["step"] <= step:
+                    rows.append(row)
+    return rows

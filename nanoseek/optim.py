@@ -1,15 +1,18 @@
-"""Optimizers and schedules: AdamW with groups, Muon for the matrices, multi-step rates.
+"""How the weights move: AdamW and Muon, schedules and ramps, loss scaling, steps to be skipped.
 
     optimizers = build_optimizers(model, "muon", learning_rate=3e-3, weight_decay=0.1)
     factor = schedule_factor("multi_step", step, total_steps=400, warmup_steps=20)
     set_learning_rate(optimizers, 3e-3 * factor)
+    rows = ramp_value(parse_ramp("2:0.1,4:0.3"), step / 400, final=8)  # 2, then 4, then 8
 
 Sources: AdamW (arXiv 1711.05101); multi-step schedule, betas and weight decay of DeepSeek LLM
 (2401.02954, §2.3); Muon (Jordan 2024, kellerjordan.github.io/posts/muon), with the step scaled to
-AdamW's size as in Moonlight (2502.16982, §2.2), so that both share one learning rate.
+AdamW's size as in Moonlight (2502.16982, §2.2), so that both share one learning rate; shorter rows
+first (2108.06084); loss scaling (1710.03740, §3.2).
 """
 
 import math
+import statistics
 
 import torch
 
@@ -17,6 +20,8 @@ OPTIMIZERS = ("muon", "adamw")
 BETAS = (0.9, 0.95)  # DeepSeek LLM §2.3
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
 MULTI_STEP = ((0.8, 1.0), (0.9, 0.316), (1.0, 0.1))  # DeepSeek LLM §2.3: up to this share, factor
+FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # torch.amp.GradScaler's
+RECENT = 32  # steps that a loss is compared with
 
 
 def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
@@ -43,6 +48,89 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
         return min(1.0, (1 - share) / decay_share)
     raise ValueError(f"unknown schedule {schedule!r}: choose linear, multi_step, wsd, cosine or "
                      "constant")
+
+
+def parse_ramp(text):
+    """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 up to 40%.
+
+    Raises ValueError unless both values and shares rise, values from 1 on, shares within (0, 1).
+    """
+    try:
+        stages = [(int(value), float(share)) for value, share in
+                  (part.split(":") for part in text.split(",") if text)]
+    except ValueError:
+        raise ValueError(f"ramp {text!r} does not read as value:share,value:share") from None
+    for (value, share), (next_value, next_share) in zip([(0, 0.0), *stages], stages):
+        if not (value < next_value and share < next_share < 1):
+            raise ValueError(f"ramp {text!r}: values must rise from 1 on, and shares of the steps "
+                             "from above 0 to below 1")
+    return stages
+
+
+def ramp_value(stages, share, final):
+    """Return the value of a parsed ramp when `share` of the steps is done; `final` after it."""
+    return next((value for value, end in stages if share < end), final)
+
+
+class LossScale:
+    """What an fp16 loss is multiplied by, so that small gradients do not vanish (1710.03740, §3.2).
+
+    Halved when a gradient overflows, which skips the step; doubled after GROW_AFTER good steps in
+    a row. A power of two, so that dividing by it rounds nothing. Always 1 unless `enabled`.
+    """
+
+    def __init__(self, enabled):
+        self.enabled, self.value = enabled, FIRST_SCALE if enabled else 1.0
+        self.good, self.overflows = 0, 0
+
+    def update(self, overflowed):
+        """Take note of how a step went."""
+        if not self.enabled:
+            return
+        self.good = 0 if overflowed else self.good + 1
+        self.overflows += overflowed
+        if overflowed:
+            self.value /= 2
+        elif self.good == GROW_AFTER:
+            self.value, self.good = self.value * 2, 0
+
+    def state_dict(self):
+        return {"value": self.value, "good": self.good, "overflows": self.overflows}
+
+    def load_state_dict(self, state):
+        self.value, self.good, self.overflows = (state[k] for k in ("value", "good", "overflows"))
+
+
+class LossWatch:
+    """Object to steps that would spoil the weights: a loss that is not finite, or far too high.
+
+    spike: nats above the median of the last RECENT accepted losses that are too many (0: any
+    finite loss is accepted). `in_a_row` counts objections since the last accepted step.
+    """
+
+    def __init__(self, spike):
+        self.spike, self.recent, self.in_a_row = spike, [], 0
+
+    def objection(self, loss, gradient_norm):
+        """Return why a step with this loss (nats per token) must be skipped, or None."""
+        usual = statistics.median(self.recent) if self.recent else math.inf
+        if not math.isfinite(loss):
+            reason = f"the loss is {loss}"
+        elif not math.isfinite(gradient_norm):
+            reason = f"the gradient is not finite (loss {loss:.3f})"
+        elif self.spike and len(self.recent) == RECENT and loss > usual + self.spike:
+            reason = f"the loss leapt to {loss:.3f} from about {usual:.3f}"
+        else:
+            self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
+            return None
+        self.in_a_row += 1
+        return reason
+
+    def state_dict(self):
+        return {"recent": self.recent, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state):
+        self.recent, self.in_a_row = state["recent"], state["in_a_row"]
 
 
 def newton_schulz(matrices, rounds=5):
@@ -137,18 +225,25 @@ def optimizer_tensors(model, optimizers):
             for p, state in optimizer.state.items() for key, tensor in state.items()}
 
 
-def load_optimizer_tensors(model, optimizers, tensors):
-    """Put back what optimizer_tensors returned; raises ValueError when a tensor is missing."""
+def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
+    """Put back what optimizer_tensors returned; raises ValueError when a tensor is missing or alien.
+
+    place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
+    """
+    if not tensors:  # saved before the first step that moved a weight
+        return
     by_parameter = {}
     for name, tensor in tensors.items():
         parameter, key = name.rsplit(".", 1)
         by_parameter.setdefault(parameter, {})[key] = tensor
     names = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
+        wanted = {"momentum_buffer"} if isinstance(optimizer, Muon) else \
+            {"step", "exp_avg", "exp_avg_sq"}
         for p in (p for group in optimizer.param_groups for p in group["params"]):
-            if names[p] not in by_parameter:
-                raise ValueError(f"the checkpoint has no optimizer state for {names[p]}: "
-                                 "it was made with another optimizer")
-            optimizer.state[p] = {
-                # AdamW keeps its step count on the CPU unless fused there.
-                key: tensor.to(p.device) for key, tensor in by_parameter[names[p]].items()}
+            found = by_parameter.get(names[p], {})
+            if set(found) != wanted or any(t.ndim and t.shape != p.shape for t in found.values()):
+                raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
+                                 "optimizer's: it was made with another")
+            # AdamW keeps its step count on the CPU unless fused there.
+            optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}

@@ -3,21 +3,20 @@
     train(TrainConfig(out="runs/tiny", steps=100))
 
 A step takes a batch, accumulates gradients over its micro-batches, clips them and moves the
-weights. What a run leaves in its folder: checkpoints/, log.jsonl (a row a step), curve.svg, and
-at its end cost.json, the price tag. A run that was stopped goes on with --resume and ends with
-the same weights, bit for bit, as one that was not: on the same machine, torch and thread count.
+weights, unless its loss shows that they would be spoilt. What a run leaves in its folder:
+checkpoints/, log.jsonl (a row a step), curve.svg, and at its end cost.json, the price tag. A run
+that was stopped goes on with --resume and ends with the same weights, bit for bit, as one that was
+not: on the same machine and torch. --branch_from continues another run's checkpoint in a new
+folder: a constant first stage serves several horizons. Under torchrun, several ranks share it.
 
 Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0.
 """
 
 import contextlib
 import dataclasses
-import errno
-import hashlib
 import json
 import math
 import os
-import pathlib
 import signal
 import statistics
 import sys
@@ -25,21 +24,18 @@ import time
 
 import torch
 
-from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, newest_intact,
-                                 save_checkpoint)
-from nanoseek.cost import measure_ceiling, price_tag
-from nanoseek.data import Loader, read_manifest
-from nanoseek.evaluate import evaluate, held_out, nats, write_curve
+from nanoseek.checkpoint import checkpoints, newest_intact, write_whole
+from nanoseek.cost import flops_per_token, price_tag
+from nanoseek.data import read_manifest
+from nanoseek.distributed import PARALLEL
+from nanoseek.evaluate import evaluate, nats, write_curve
 from nanoseek.generate import write
-from nanoseek.model import (CHECKPOINTING, PRESETS, ModelConfig, Transformer, loss,
-                            use_exact_onednn)
-from nanoseek.optim import (OPTIMIZERS, build_optimizers, load_optimizer_tensors,
-                            optimizer_tensors, schedule_factor, set_learning_rate)
-from nanoseek.tokenizer import Tokenizer
+from nanoseek.machine import PRECISIONS, autocast, peak_memory
+from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
+from nanoseek.optim import OPTIMIZERS, parse_ramp, ramp_value, schedule_factor, set_learning_rate
+from nanoseek.run import Run
 
-QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
-# What a resumed run may change: none of these moves a weight.
-HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep"}
+PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 
 
 def _setting(default, text):
@@ -55,6 +51,9 @@ class TrainConfig:
     steps: int = _setting(1200, "how often the weights move")
     batch_size: int = _setting(8, "rows in a step, over all micro-batches")
     row_length: int = _setting(256, "tokens in a row")
+    batch_ramp: str = _setting("", "smaller batches first: 2:0.1,4:0.3 is 2 rows up to 10% of the "
+                               "steps, 4 up to 30%")
+    length_ramp: str = _setting("", "shorter rows first, as 64:0.2,128:0.4")
     accumulation: int = _setting(1, "micro-batches that a step is split into, to save memory")
     optimizer: str = _setting("muon", "muon or adamw")
     learning_rate: float = _setting(5e-3, "the peak")
@@ -62,17 +61,23 @@ class TrainConfig:
     weight_decay: float = _setting(0.1, "of the layers' matrices")
     clip: float = _setting(1.0, "largest norm of the gradient")
     schedule: str = _setting("linear", "linear, multi_step, wsd, cosine or constant")
+    decay_share: float = _setting(0.2, "share of the steps, the last, over which wsd decays")
     warmup_steps: int = _setting(20, "steps over which the rate rises to its peak")
     weights: str = _setting("", "shares of the sources: name=0.5,name=0.5 (default: by tokens)")
     document_mask: bool = _setting(True, "keep documents packed in one row from seeing each other")
-    precision: str = _setting("auto", "fp32, bf16, or auto: bf16 on CUDA, else fp32")
+    spike: float = _setting(3.0, "skip a step whose loss is so many nats above the recent median; "
+                            "0: none")
+    precision: str = _setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured")
+    threads: int = _setting(0, "CPU threads; 0: as many as are fastest here, measured")
+    parallel: str = _setting("auto", "under torchrun: ddp, fsdp, or auto: fsdp from 1B parameters")
     activation_checkpointing: str = _setting("none", "none; selective: keep matrix products and "
                                              "recompute the rest; full: recompute all")
     device: str = _setting("auto", "cpu, cuda, mps, or auto")
     seed: int = _setting(0, "of the weights' start and the order of the data")
     eval_every: int = _setting(240, "steps between evaluations")
     save_every: int = _setting(240, "steps between checkpoints")
-    keep: int = _setting(2, "checkpoints kept")
+    keep: int = _setting(2, "newest checkpoints kept, beside the best")
+    branch_from: str = _setting("", "a checkpoint of another run of this data to go on from")
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self):
@@ -89,21 +94,35 @@ class TrainConfig:
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be at least 0 and below "
                              f"steps {self.steps}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}: choose "
-                             f"{' or '.join(OPTIMIZERS)}")
-        if self.activation_checkpointing not in CHECKPOINTING:
-            raise ValueError(f"unknown activation_checkpointing {self.activation_checkpointing!r}: "
-                             f"choose {', '.join(CHECKPOINTING)}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}: choose auto, fp32 or bf16")
-        if not all(0 < x < math.inf for x in (self.learning_rate, self.embedding_factor,
-                                               self.clip)) or not 0 <= self.weight_decay < math.inf:
+        for name, choices in (("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
+                              ("parallel", PARALLEL),
+                              ("activation_checkpointing", CHECKPOINTING)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose "
+                                 f"{', '.join(choices[:-1])} or {choices[-1]}")
+        if not all(0 < x < math.inf for x in (self.learning_rate, self.embedding_factor, self.clip)) \
+                or not all(0 <= x < math.inf for x in (self.weight_decay, self.spike, self.threads)) \
+                or not 0 < self.decay_share <= 1:
             raise ValueError("learning_rate, embedding_factor and clip must be above 0, "
-                             "weight_decay at least 0, and all of them finite")
+                             "weight_decay, spike and threads at least 0, all of them finite, and "
+                             "decay_share above 0 and at most 1")
+        for name, full in (("batch", self.batch_size), ("length", self.row_length)):
+            stages = parse_ramp(getattr(self, f"{name}_ramp"))
+            if stages and stages[-1][0] >= full:
+                raise ValueError(f"{name}_ramp must stay below the full {name} of {full}, where "
+                                 "it ends")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed {self.seed} must be at least 0 and below 2^63")
         schedule_factor(self.schedule, 0, self.steps, 0)  # refuses an unknown name
+
+    def plan(self, step):
+        """Return (learning rate, rows, tokens in a row) of a step (0-based)."""
+        done = step / self.steps
+        factor = schedule_factor(self.schedule, step, self.steps, self.warmup_steps,
+                                 self.decay_share)
+        return (self.learning_rate * factor,
+                ramp_value(parse_ramp(self.batch_ramp), done, self.batch_size),
+                ramp_value(parse_ramp(self.length_ramp), done, self.row_length))
 
     @property
     def tokens_folder(self):
@@ -122,182 +141,130 @@ TRAIN_PRESETS = {
 }
 
 
-def pick_device(name):
-    """Return the torch device of a setting; raises ValueError for one that is not here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else \
-            "mps" if torch.backends.mps.is_available() else "cpu"
-    if name not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
-    if (name == "cuda" and not torch.cuda.is_available()) or \
-            (name == "mps" and not torch.backends.mps.is_available()):
-        raise ValueError(f"this machine has no {name} device: leave out --device")
-    return torch.device(name)
-
-
-def parse_weights(text):
-    """Read "a=0.7,b=0.3" as {source: share}; None for an empty text."""
-    if not text:
-        return None
-    try:
-        pairs = [part.rsplit("=", 1) for part in text.split(",")]
-        weights = {name.strip(): float(share) for name, share in pairs}
-        if len(weights) < len(pairs):
-            raise ValueError
-        return weights
-    except ValueError:
-        raise ValueError(f"weights {text!r} do not read as name=share,name=share, each name "
-                         "once") from None
-
-
-class Run:
-    """A run in progress: model, optimizers, loader, counters, and the folder they are saved to."""
-
-    def __init__(self, config, resume):
-        self.config, self.folder = config, pathlib.Path(config.out)
-        manifest = read_manifest(config.tokens_folder)
-        self.fingerprint = fingerprint(config.tokens_folder)
-        self.device = pick_device(config.device)
-        self.precision = config.precision if config.precision != "auto" else \
-            "bf16" if self.device.type == "cuda" else "fp32"
-        self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
-        self.tokenizer = Tokenizer.load(self.tokenizer_path)
-        self.loader = Loader(config.tokens_folder, config.batch_size, config.row_length,
-                             parse_weights(config.weights), config.seed)
-        self.bytes_per_token = sum(
-            share * manifest["splits"]["train"][source]["bytes"]
-            / manifest["splits"]["train"][source]["tokens"]
-            for source, share in self.loader.weights.items())
-        self.held_out = held_out(config.tokens_folder, QUICK_TOKENS)
-        self.floors = {source: -entry["log2_probability"] / entry["bytes"]
-                       for source, entry in manifest["splits"]["held_out"].items()
-                       if entry["log2_probability"]}
-        self.step, self.seconds, self.log = 0, 0.0, []
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = _lock(self.folder)
-        old = self._old_checkpoint(resume)
-        self._build(old)
-
-    def _old_checkpoint(self, resume):
-        """Return the checkpoint to go on from, or None; refuse to write over a run."""
-        if not checkpoints(self.folder):
-            return None
-        if not resume:
-            raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
-                             "give another --out")
-        found = newest_intact(self.folder)
-        if found is None:
-            raise ValueError(f"no checkpoint of {self.folder} is intact: mend one, or remove "
-                             f"{self.folder / 'checkpoints'} to start anew")
-        return found
-
-    def _build(self, old):
-        config = self.config
-        if old is None:
-            # Forked: the caller's random state stays as it was.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)
-                self.model = Transformer(config.model).to(self.device)
-        else:
-            self.model = load_model(old, self.device)
-        self.model.activation_checkpointing = config.activation_checkpointing
-        self.model.train()
-        self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
-                                           config.weight_decay, config.embedding_factor)
-        if old is not None:
-            tensors, state = load_checkpoint(old)
-            self._check_same(state)
-            load_optimizer_tensors(self.model, self.optimizers, tensors)
-            self.loader.load_state_dict(state["loader"])
-            self.step, self.seconds = state["step"], state["seconds"]
-        self._open_log()
-
-    def _check_same(self, state):
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(f"{self.config.tokens_folder} has changed since this run began: "
-                             "start a new one with another --out")
-        before, now = state["config"], as_json(self.config)
-        changed = [f"{k} from {before.get(k)} to {now[k]}" for k in now
-                   if before.get(k) != now[k] and k not in HARMLESS]
-        if changed:
-            raise ValueError(f"a resumed run keeps its settings; changed: {', '.join(changed)}")
-        if state["precision"] != self.precision:
-            raise ValueError(f"this run computed in {state['precision']}, here it would be "
-                             f"{self.precision}: give --precision")
-
-    def _open_log(self):
-        """Keep the rows of log.jsonl up to this step: later ones are written again."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "log.jsonl"
-        if self.step and path.is_file():
-            with path.open(encoding="utf-8") as file:
-                for line in file:
-                    with contextlib.suppress(ValueError):  # a line cut off by a crash
-                        self.log.append(json.loads(line))
-            self.log = [row for row in self.log if row["step"] <= self.step]
-        _write_whole(path, "".join(json.dumps(row) + "\n" for row in self.log))
-        self.log_file = path.open("a", encoding="utf-8")
-
-    def write_log(self, row):
-        self.log.append(row)
-        self.log_file.write(json.dumps(row) + "\n")
-        self.log_file.flush()
-
-    def save(self):
-        """Write a checkpoint of this step."""
-        state = {"step": self.step, "seconds": self.seconds, "loader": self.loader.state_dict(),
-                 "fingerprint": self.fingerprint, "precision": self.precision,
-                 "config": as_json(self.config)}
-        return save_checkpoint(self.folder, self.step, self.model,
-                               optimizer_tensors(self.model, self.optimizers), state,
-                               self.tokenizer_path, self.config.keep)
-
-
-def as_json(config):
-    """Return a TrainConfig as a flat dict, the model's fields among the others."""
-    flat = dataclasses.asdict(config)
-    return {**flat, **flat.pop("model")}
-
-
-def fingerprint(tokens_folder):
-    """Return the sha256 of the manifest, which holds those of the shards and the tokenizer."""
-    return hashlib.sha256((pathlib.Path(tokens_folder) / "manifest.json").read_bytes()).hexdigest()
-
-
-def find_tokenizer(tokens_folder, manifest):
-    """Return the path of the tokenizer.json beside the tokens; check that it is theirs."""
-    path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: it belongs beside the tokens")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["tokenizer_sha256"]:
-        raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
-                         "build the tokens again")
-    return path
-
-
 def train_step(run):
-    """Take one step; return its loss (nats per token), gradient norm and learning rate."""
-    config = run.config
-    rate = config.learning_rate * schedule_factor(
-        config.schedule, run.step, config.steps, config.warmup_steps)
+    """Take one step; return its row of log.jsonl.
+
+    A step that would spoil the weights (a loss or gradient that is not finite, a spike) is
+    skipped: its row says why, and its batch is gone.
+    """
+    rate, rows, row_length = run.config.plan(run.step)
     set_learning_rate(run.optimizers, rate)
-    batch = [part.to(run.device).chunk(config.accumulation) for part in run.loader.next_batch()]
     total = torch.zeros((), device=run.device)
-    for inputs, targets, document_ids in zip(*batch):
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-            part = loss(run.model, inputs, targets,
-                        document_ids if config.document_mask else None) / config.accumulation
-        part.backward()
+    for batch, share, more in run.micro_batches(rows, row_length):
+        with run.ranks.accumulating(more):
+            with autocast(run.device, run.choices["precision"]):
+                part = run.loss(*batch) * share
+            (part * run.scale.value).backward()
         total += part.detach()
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
-    if not math.isfinite(total.item() + norm.item()):
-        raise ValueError(f"the loss or its gradient is not finite at step {run.step + 1}: start "
-                         "anew with a lower --learning_rate and another --out")
+    loss = run.ranks.mean(total).item()
+    norm = clip_gradients(run)
+    skipped = why_skip(run, loss, norm)
     for optimizer in run.optimizers:
-        optimizer.step()
+        if not skipped:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    return {"loss": total.item(), "gradient_norm": norm.item(), "learning_rate": rate}
+    run.tokens += rows * row_length
+    run.length_sum += rows * row_length ** 2
+    row = {"step": run.step, "tokens": run.tokens, "loss": finite(loss), "learning_rate": rate,
+           "gradient_norm": finite(norm), "rows": rows, "row_length": row_length}
+    if run.scale.enabled:
+        row["loss_scale"] = run.scale.value
+    return row | ({"skipped": skipped} if skipped else {})
+
+
+def clip_gradients(run):
+    """Divide the gradients by the loss scale, clip their norm, and return what it was."""
+    gradients = [p.grad for p in run.model.parameters()]
+    if run.scale.value != 1:
+        torch._foreach_div_(gradients, run.scale.value)
+    norm = run.ranks.gathered(torch.nn.utils.get_total_norm(gradients))
+    torch.nn.utils.clip_grads_with_norm_(run.model.parameters(), run.config.clip, norm)
+    return norm.item()
+
+
+def why_skip(run, loss, norm):
+    """Return why this step must not move the weights, or None.
+
+    Raises ValueError when too many in a row diverged: then the weights themselves are lost.
+    """
+    overflowed = run.scale.enabled and run.scale.value > 1 and math.isfinite(loss) \
+        and not math.isfinite(norm)
+    run.scale.update(overflowed)
+    if overflowed:
+        return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
+    why = run.watch.objection(loss, norm)
+    if run.watch.in_a_row > PATIENCE:
+        raise ValueError(
+            f"step {run.step + 1} diverged, as did {PATIENCE} before it: {why}. The last good "
+            f"checkpoint is {newest_intact(run.folder) or 'not there yet'}: go on from it with "
+            "--branch_from, another --out and a lower --learning_rate")
+    return why
+
+
+def finite(number):
+    """Return a number that JSON can hold: None for NaN and infinity."""
+    return number if math.isfinite(number) else None
+
+
+def train(config, resume=False):
+    """Train as `config` says; return the finished Run, or None when it was asked to stop.
+
+    Raises ValueError for bad settings or data, for a folder that holds another run, and for a
+    run that diverges.
+    """
+    use_exact_onednn()
+    run = Run(config, resume)
+    say_start(run)
+    with stop_requests(run.ranks.size) as asked, run.ranks.ending_together():
+        while run.step < config.steps:
+            began = time.perf_counter()
+            row = train_step(run)
+            row |= measure(run, row, time.perf_counter() - began)
+            last, stopping = run.step == config.steps, run.ranks.any(asked)
+            if last or run.step % config.eval_every == 0:
+                row["held_out"] = quick_evaluation(run)
+            run.write_log(row)
+            show(run, row)
+            # Among steps that diverge, the weights may be spoilt already: no checkpoint of them.
+            due = (stopping or run.step % config.save_every == 0) and not run.watch.in_a_row
+            if last or due:
+                run.save(score=row.get("held_out"))
+            if stopping and not last:
+                run.say(f"\nstopped after step {run.step}; the last checkpoint is "
+                        f"{(checkpoints(run.folder) or ['not there yet'])[-1]}: go on with the "
+                        "same command (make's, or your own with --resume)")
+                return None
+        finish(run)
+    return run
+
+
+def measure(run, row, seconds):
+    """Return what a step that took so long adds to its row: pace, share of the ceiling, memory."""
+    run.seconds += seconds
+    pace = row["rows"] * row["row_length"] / seconds
+    flops = flops_per_token(run.config.model, row["row_length"])["total"] * pace
+    return {"bits_per_byte": row["loss"] and row["loss"] / math.log(2) / run.bytes_per_token,
+            "tokens_per_second": pace, "mfu": flops / run.ceiling,
+            "memory": peak_memory(run.device)}
+
+
+@contextlib.contextmanager
+def stop_requests(ranks=1):
+    """Yield a list that is filled when Ctrl-C (SIGINT) or SIGTERM asks the run to stop."""
+    asked = []
+
+    def ask(number, frame):
+        # A second Ctrl-C does not wait for the step; torchrun itself may pass one on twice.
+        if number in asked and number == signal.SIGINT and ranks == 1:
+            raise KeyboardInterrupt
+        asked.append(number)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def quick_evaluation(run):
@@ -311,6 +278,44 @@ def quick_evaluation(run):
     return found
 
 
+def say_start(run):
+    config = run.config
+    count = sum(p.numel() for p in run.model.parameters())
+    run.say(f"{'going on at step ' + str(run.step) if run.step else 'training'}: "
+            f"{count:,} parameters, {config.steps} steps of {config.batch_size} rows × "
+            f"{config.row_length} tokens, {run.choices['precision']} on {run.device.type} with "
+            f"{run.choices['threads']} threads" + f" on each of {run.ranks.size} ranks"
+            * (run.ranks.size > 1))
+
+
+def show(run, row):
+    """Show a step on the screen: all of it after an evaluation, a line now and then."""
+    if "skipped" in row:
+        run.say(f"step {run.step} skipped: {row['skipped']}")
+    if "held_out" in row:
+        show_progress(run, row)
+        run.say("  held-out bits/byte, a quick look  " + "  ".join(
+            f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
+                                       if source in run.floors else "")
+            for source, value in row["held_out"].items()))
+        show_samples(run)
+        if run.ranks.first:
+            write_curve(run.log, run.floors, run.folder / "curve.svg")
+    elif sys.stdout.isatty():
+        show_progress(run, row, end="\r")
+    elif run.step % 25 == 0:
+        show_progress(run, row)
+
+
+def show_progress(run, row, end="\n"):
+    # Of the last steps: a machine may have been busy, or the first step slow.
+    pace = statistics.harmonic_mean(r["tokens_per_second"] for r in run.log[-25:])
+    left = int((run.total_tokens - run.tokens) / pace)
+    loss, bits = (row[k] if row[k] is not None else math.nan for k in ("loss", "bits_per_byte"))
+    run.say(f"step {run.step:>5}/{run.config.steps}  loss {loss:.3f}  {bits:.3f} bits/byte  "
+            f"{pace:,.0f} tokens/s  {left // 60}:{left % 60:02d} left", end=end, flush=True)
+
+
 def show_samples(run, max_new_tokens=60):
     """Print how the model goes on from the beginning of a held-out document of each source."""
     run.model.eval()
@@ -320,142 +325,22 @@ def show_samples(run, max_new_tokens=60):
                              temperature=0.8, top_p=0.95, seed=run.step))
         line = " ".join((prompt + "|" + text).split())
         # A model that knows little yet writes control characters, which a terminal would obey.
-        print(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")
+        run.say(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")
     run.model.train()
 
 
-def show_progress(run, row, end="\n"):
-    bits = row["loss"] / math.log(2) / run.bytes_per_token
-    # Of the last steps: a machine may have been busy, or the first step slow.
-    pace = statistics.harmonic_mean(r["tokens_per_second"] for r in run.log[-25:])
-    step_tokens = run.config.batch_size * run.config.row_length
-    left = int((run.config.steps - run.step) * step_tokens / pace)
-    print(f"step {run.step:>5}/{run.config.steps}  loss {row['loss']:.3f}  {bits:.3f} bits/byte  "
-          f"{pace:,.0f} tokens/s  {left // 60}:{left % 60:02d} left",
-          end=end, flush=True)
-
-
-@contextlib.contextmanager
-def stop_requests():
-    """Yield a list that is filled when Ctrl-C (SIGINT) or SIGTERM asks the run to stop."""
-    asked = []
-
-    def ask(number, frame):
-        if asked:  # a second Ctrl-C does not wait for the step
-            raise KeyboardInterrupt
-        asked.append(number)
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def train(config, resume=False):
-    """Train as `config` says; return the finished Run, or None when it was asked to stop.
-
-    Raises ValueError for bad settings or data, and for a folder that holds another run.
-    """
-    use_exact_onednn()
-    run = Run(config, resume)
-    say_start(run)
-    step_tokens = config.batch_size * config.row_length
-    with stop_requests() as asked:
-        while run.step < config.steps:
-            began = time.perf_counter()
-            row = train_step(run)
-            took = time.perf_counter() - began
-            run.seconds += took
-            row = {"step": run.step, "tokens": run.step * step_tokens, **row,
-                   "tokens_per_second": step_tokens / took}
-            last = run.step == config.steps
-            if last or run.step % config.eval_every == 0:
-                row["held_out"] = quick_evaluation(run)
-            run.write_log(row)
-            if "held_out" in row:
-                show_evaluation(run, row)
-            elif sys.stdout.isatty():
-                show_progress(run, row, end="\r")
-            elif run.step % 25 == 0:
-                show_progress(run, row)
-            if last or asked or run.step % config.save_every == 0:
-                folder = run.save()
-            if asked and not last:
-                print(f"\nstopped after step {run.step}, saved in {folder}: go on with the same "
-                      "command (make's, or your own with --resume)")
-                return None
-    finish(run)
-    return run
-
-
-def say_start(run):
-    count = sum(p.numel() for p in run.model.parameters())
-    print(f"{'going on at step ' + str(run.step) if run.step else 'training'}: "
-          f"{count:,} parameters, {run.config.steps} steps of "
-          f"{run.config.batch_size} rows × {run.config.row_length} tokens, {run.precision} on "
-          f"{run.device.type} with {torch.get_num_threads()} threads")
-
-
-def show_evaluation(run, row):
-    show_progress(run, row)
-    print("  held-out bits/byte, a quick look  " + "  ".join(
-        f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
-                                   if source in run.floors else "")
-        for source, value in row["held_out"].items()))
-    show_samples(run)
-    write_curve(run.log, run.floors, run.folder / "curve.svg")
-
-
 def finish(run):
-    """Score all held-out text, measure the machine, and store the price tag as cost.json."""
+    """Score all held-out text and store the price tag as cost.json."""
     config = run.config
     run.model.eval()
     scores = evaluate(run.model, config.tokens_folder)
-    tag = price_tag(config.model, tokens=run.step * config.batch_size * config.row_length,
-                    seconds=run.seconds, ceiling=measure_ceiling(device=run.device.type),
-                    context=config.row_length, peak_bytes=peak_memory(run.device))
+    tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
+                    context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))
     tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
-    _write_whole(run.folder / "cost.json", json.dumps(tag, indent=1))
-    print(f"finished in {run.seconds:.0f} s of training. The scores: python -m nanoseek.evaluate "
-          f"{config.out}; the price tag: python -m nanoseek.cost {config.out}")
-
-
-def _lock(folder):
-    """Return the open lock file of a run; it frees itself when the process ends, however it ends.
-
-    Raises ValueError when another process trains there.
-    """
-    file = (folder / ".lock").open("w")
-    try:
-        import fcntl  # not on Windows
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # others: a disk that knows no locks
-            raise ValueError(f"another process trains in {folder}: wait for it, or give another "
-                             "--out") from None
-    return file
-
-
-def _write_whole(path, text):
-    """Write a file under another name and rename it: it is never there in part."""
-    writing = path.with_name(path.name + ".writing")
-    writing.write_text(text, encoding="utf-8")
-    os.replace(writing, path)
-
-
-def peak_memory(device):
-    """Return the most bytes that the process (on CUDA: the allocator) has held, or None."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
+    if run.ranks.first:
+        write_whole(run.folder / "cost.json", json.dumps(tag, indent=1))
+    run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
+            f"nanoseek.evaluate {config.out}; the price tag: python -m nanoseek.cost {config.out}")
 
 
 def main(argv=None):

@@ -121,3 +121,74 @@ def test_norms_and_embeddings_do_not_decay(module):
     for name, p in model.named_parameters():
         expected = before[name] * (0.95 if ".layers." in name else 1.0)
         torch.testing.assert_close(p.detach(), expected)
+
+
+@pytest.mark.contract
+def test_ramps_rise_stage_by_stage(module):
+    stages = module.parse_ramp("2:0.1,4:0.3")
+    assert [module.ramp_value(stages, step / 10, 8) for step in range(5)] == [2, 4, 4, 8, 8]
+    assert module.ramp_value(module.parse_ramp(""), 0.0, 8) == 8
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("text", ["4", "4:x", "0:0.1", "4:0.2,2:0.5", "2:0.5,4:0.2", "2:1", "2:nan",
+                                  "2:0.1,", "-1:0.5"])
+def test_ramps_that_make_no_sense_are_refused(module, text):
+    with pytest.raises(ValueError, match="ramp"):
+        module.parse_ramp(text)
+
+
+@pytest.mark.contract
+def test_the_loss_scale_moves_as_torch_s_does(module, monkeypatch):
+    monkeypatch.setattr(module, "GROW_AFTER", 3)
+    ours = module.LossScale(True)
+    theirs = torch.amp.GradScaler("cpu", growth_interval=3)
+    p = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([p], 0.0)
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for overflow in (torch.rand(60, generator=generator) < 0.25).tolist():
+        p.grad = theirs.scale(torch.full((1,), float("inf") if overflow else 1.0))
+        theirs.step(optimizer)
+        theirs.update()
+        ours.update(overflow)
+        assert ours.value == theirs.get_scale()
+        seen.add(ours.value)
+    assert len(seen) > 3 and ours.overflows > 5
+    again = module.LossScale(True)
+    again.load_state_dict(ours.state_dict())
+    assert again.state_dict() == ours.state_dict()
+    plain = module.LossScale(False)
+    plain.update(True)
+    assert plain.value == 1.0
+
+
+@pytest.mark.contract
+def test_only_losses_that_are_not_finite_or_far_too_high_are_objected_to(module):
+    watch = module.LossWatch(2.0)
+    losses = [5 - 0.05 * i + 0.3 * (i % 3) for i in range(60)]
+    assert not any(watch.objection(loss, 1.0) for loss in losses)
+    assert "leapt to 6.0" in watch.objection(6.0, 1.0)
+    assert "loss is nan" in watch.objection(float("nan"), 1.0)
+    assert "not finite" in watch.objection(3.0, float("inf")) and watch.in_a_row == 3
+    again = module.LossWatch(2.0)
+    again.load_state_dict(watch.state_dict())
+    assert again.objection(6.0, 1.0) == watch.objection(6.0, 1.0) is not None
+    assert watch.objection(3.0, 1.0) is None and watch.in_a_row == 0
+    assert module.LossWatch(0.0).objection(1e9, 1.0) is None
+    early = module.LossWatch(2.0)
+    assert not any(early.objection(loss, 1.0) for loss in (1.0, 9.0))  # too little to compare with
+
+
+def test_state_of_another_optimizer_is_refused(module):
+    model = Toy()
+    adamw = module.build_optimizers(model, "adamw", 0.01, 0.1)
+    give_gradients(list(model.parameters()), 0)
+    adamw[0].step()
+    stored = module.optimizer_tensors(model, adamw)
+    with pytest.raises(ValueError, match="model.layers.0.weight is not this optimizer's"):
+        module.load_optimizer_tensors(model, module.build_optimizers(model, "muon", 0.01, 0.1),
+                                      stored)
+    stored["model.norm.exp_avg"] = torch.zeros(9)
+    with pytest.raises(ValueError, match="model.norm"):
+        module.load_optimizer_tensors(model, adamw, stored)

@@ -1,10 +1,14 @@
 """train.py: it learns, resumes bit for bit, and refuses what would change a run silently."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
 import pathlib
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +18,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanoseek import cli, data, generate, train
-from nanoseek.checkpoint import checkpoints, load_model, newest_intact
-from nanoseek.model import ModelConfig
+from nanoseek import cli, data, generate, machine, train
+from nanoseek import run as run_module
+from nanoseek.checkpoint import checkpoints, load_model, lock, newest_intact
+from nanoseek.model import ModelConfig, Transformer
+from nanoseek.run import Run
 from nanoseek.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,7 +49,7 @@ def make_run(folder, sentences=None):
 def settings(folder, model, **changes):
     return train.TrainConfig(**{**dict(
         out=str(folder), model=model, steps=12, batch_size=4, row_length=16, warmup_steps=2,
-        eval_every=6, save_every=4, device="cpu", precision="fp32"), **changes})
+        eval_every=6, save_every=4, device="cpu", precision="fp32", threads=1), **changes})
 
 
 def final_weights(folder):
@@ -52,16 +58,16 @@ def final_weights(folder):
 
 @pytest.fixture(autouse=True)
 def quick_ceiling(monkeypatch):
-    monkeypatch.setattr(train, "measure_ceiling", lambda device: 1e11)
+    monkeypatch.setattr(run_module, "measure_ceiling", lambda device: 1e11)
 
 
 def test_one_batch_is_learned_by_heart(tmp_path):
     folder, model = make_run(tmp_path / "r")
     torch.manual_seed(0)
-    run = train.Run(settings(folder, model, steps=150, learning_rate=0.02, schedule="constant"),
+    run = Run(settings(folder, model, steps=150, learning_rate=0.02, schedule="constant"),
                     resume=False)
     batch = run.loader.next_batch()
-    run.loader.next_batch = lambda: batch
+    run.loader.next_batch = lambda rows, row_length: batch
     losses = [train.train_step(run)["loss"] for _ in range(150)]
     assert losses[0] > 5 and losses[-1] < 0.5
 
@@ -73,6 +79,11 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert set(rows[19]["held_out"]) == {"s0", "s1"}
+    for row in rows:
+        bytes_per_token = row["loss"] / math.log(2) / row["bits_per_byte"]
+        assert 1 < bytes_per_token < 3 and 0 < row["mfu"] < 1 and row["memory"] > 1e7
+        assert row["tokens_per_second"] > 0 and 0 < row["learning_rate"] <= 0.005
+        assert row["gradient_norm"] > 0
     tag = json.loads((folder / "cost.json").read_text())
     assert tag["tokens"] == 40 * 4 * 16
     svg = (folder / "curve.svg").read_text()
@@ -93,22 +104,26 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "accumulation": 2},
-                                     {"activation_checkpointing": "selective", "precision": "bf16"}])
+                                     {"activation_checkpointing": "full", "precision": "bf16"},
+                                     {"precision": "fp16", "optimizer": "adamw"},
+                                     {"batch_ramp": "2:0.4", "length_ramp": "6:0.3,10:0.65"}])
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, changes):
     whole, model = make_run(tmp_path / "whole")
     broken, _ = make_run(tmp_path / "broken")
-    train.train(settings(whole, model, **changes))
-    real = train.train_step
+    real, drawn = train.train_step, {}
 
     def stop_after_seven(run):
         row = real(run)
-        if run.step == 7:
+        drawn.setdefault(str(run.folder), []).append(torch.rand(2).tolist())
+        if run.step == 7 and run.folder == broken:
             os.kill(os.getpid(), signal.SIGINT)
         return row
     monkeypatch.setattr(train, "train_step", stop_after_seven)
+    train.train(settings(whole, model, **changes))
     assert train.train(settings(broken, model, **changes)) is None
-    monkeypatch.setattr(train, "train_step", real)
+    torch.manual_seed(99)  # in a new process, the generators begin elsewhere
     train.train(settings(broken, model, **changes), resume=True)
+    assert drawn[str(whole)] == drawn[str(broken)] and len(drawn[str(whole)]) == 12
     assert final_weights(whole) == final_weights(broken)
     one, other = (load_file(newest_intact(f) / "trainer.safetensors") for f in (whole, broken))
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
@@ -124,6 +139,7 @@ def command(folder, *more):
             "--hidden_size", "16", "--intermediate_size", "24", "--num_hidden_layers", "2",
             "--num_attention_heads", "2", "--num_key_value_heads", "1", "--eval_every", "30",
             "--max_position_embeddings", "32", "--save_every", "5", "--device", "cpu",
+            "--threads", "1", "--precision", "fp32",
             "--resume", *more]
 
 
@@ -167,7 +183,7 @@ def test_accumulation_equals_the_large_batch(tmp_path):
     folder, model = make_run(tmp_path / "r")
     grads = []
     for accumulation in (1, 4):
-        run = train.Run(settings(folder, model, accumulation=accumulation), resume=False)
+        run = Run(settings(folder, model, accumulation=accumulation), resume=False)
         for optimizer in run.optimizers:
             optimizer.step = lambda: None
             optimizer.zero_grad = lambda set_to_none: None
@@ -204,13 +220,296 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caps
     assert final_weights(folder) == expected
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def spoil(monkeypatch, spoilt, value=float("nan")):
+    """Let the loss of the given steps (1-based) be `value`."""
+    real = Run.__init__
+
+    def begin(run, *arguments):
+        real(run, *arguments)
+        compute = run.loss
+        run.loss = lambda *batch: compute(*batch) + (
+            value if run.step + 1 in spoilt else 0.0)
+    monkeypatch.setattr(Run, "__init__", begin)
+
+
+def test_a_diverged_step_moves_no_weight_and_says_so(tmp_path, monkeypatch, capsys):
     folder, model = make_run(tmp_path / "r")
-    run = train.Run(settings(folder, model), resume=False)
-    with torch.no_grad():
-        run.model.model.norm.weight[0] = float("nan")
-    with pytest.raises(ValueError, match="not finite at step 1"):
-        train.train_step(run)
+    spoil(monkeypatch, {2})
+    run = Run(settings(folder, model), False)
+    train.train_step(run)
+    before = [p.clone() for p in run.model.parameters()]
+    row = train.train_step(run)
+    assert row["loss"] is None and "the loss is nan" in row["skipped"]
+    assert all(torch.equal(p, q) for p, q in zip(before, run.model.parameters()))
+    assert "skipped" not in train.train_step(run)
+    assert not any(torch.equal(p, q) for p, q in zip(before, run.model.parameters()))
+
+
+def test_a_run_that_keeps_diverging_stops_and_names_the_last_good_checkpoint(
+        tmp_path, monkeypatch, capsys):
+    folder, model = make_run(tmp_path / "r")
+    spoil(monkeypatch, {3, 6, 7, 8, 9})
+    with pytest.raises(ValueError, match="step 9 diverged.*nan.*step-00000004"):
+        train.train(settings(folder, model))
+    said = capsys.readouterr().out
+    assert said.count("skipped: the loss is nan") == 4
+    # No checkpoint from among the diverged steps, although one was due after the eighth.
+    assert [path.name for path in checkpoints(folder)] == ["step-00000004"]
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in
+            (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "skipped" in row] == [3, 6, 7, 8]
+
+
+def test_a_spike_is_skipped_alike_after_a_resume(tmp_path, monkeypatch):
+    spoil(monkeypatch, {36}, 4.0)
+    weights = []
+    for stop in (None, 34):
+        folder, model = make_run(tmp_path / str(stop))
+        changes = {"steps": 40, "save_every": 17, "eval_every": 40}
+        if stop:  # the losses that the spike is compared with lie before the resume
+            real = Run.write_log
+
+            def crash(run, row):
+                real(run, row)
+                if run.step == stop + 2:
+                    raise ZeroDivisionError
+            with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+                patch.setattr(Run, "write_log", crash)
+                train.train(settings(folder, model, **changes))
+        run = train.train(settings(folder, model, **changes), resume=True)
+        assert [row["step"] for row in run.log if "leapt" in row.get("skipped", "")] == [36]
+        run.lock.close()
+        weights.append(final_weights(folder))
+    assert weights[0] == weights[1]
+
+
+def test_an_overflow_of_fp16_is_skipped_counted_and_logged(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    run = Run(settings(folder, model, precision="fp16"), False)
+    run.scale.value = 2.0 ** 100
+    before = [p.clone() for p in run.model.parameters()]
+    row = train.train_step(run)
+    assert "overflowed fp16" in row["skipped"] and row["loss"] > 0
+    assert run.scale.overflows == 1 and run.scale.value == 2.0 ** 99 == row["loss_scale"]
+    assert all(torch.equal(p, q) for p, q in zip(before, run.model.parameters()))
+    assert run.watch.in_a_row == 0
+    run.scale.value = 2.0 ** 10
+    assert "skipped" not in train.train_step(run) and run.scale.overflows == 1
+    assert not any(torch.equal(p, q) for p, q in zip(before, run.model.parameters()))
+
+
+def test_fp16_learns_as_fp32_does(tmp_path):
+    losses = []
+    for precision in ("fp32", "fp16"):
+        folder, model = make_run(tmp_path / precision)
+        run = Run(settings(folder, model, precision=precision, steps=60), False)
+        losses.append([train.train_step(run)["loss"] for _ in range(60)])
+    assert losses[0][0] - losses[0][-1] > 1
+    assert losses[1][-1] == pytest.approx(losses[0][-1], abs=0.1)
+
+
+def test_what_was_measured_is_kept_on_resume(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    monkeypatch.setattr(run_module, "choose_precision", lambda *_: ("bf16", "measured"))
+    monkeypatch.setattr(run_module, "choose_threads", lambda *_: (1, "measured"))
+    config = settings(folder, model, precision="auto", threads=0)
+    Run(config, False).save()
+    for name in ("choose_precision", "choose_threads"):
+        monkeypatch.setattr(run_module, name, lambda *_: pytest.fail("measured again"))
+    assert Run(config, True).choices == {"precision": "bf16", "threads": 1}
+    # Naming what was measured is no change; naming another precision is.
+    Run(dataclasses.replace(config, precision="bf16"), True)
+    with pytest.raises(ValueError, match="precision from auto to fp32"):
+        Run(dataclasses.replace(config, precision="fp32"), True)
+
+
+def test_measuring_moves_no_weight_and_picks_the_faster(tmp_path, monkeypatch):
+    model = Transformer(MODEL)
+    before = [p.clone() for p in model.parameters()]
+    device = torch.device("cpu")
+    assert machine.choose_precision(model, device, 2, 16)[0] in ("fp32", "bf16")
+    assert machine.step_seconds(model, device, "fp16", 2, 16, seconds=0.0) > 0
+    assert all(torch.equal(p, q) and q.grad is None for p, q in zip(before, model.parameters()))
+    pace = {"fp32": 1.0, "bf16": 0.5}
+    monkeypatch.setattr(machine, "step_seconds", lambda *given: pace[given[2]])
+    assert machine.choose_precision(model, device, 2, 16)[0] == "bf16"
+    pace["bf16"] = 0.95  # not worth its lost digits
+    assert machine.choose_precision(model, device, 2, 16)[0] == "fp32"
+
+
+@pytest.mark.parametrize("cores, seconds, best", [
+    (8, {8: 3.0, 4: 2.0, 2: 4.0}, 4), (2, {2: 1.0, 1: 1.5}, 2), (2, {2: 9.0, 1: 1.0}, 1),
+    (4, {4: 3.0, 2: 2.0, 1: 1.0}, 1), (1, {}, 1)])
+def test_threads_are_halved_while_that_is_faster(monkeypatch, cores, seconds, best):
+    now = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    tried = []
+
+    def step_seconds(*_):
+        tried.append(torch.get_num_threads())
+        return seconds[tried[-1]]
+    monkeypatch.setattr(machine, "step_seconds", step_seconds)
+    try:
+        assert machine.choose_threads(None, 2, 16)[0] == best == torch.get_num_threads()
+        assert tried == list(seconds)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert machine.choose_threads(None, 2, 16) == (best, "OMP_NUM_THREADS")
+    finally:
+        torch.set_num_threads(now)
+
+
+FIRST_STAGE = {"steps": 100, "save_every": 12, "schedule": "constant", "eval_every": 100}
+
+
+def first_stage(folder, model, monkeypatch):
+    """Train a constant first stage; return its checkpoint after 12 steps."""
+    real = train.train_step
+
+    def stop_after_twelve(run):
+        if run.step == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", stop_after_twelve)
+        assert train.train(settings(folder, model, **FIRST_STAGE)) is None
+    return newest_intact(folder)
+
+
+@pytest.mark.parametrize("plan", [
+    {"steps": 16, "schedule": "wsd", "decay_share": 0.25}, {"steps": 15, "schedule": "multi_step"},
+    {"steps": 24, "schedule": "constant", "accumulation": 1}])
+def test_a_branch_of_a_constant_stage_equals_a_run_planned_so(tmp_path, monkeypatch, capsys, plan):
+    stage, model = make_run(tmp_path / "stage")
+    checkpoint = str(first_stage(stage, model, monkeypatch))
+    whole, branch = (make_run(tmp_path / name)[0] for name in ("whole", "branch"))
+    plan = {**FIRST_STAGE, **plan}
+    train.train(settings(whole, model, **plan))
+    capsys.readouterr()
+    train.train(settings(branch, model, branch_from=checkpoint, **plan))
+    said = capsys.readouterr().out
+    assert "branching at step 12: the same as a run planned so" in said
+    assert final_weights(branch) == final_weights(whole)
+    logs = [[(r["step"], r["loss"], r["learning_rate"]) for r in
+             map(json.loads, (f / "log.jsonl").read_text().splitlines())] for f in (whole, branch)]
+    assert logs[0] == logs[1]
+    # The branch is a run of its own, which is resumed as any other.
+    (branch / "cost.json").unlink()
+    train.train(settings(branch, model, branch_from=checkpoint, **plan), resume=True)
+    assert final_weights(branch) == final_weights(whole)
+
+
+def test_a_branch_that_departs_from_its_past_says_so_or_is_refused(tmp_path, monkeypatch, capsys):
+    stage, model = make_run(tmp_path / "stage")
+    checkpoint = str(first_stage(stage, model, monkeypatch))
+    branch, _ = make_run(tmp_path / "branch")
+
+    def begin(**changes):
+        return Run(settings(branch, model, **{**FIRST_STAGE, "branch_from": checkpoint,
+                                              **changes}), False)
+    for changes in ({"schedule": "linear"}, {"learning_rate": 0.001}, {"batch_ramp": "2:0.5"},
+                    {"clip": 0.5}):
+        assert not begin(**changes).as_planned
+        assert "not the same as a run planned so" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="a branch keeps these settings; changed: seed from 0 to"):
+        begin(seed=1)
+    with pytest.raises(ValueError, match="changed: optimizer from muon to adamw"):
+        begin(optimizer="adamw")
+    with pytest.raises(ValueError, match="steps 12 ends before the branch begins, at step 12"):
+        begin(steps=12)
+    with pytest.raises(ValueError, match="nowhere.*is missing"):
+        begin(branch_from="nowhere")
+    damaged = pathlib.Path(checkpoint) / "trainer.json"
+    damaged.write_text("{}")
+    with pytest.raises(ValueError, match="trainer.json is damaged"):
+        begin()
+    assert not checkpoints(branch)
+
+
+def test_ramps_give_each_step_its_shape(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    run = Run(settings(folder, model, batch_ramp="1:0.25,2:0.5", length_ramp="8:0.75",
+                       accumulation=2), False)
+    rows = [train.train_step(run) for _ in range(12)]
+    assert [row["rows"] for row in rows] == [1] * 3 + [2] * 3 + [4] * 6
+    assert [row["row_length"] for row in rows] == [8] * 9 + [16] * 3
+    assert rows[-1]["tokens"] == run.tokens == run.total_tokens == 3 * 8 + 3 * 16 + 3 * 32 + 3 * 64
+
+
+def test_settings_that_only_round_otherwise_are_said_and_others_refused(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    Run(settings(folder, model), False).save()
+    Run(settings(folder, model, accumulation=2, keep=5), True)
+    assert "equal but for rounding, since these changed: accumulation from 1 to 2\n" in \
+        capsys.readouterr().out
+    with pytest.raises(ValueError, match="changed: batch_size from 4 to 2, .*learning_rate"):
+        Run(settings(folder, model, batch_size=2, learning_rate=0.1), True)
+
+
+def reseal(checkpoint):
+    """Make the checksums of a tampered checkpoint right again."""
+    (checkpoint / "checksums.json").write_text(json.dumps({
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in checkpoint.iterdir() if path.name != "checksums.json"}))
+
+
+def refused(config):
+    """Resume; return the one line that says why not."""
+    with pytest.raises(ValueError) as error:
+        train.train(config, resume=True)
+    return str(error.value)
+
+
+def test_a_foreign_or_malicious_checkpoint_is_named_and_nothing_of_it_runs(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    other, wider = make_run(tmp_path / "other")
+    wider = dataclasses.replace(wider, hidden_size=32)
+    Run(settings(other, wider), False).save()
+    shutil.copytree(other / "checkpoints", folder / "checkpoints")
+    assert "hidden_size from 32 to 16" in refused(settings(folder, model))
+    shutil.rmtree(folder / "checkpoints")
+    foreign, _ = make_run(tmp_path / "foreign", sentences=160)  # another corpus and tokenizer
+    shutil.copytree(other / "checkpoints", foreign / "checkpoints")
+    assert "is not the data that this run began with" in refused(settings(foreign, wider))
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+    checkpoint = checkpoints(other)[0]
+    whole = (checkpoint / "trainer.safetensors").read_bytes()
+    torch.save(Bomb(), checkpoint / "trainer.safetensors")
+    reseal(checkpoint)
+    assert "trainer.safetensors is damaged or not a safetensors" in refused(settings(other, wider))
+    (checkpoint / "trainer.safetensors").write_bytes(whole)
+    state = json.loads((checkpoint / "trainer.json").read_text())
+    for bad in ({}, {**state, "scale": None}, {**state, "config": 7},
+                {**state, "loader": {}}, {k: v for k, v in state.items() if k != "random"}):
+        (checkpoint / "trainer.json").write_text(json.dumps(bad))
+        reseal(checkpoint)
+        assert "trainer.json of this checkpoint is not what" in refused(settings(other, wider))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
+    folder, _ = make_run(tmp_path / "r")
+    subprocess.run(command(folder, "--steps", "5"), cwd=ROOT, check=True, capture_output=True)
+    before = newest_intact(folder)
+    branch, _ = make_run(tmp_path / "branch")
+    shutil.copytree(folder / "checkpoints", branch / "checkpoints")
+    # No file may grow beyond 12 kB, which the log stays below and the weights do not.
+    done = subprocess.run(command(branch, "--steps", "5", "--save_every", "2"), cwd=ROOT,
+                          capture_output=True, text=True, encoding="utf-8",
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                                                (12000, 12000)))
+    assert done.returncode == 0, done.stderr  # nothing left to train, nothing to save
+    done = subprocess.run(command(branch, "--steps", "9", "--branch_from", str(before), "--out",
+                                  str(tmp_path / "full"), "--tokens", str(branch / "tokens")),
+                          cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                                                (12000, 12000)))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "step 9 could not be saved" in done.stderr or "File too large" in done.stderr
+    assert newest_intact(folder) == before
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -227,6 +526,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     (["--schedule", "stairs"], "unknown schedule 'stairs'"),
     (["--optimizer", "sgd"], "unknown optimizer 'sgd'"),
     (["--precision", "fp64"], "unknown precision 'fp64'"),
+    (["--parallel", "zero"], "unknown parallel 'zero'"),
+    (["--batch_ramp", "2:0.5,1:0.9"], "values must rise"),
+    (["--batch_ramp", "8:0.5"], "batch_ramp must stay below the full batch of 8"),
+    (["--length_ramp", "long"], "does not read as value:share"),
+    (["--length_ramp", "256:0.5"], "length_ramp must stay below the full length of 256"),
+    (["--decay_share", "0"], "decay_share"),
+    (["--spike", "-1"], "spike"),
+    (["--threads", "-1"], "threads"),
+    (["--branch_from", "nowhere"], "nowhere"),
     (["--device", "tpu"], "unknown device 'tpu'"),
     (["--weights", "s0"], "do not read as"),
     (["--weights", "s0=0.5,s0=0.5"], "each name once"),
@@ -274,7 +582,7 @@ def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
     process.communicate()
     assert second.returncode == 2 and "another process trains in" in second.stderr
     assert second.stderr.count("\n") == 1
-    assert train._lock(folder)
+    assert lock(folder)
 
 
 def test_a_text_too_short_for_one_row_is_one_clear_line(tmp_path, capsys):
@@ -289,7 +597,7 @@ def test_a_text_too_short_for_one_row_is_one_clear_line(tmp_path, capsys):
 def trained(tmp_path_factory):
     folder, model = make_run(tmp_path_factory.mktemp("g") / "r")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "measure_ceiling", lambda device: 1e11)
+        patch.setattr(run_module, "measure_ceiling", lambda device: 1e11)
         train.train(settings(folder, model, steps=60, eval_every=60))
     return folder
 
@@ -318,7 +626,6 @@ def test_bad_prompts_are_one_clear_line(trained, capsys, prompt, message):
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(trained, tmp_path, capsys):
-    import shutil
     copy = tmp_path / "copy"
     shutil.copytree(checkpoints(trained)[-1], copy)
     (copy / "model.safetensors").write_bytes(b"x")
