@@ -298,7 +298,8 @@ def show(run, row):
             f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
                                        if source in run.floors else "")
             for source, value in row["held_out"].items()))
-        show_samples(run)
+        if not run.ranks.sliced:  # every token would gather the whole model anew
+            show_samples(run)
         if run.ranks.first:
             write_curve(run.log, run.floors, run.folder / "curve.svg")
     elif sys.stdout.isatty():
