@@ -139,17 +139,17 @@ class Ranks:
             return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
         return tensor
 
-    @contextlib.contextmanager
-    def ending_together(self):
-        """Turn the loss of another rank into one clear line, and take leave of the others."""
-        try:
-            yield
-        except RuntimeError as error:
-            lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error)
-            if self.size == 1 or not lost:
-                raise
-            raise ValueError("another rank of this run has ended: see what it said, and start "
-                             "again with --resume") from None
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+
+@contextlib.contextmanager
+def ending_together():
+    """Turn the loss of another rank into one clear line, and take leave of the others."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "peer" in str(error)):
+            raise
+        raise ValueError("another rank of this run has ended: see what it said, and start again "
+                         "with --resume") from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

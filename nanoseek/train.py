@@ -27,7 +27,7 @@ import torch
 from nanoseek.checkpoint import checkpoints, newest_intact, write_whole
 from nanoseek.cost import flops_per_token, price_tag
 from nanoseek.data import read_manifest
-from nanoseek.distributed import PARALLEL
+from nanoseek.distributed import PARALLEL, ending_together
 from nanoseek.evaluate import evaluate, nats, write_curve
 from nanoseek.generate import write
 from nanoseek.machine import PRECISIONS, autocast, peak_memory
@@ -214,9 +214,19 @@ def train(config, resume=False):
     run that diverges.
     """
     use_exact_onednn()
-    run = Run(config, resume)
-    say_start(run)
-    with stop_requests(run.ranks.size) as asked, run.ranks.ending_together():
+    with ending_together():
+        run = Run(config, resume)
+        say_start(run)
+        if not take_steps(run):
+            return None
+        finish(run)
+        return run
+
+
+def take_steps(run):
+    """Take the steps that are left; return False when the run was asked to stop before the last."""
+    config = run.config
+    with stop_requests(run.ranks.size) as asked:
         while run.step < config.steps:
             began = time.perf_counter()
             row = train_step(run)
@@ -234,9 +244,8 @@ def train(config, resume=False):
                 run.say(f"\nstopped after step {run.step}; the last checkpoint is "
                         f"{(checkpoints(run.folder) or ['not there yet'])[-1]}: go on with the "
                         "same command (make's, or your own with --resume)")
-                return None
-        finish(run)
-    return run
+                return False
+    return True
 
 
 def measure(run, row, seconds):

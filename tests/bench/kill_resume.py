@@ -1,12 +1,13 @@
 """Kill training at random instants and see that, resumed, it ends as if nothing had happened.
 
     python tests/bench/kill_resume.py --kills 200
-    python tests/bench/kill_resume.py --kills 20 --seed 3
+    python tests/bench/kill_resume.py --kills 20 --seed 3 --ways fp16 ramps
 
 A run is started, killed with SIGKILL after a random time (in a step, an evaluation, a save, or
 before its first checkpoint), started again with resume, killed again, … until one start is let
 through. Then its weights, its optimizer tensors and its logged losses must be, to the last bit,
-those of an undisturbed run. Each way to train of WAYS takes its turn. Exit code 1 if any differs.
+those of an undisturbed run. Each way to train of WAYS takes its turn; of two ranks, one drawn by
+lot is killed, and the other has to end by itself. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -18,28 +19,35 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-import torch
+import torch.distributed.fsdp  # here, so that no fork has to
+import torch.distributed.tensor
 
-from nanoseek import checkpoint, data, train
+from nanoseek import checkpoint, data, run as run_module, train
 from nanoseek.model import ModelConfig
 from nanoseek.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
 
+RAMPS = {"batch_ramp": "2:0.4", "length_ramp": "16:0.3,32:0.65"}
 WAYS = {"muon": {}, "adamw": {"optimizer": "adamw"}, "accumulation": {"accumulation": 2},
-        "bf16": {"precision": "bf16"}, "activation checkpointing": {"activation_checkpointing": "full"}}
+        "bf16": {"precision": "bf16"}, "fp16": {"precision": "fp16"}, "ramps": RAMPS,
+        "activation checkpointing": {"activation_checkpointing": True},
+        "two ranks": {**RAMPS, "accumulation": 2},
+        "two ranks, sliced": {"optimizer": "adamw", "parallel": "fsdp", "precision": "bf16"}}
 KILLS_A_RUN = 5
+PATIENCE = 20  # seconds in which the rank beside a killed one has to end
 
 
-def prepare(folder):
-    """Write a tokenizer and token shards of a few stories; return their vocabulary's size."""
-    told = [story for language in LANGUAGES for story in stories(language, 150, 0)]
-    tokenizer = Tokenizer.train([story.text for story in told], 384)
+def prepare(folder, count=150, vocab_size=384):
+    """Write a tokenizer and token shards of some stories; return their vocabulary's size."""
+    told = [story for language in LANGUAGES for story in stories(language, count, 0)]
+    tokenizer = Tokenizer.train([story.text for story in told], vocab_size)
     tokenizer.save(folder / "tokenizer.json")
     documents = [{**story._asdict(), "split": "train" if i % 15 else "held_out"}
                  for i, story in enumerate(told)]
@@ -48,25 +56,65 @@ def prepare(folder):
     return tokenizer.vocab_size
 
 
-def start(config):
-    """Start or go on with a run in a process of its own; return its number.
+def start(config, ranks):
+    """Start or go on with a run in processes of its own; return their numbers.
 
     Forked, so that torch need not be imported each time: the parent has computed nothing with it,
     so there are no threads yet that a fork would lose.
     """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [_fork(config, {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+            for rank in range(ranks)]
+
+
+def _fork(config, environment):
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        os.environ.update(environment)
         with open(pathlib.Path(config.out) / "said.txt", "a") as said, \
-                contextlib.redirect_stdout(said):
-            torch.set_num_threads(1)
-            train.measure_ceiling = lambda device: 1e11  # the machine's speed does not matter here
-            train.train(config, resume=True)
-        code = 0
+                contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            run_module.measure_ceiling = lambda device: 1e11  # the machine's speed matters not
+            try:
+                train.train(config, resume=True)
+                code = 0
+            except ValueError as error:
+                print(error)
+                code = 2
     finally:
         os._exit(code)
+
+
+def finish(children, kill, rng):
+    """Wait for the ranks of a run, first killing one after `kill` seconds; return their exit codes.
+
+    As torchrun does, ask a rank that is still there some seconds later to end (SIGTERM), and in
+    the end kill it: its code is then None.
+    """
+    codes, steps = {}, []
+    if kill is not None:
+        time.sleep(kill)
+        os.kill(rng.choice(children), signal.SIGKILL)
+        now = time.monotonic()
+        steps = [(now + PATIENCE / 4, signal.SIGTERM), (now + PATIENCE, signal.SIGKILL)]
+    killed = set()
+    while len(codes) < len(children):
+        for child in set(children) - set(codes):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                codes[child] = None if child in killed else os.waitstatus_to_exitcode(status)
+        if steps and time.monotonic() > steps[0][0]:
+            _, number = steps.pop(0)
+            for child in set(children) - set(codes):
+                os.kill(child, number)
+                killed |= {child} if number == signal.SIGKILL else set()
+        time.sleep(0.002)
+    return list(codes.values())
 
 
 def outcome(folder):
@@ -88,58 +136,71 @@ def settings(data_folder, folder, vocab_size, changes):
     shutil.copytree(data_folder / "tokens", folder / "tokens")
     return train.TrainConfig(**{**dict(
         out=str(folder), model=model, steps=40, batch_size=4, row_length=48, warmup_steps=4,
-        eval_every=13, save_every=3, device="cpu", precision="fp32"), **changes})
+        eval_every=13, save_every=3, device="cpu", precision="fp32", threads=1), **changes})
+
+
+class Tally:
+    """Kills runs of each way in turn and counts what came of it."""
+
+    def __init__(self, base, ways, rng):
+        self.base, self.ways, self.rng = base, ways, rng
+        self.kills, self.saving, self.unborn, self.runs, self.wrong, self.hung = 0, 0, 0, 0, 0, 0
+        (base / "data").mkdir()
+        self.vocab_size = prepare(base / "data")
+        self.expected, self.seconds = {}, {}
+        for number, way in enumerate(ways):
+            config, ranks = self.config(way, f"whole-{number}")
+            began = time.perf_counter()
+            codes = finish(start(config, ranks), None, rng)
+            assert set(codes) == {0}, (pathlib.Path(config.out) / "said.txt").read_text()[-2000:]
+            self.seconds[way] = time.perf_counter() - began
+            self.expected[way] = outcome(pathlib.Path(config.out))
+
+    def config(self, way, name):
+        return settings(self.base / "data", self.base / name, self.vocab_size, WAYS[way]), \
+            2 if way.startswith("two ranks") else 1
+
+    def run(self, way, kills):
+        """Kill a run `kills` times, let it end, and compare."""
+        config, ranks = self.config(way, f"run-{self.runs}")
+        folder = pathlib.Path(config.out)
+        while True:
+            instant = self.rng.uniform(0, 0.6 * self.seconds[way]) if kills else None
+            codes = finish(start(config, ranks), instant, self.rng)
+            if set(codes) == {0}:
+                break
+            assert kills and codes.count(1) == 0, (folder / "said.txt").read_text()[-2000:]
+            kills, self.kills, self.hung = kills - 1, self.kills + 1, self.hung + (None in codes)
+            self.unborn += not checkpoint.checkpoints(folder)
+            self.saving += any(not path.name.startswith("step-") for path in
+                               (folder / "checkpoints").glob("*"))
+        found = outcome(folder)
+        differs = [what for what in found if found[what] != self.expected[way][what]]
+        if differs:
+            print(f"run {self.runs} ({way}): {', '.join(differs)} differ")
+        self.runs, self.wrong = self.runs + 1, self.wrong + bool(differs)
+        shutil.rmtree(folder)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY",
+                        help=f"some of: {', '.join(map(repr, WAYS))} (default: all)")
     args = parser.parse_args()
-    rng, began = random.Random(args.seed), time.perf_counter()
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        base = pathlib.Path(temporary)
-        (base / "data").mkdir()
-        vocab_size = prepare(base / "data")
-        expected, seconds = {}, {}
-        for number, (way, changes) in enumerate(WAYS.items()):
-            config = settings(base / "data", base / f"whole-{number}", vocab_size, changes)
-            started = time.perf_counter()
-            assert os.waitpid(start(config), 0)[1] == 0, (base / f"whole-{number}")
-            seconds[way] = time.perf_counter() - started
-            expected[way] = outcome(pathlib.Path(config.out))
-        kills, while_saving, unborn, runs, wrong = 0, 0, 0, 0, 0
-        while kills < args.kills:
-            way = list(WAYS)[runs % len(WAYS)]
-            folder = base / f"run-{runs}"
-            config = settings(base / "data", folder, vocab_size, WAYS[way])
-            left = min(KILLS_A_RUN, args.kills - kills)
-            while True:
-                child = start(config)
-                if left:
-                    time.sleep(rng.uniform(0, 0.6 * seconds[way]))
-                    os.kill(child, signal.SIGKILL)
-                status = os.waitpid(child, 0)[1]
-                if os.WIFSIGNALED(status):
-                    left, kills = left - 1, kills + 1
-                    unborn += not checkpoint.checkpoints(folder)
-                    while_saving += any(not path.name.startswith("step-") for path in
-                                        (folder / "checkpoints").glob("*"))
-                else:
-                    assert status == 0, (folder / "said.txt").read_text()[-2000:]
-                    break
-            found = outcome(folder)
-            differs = [what for what in found if found[what] != expected[way][what]]
-            wrong += bool(differs)
-            if differs:
-                print(f"run {runs} ({way}): {', '.join(differs)} differ")
-            runs += 1
-            shutil.rmtree(folder)
-    print(f"{kills} kills in {runs} runs ({', '.join(WAYS)}), {while_saving} of them left a half-"
-          f"written checkpoint, {unborn} came before the first; {runs - wrong} of {runs} runs "
-          f"ended equal to an undisturbed one in weights, optimizer tensors and losses "
+        tally = Tally(pathlib.Path(temporary), args.ways, random.Random(args.seed))
+        while tally.kills < args.kills:
+            way = args.ways[tally.runs % len(args.ways)]
+            tally.run(way, min(KILLS_A_RUN, args.kills - tally.kills))
+    print(f"{tally.kills} kills in {tally.runs} runs ({', '.join(args.ways)}), {tally.saving} of "
+          f"them left a half-written checkpoint, {tally.unborn} came before the first, "
+          f"{tally.hung} left a rank that did not end; {tally.runs - tally.wrong} of {tally.runs} "
+          f"runs ended equal to an undisturbed one in weights, optimizer tensors and losses "
           f"({time.perf_counter() - began:.0f} s)")
-    sys.exit(wrong > 0)
+    sys.exit(tally.wrong + tally.hung > 0)
 
 
 if __name__ == "__main__":
