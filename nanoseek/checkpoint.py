@@ -5,8 +5,9 @@
 
 A run keeps its checkpoints in run/checkpoints/step-00000100/. Each is written into a temporary
 folder, synced and renamed, so that a half-written one never has a checkpoint's name, and holds
-the sha256 of every file. The newest ones and the best are kept. There is no pickle anywhere: tensors are safetensors, the rest is JSON,
-so that opening a stranger's checkpoint runs none of their code.
+the sha256 of every file. The newest ones and the best are kept. There is no pickle anywhere:
+tensors are safetensors, the rest is JSON, so that opening a stranger's checkpoint runs none of
+their code.
 """
 
 import contextlib
@@ -393,7 +394,7 @@ def write_whole(path, text):
 
 
 def read_log(run, step):
-    """Return the rows of a run's log.jsonl up to `step`; a line that a crash cut off is left out."""
+    """Return the rows of a run's log.jsonl up to `step`, but for a line that a crash cut off."""
     path, rows = pathlib.Path(run) / "log.jsonl", []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -226,7 +226,7 @@ def optimizer_tensors(model, optimizers):
 
 
 def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
-    """Put back what optimizer_tensors returned; raises ValueError when a tensor is missing or alien.
+    """Put back what optimizer_tensors returned; raises ValueError when that is not their state.
 
     place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
     """

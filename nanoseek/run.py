@@ -1,13 +1,14 @@
 """A run: everything that must be there again when training goes on, and the folder that holds it.
 
-    run = Run(TrainConfig(out="runs/tiny"), resume=True)    # opens data, model, optimizers, log
-    run.save()                                              # checkpoints/step-N, whole or not at all
+    run = Run(TrainConfig(out="runs/tiny"), resume=True)   # opens data, model, optimizers, log
+    run.save()                                            # checkpoints/step-N, whole or not at all
 
 A resumed run has its weights, optimizer state, loss scale, place in the data, random states,
 counters, and whatever was chosen by measurement (threads, precision), so it takes the very steps
 that it would have taken. What it may not have is other settings: those are refused by name.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -74,6 +75,7 @@ class Run:
         self.loader = Loader(config.tokens_folder, config.batch_size, config.row_length,
                              parse_weights(config.weights), config.seed, rank=self.ranks.rank,
                              world=self.ranks.size)
+        self.batches = Batches(self.loader, pin=self.device.type == "cuda")
         self.bytes_per_token = sum(
             share * manifest["splits"]["train"][source]["bytes"]
             / manifest["splits"]["train"][source]["tokens"]
@@ -167,7 +169,7 @@ class Run:
         return {"step": self.step, "tokens": self.tokens, "length_sum": self.length_sum,
                 "seconds": self.seconds, "score": self.score, "as_planned": self.as_planned,
                 "choices": self.choices, "ranks": self.ranks.size, "device": self.device.type,
-                "loader": self.loader.state_dict(), "scale": self.scale.state_dict(),
+                "loader": self.batches.state, "scale": self.scale.state_dict(),
                 "watch": self.watch.state_dict(), "random": random_states(),
                 "fingerprint": self.fingerprint, "config": as_json(self.config)}
 
@@ -176,6 +178,7 @@ class Run:
             setattr(self, name, state[name])
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
+        self.batches.state = state["loader"]
         set_random_states(state["random"])
 
     def _open_log(self, old):
@@ -211,15 +214,15 @@ class Run:
             raise ValueError(f"step {self.step} could not be saved ({error}); the earlier "
                              "checkpoints are intact: make room, and go on with --resume") from None
 
-    def micro_batches(self, rows, row_length):
+    def micro_batches(self):
         """Yield ((inputs, targets, document_ids), its share of the step, whether more follow)."""
-        batch = self.loader.next_batch(rows, row_length)
-        if not self.config.document_mask:
-            batch = batch[:2]
-        parts = list(zip(*(part.to(self.device).split(self.rows_at_once) for part in batch)))
-        for number, part in enumerate(parts, 1):
-            documents = part[2] if self.config.document_mask else None
-            yield (*part[:2], documents), len(part[0]) / len(batch[0]), number < len(parts)
+        following = self.config.plan(self.step + 1)[1:] if self.step + 1 < self.config.steps else None
+        batch = self.batches.next(self.config.plan(self.step)[1:], following)
+        parts = list(zip(*(part.to(self.device, non_blocking=True).split(self.rows_at_once)
+                           for part in batch)))
+        for number, (inputs, targets, documents) in enumerate(parts, 1):
+            yield ((inputs, targets, documents if self.config.document_mask else None),
+                   len(inputs) / len(batch[0]), number < len(parts))
 
 
 @contextlib.contextmanager
@@ -229,6 +232,29 @@ def naming_a_foreign_state():
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("trainer.json of this checkpoint is not what this version writes "
                          f"({error!r}): start anew with another --out") from None
+
+
+class Batches:
+    """Batches of a Loader, the next one prepared by another thread while a step computes.
+
+    `state` is the loader's after the last batch that was handed out, not the one in preparation.
+    """
+
+    def __init__(self, loader, pin=False):
+        self.loader, self.pin, self.state = loader, pin, loader.state_dict()
+        self.thread, self.coming = concurrent.futures.ThreadPoolExecutor(1), None
+
+    def next(self, shape, following=None):
+        """Return a batch of shape (rows, row_length); begin to prepare one of shape `following`."""
+        coming = self.coming or self.thread.submit(self._prepare, *shape)
+        batch, self.state = coming.result()
+        self.coming = following and self.thread.submit(self._prepare, *following)
+        return batch
+
+    def _prepare(self, rows, row_length):
+        batch = self.loader.next_batch(rows, row_length)
+        # From pinned memory, a GPU fetches it by itself.
+        return [part.pin_memory() if self.pin else part for part in batch], self.loader.state_dict()
 
 
 def as_json(config):

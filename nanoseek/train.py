@@ -100,9 +100,10 @@ class TrainConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose "
                                  f"{', '.join(choices[:-1])} or {choices[-1]}")
-        if not all(0 < x < math.inf for x in (self.learning_rate, self.embedding_factor, self.clip)) \
-                or not all(0 <= x < math.inf for x in (self.weight_decay, self.spike, self.threads)) \
-                or not 0 < self.decay_share <= 1:
+        above, least = (self.learning_rate, self.embedding_factor, self.clip), \
+            (self.weight_decay, self.spike, self.threads)
+        if not (all(0 < x < math.inf for x in above) and all(0 <= x < math.inf for x in least)
+                and 0 < self.decay_share <= 1):
             raise ValueError("learning_rate, embedding_factor and clip must be above 0, "
                              "weight_decay, spike and threads at least 0, all of them finite, and "
                              "decay_share above 0 and at most 1")
@@ -150,7 +151,7 @@ def train_step(run):
     rate, rows, row_length = run.config.plan(run.step)
     set_learning_rate(run.optimizers, rate)
     total = torch.zeros((), device=run.device)
-    for batch, share, more in run.micro_batches(rows, row_length):
+    for batch, share, more in run.micro_batches():
         with run.ranks.accumulating(more):
             with autocast(run.device, run.choices["precision"]):
                 part = run.loss(*batch) * share

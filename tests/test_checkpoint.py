@@ -176,9 +176,28 @@ def test_checkpoints_round_trip_and_old_ones_go(tmp_path, model):
         assert torch.equal(opened.state_dict()[name], tensor)
 
 
+def test_the_best_checkpoint_outlives_the_newest(tmp_path, model):
+    scores = [None, 3.0, 2.0, 2.5, None, 2.7, 1.5, 1.9, 1.9]
+    kept = []
+    for step, score in enumerate(scores, 1):
+        checkpoint.save_checkpoint(tmp_path, step, model, {"a.b": torch.zeros(1)},
+                                   {"score": score}, keep=2)
+        kept.append([int(path.name[5:]) for path in checkpoint.checkpoints(tmp_path)])
+    assert kept == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [3, 5, 6], [6, 7], [7, 8], [7, 8, 9]]
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path, model):
+    for step in (4, 8):
+        save(tmp_path, step, model)
+    (tmp_path / "checkpoints" / "step-00000008" / "trainer.json").write_text("{")
+    for step in (5, 6):  # the run went on from step 4
+        checkpoint.save_checkpoint(tmp_path, step, model, {"a.b": torch.zeros(1)}, {}, keep=1)
+        assert checkpoint.newest_intact(tmp_path, print).name == f"step-{step:08d}"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "trainer.safetensors",
-                                  "trainer.json"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+                                  "trainer.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["flip 0", "flip 1/2", "flip 1", "cut", "empty", "remove"])
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, model, name, damage):
     save(tmp_path, 1, model)
     path = save(tmp_path, 2, model) / name
@@ -186,16 +205,17 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, model, name, da
     if damage == "remove":
         path.unlink()
     else:
-        middle = len(whole) // 2
-        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]
-        path.write_bytes(flipped if damage == "flip" else whole[:middle])
+        place = {"flip 0": 0, "flip 1": len(whole) - 1}.get(damage, len(whole) // 2)
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:]
+        path.write_bytes(flipped if "flip" in damage else whole[:place * (damage == "cut")])
     said = []
     found = checkpoint.newest_intact(tmp_path, said.append)
     assert found.name == "step-00000001"
-    assert len(said) == 1 and name in said[0]
-    with pytest.raises(ValueError, match=name):
-        checkpoint.find_checkpoint(path.parent) if name != "config.json" or damage != "remove" \
-            else checkpoint.verify(path.parent)
+    assert len(said) == 1 and (name in said[0] or name == "checksums.json")
+    with pytest.raises(ValueError, match="missing|damaged"):
+        # Without these two, the folder passes for a run, or for one of another program.
+        checkpoint.find_checkpoint(path.parent) if damage != "remove" or \
+            name not in ("config.json", "checksums.json") else checkpoint.verify(path.parent)
 
 
 def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rubbish(tmp_path, model, monkeypatch):

@@ -1,4 +1,4 @@
-"""distributed.py on two gloo ranks on the CPU: the losses of one rank, resumes across, clean ends."""
+"""distributed.py on two gloo ranks on the CPU: the losses of one, resumes across, clean ends."""
 
 import json
 import os

@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[2]), str(pathlib.Path(__file__).parent)]
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 import torch
 
@@ -50,7 +51,7 @@ def clock(first, last):
     def begin(run, *arguments):
         real[0](run, *arguments)
         run.loss = timed(run.loss, spent, "forward")
-        run.loader.next_batch = timed(run.loader.next_batch, spent, "batches")
+        run.batches.next = timed(run.batches.next, spent, "batches")
         for optimizer in run.optimizers:
             optimizer.step = timed(optimizer.step, spent, "optimizer")
 
