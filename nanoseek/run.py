@@ -65,6 +65,8 @@ class Run:
     def _open_data(self):
         config = self.config
         manifest = read_manifest(config.tokens_folder)
+        if config.branch_from and not checkpoints(self.folder):
+            verify(config.branch_from)
         self.fingerprint = fingerprint(config.tokens_folder)
         self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
         self.tokenizer = Tokenizer.load(self.tokenizer_path)
@@ -89,8 +91,6 @@ class Run:
         """Return (the checkpoint to go on from or None, whether it is another run's)."""
         branch = self.config.branch_from
         if not checkpoints(self.folder):
-            if branch:
-                verify(branch)
             return (pathlib.Path(branch), True) if branch else (None, False)
         if not resume:
             raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
@@ -202,7 +202,7 @@ class Run:
         score: {source: bits per byte} where this step was evaluated; the checkpoint with the
         lowest mean is kept as the best.
         """
-        self.score = score and sum(score.values()) / len(score)
+        self.score = sum(score.values()) / len(score) if score else None
         weights = self.ranks.whole(self.model.state_dict())
         tensors = self.ranks.whole(optimizer_tensors(self.model, self.optimizers))
         if not self.ranks.first:
