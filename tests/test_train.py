@@ -485,22 +485,19 @@ def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
     folder, _ = make_run(tmp_path / "r")
     subprocess.run(command(folder, "--steps", "5"), cwd=ROOT, check=True, capture_output=True)
     before = newest_intact(folder)
-    branch, _ = make_run(tmp_path / "branch")
-    shutil.copytree(folder / "checkpoints", branch / "checkpoints")
+    full, _ = make_run(tmp_path / "full")
     # No file may grow beyond 12 kB, which the log stays below and the weights do not.
-    done = subprocess.run(command(branch, "--steps", "5", "--save_every", "2"), cwd=ROOT,
-                          capture_output=True, text=True, encoding="utf-8",
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
-                                                                (12000, 12000)))
-    assert done.returncode == 0, done.stderr  # nothing left to train, nothing to save
-    done = subprocess.run(command(branch, "--steps", "9", "--branch_from", str(before), "--out",
-                                  str(tmp_path / "full"), "--tokens", str(branch / "tokens")),
-                          cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
-                                                                (12000, 12000)))
+    done = subprocess.run(
+        command(full, "--steps", "9", "--save_every", "7", "--branch_from", str(before)), cwd=ROOT,
+        capture_output=True, text=True, encoding="utf-8",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000)))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "step 9 could not be saved" in done.stderr or "File too large" in done.stderr
-    assert newest_intact(folder) == before
+    assert "step 7 could not be saved" in done.stderr and "are intact: make room" in done.stderr
+    assert list((full / "checkpoints").iterdir()) == [] and newest_intact(folder) == before
+    # With room again, the same command goes on.
+    subprocess.run(command(full, "--steps", "9", "--branch_from", str(before)), cwd=ROOT,
+                   check=True, capture_output=True)
+    assert newest_intact(full).name == "step-00000009"
 
 
 @pytest.mark.parametrize("arguments, message", [
