@@ -25,6 +25,9 @@ PY := .venv/bin/python
 # Large buffers stay with the process: giving them back each step costs about a tenth (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 4000000000
+# Threads sleep while they wait for each other. Spinning, as is usual, is faster on an idle machine,
+# but where another program holds a core, each of the many waits in a step lasts as long as its turn.
+export OMP_WAIT_POLICY ?= passive
 export PYTHONUNBUFFERED := 1
 # Handed over in the environment, where quotes and spaces in them do no harm.
 export PYTHON PIP_ARGS TEXT PROMPT

@@ -25,7 +25,7 @@ from nanoseek.distributed import Ranks
 from nanoseek.evaluate import held_out
 from nanoseek.machine import (choose_precision, choose_threads, pick_device, random_states,
                               set_random_states)
-from nanoseek.model import ModelConfig, Transformer
+from nanoseek.model import Transformer
 from nanoseek.optim import (LossScale, LossWatch, build_optimizers, load_optimizer_tensors,
                             optimizer_tensors, parse_ramp)
 from nanoseek.tokenizer import Tokenizer
@@ -263,13 +263,6 @@ def as_json(config):
     return {**flat, **flat.pop("model")}
 
 
-def from_json(kind, flat):
-    """Return the TrainConfig (the class `kind`) that as_json wrote."""
-    def pick(kind):
-        return {f.name: flat[f.name] for f in dataclasses.fields(kind) if f.name in flat}
-    return kind(**{**pick(kind), "model": ModelConfig(**pick(ModelConfig))})
-
-
 def check_same(config, state, branching, fingerprint):
     """Return (changes that only round otherwise, whether the past is as `config` plans it).
 
@@ -292,7 +285,7 @@ def check_same(config, state, branching, fingerprint):
     if state["step"] >= config.steps and branching:
         raise ValueError(f"steps {config.steps} ends before the branch begins, at step "
                          f"{state['step']}: raise --steps")
-    old = from_json(type(config), before)
+    old = dataclasses.replace(config, **{name: before[name] for name in PLAN})
     as_planned = state["as_planned"] and not changed.keys() & (FREE_IN_A_BRANCH - PLAN) and \
         all(config.plan(step) == old.plan(step) for step in range(state["step"]))
     return [changed[k] for k in changed if k in ROUNDING], as_planned

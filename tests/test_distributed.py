@@ -16,12 +16,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from nanoseek import run as run_module, train  # noqa: E402
+from nanoseek.model import ModelConfig  # noqa: E402
 from test_train import make_run, settings  # noqa: E402
 
 WAYS = {"ddp": {"optimizer": "muon", "accumulation": 2, "batch_ramp": "2:0.4"},
         "fsdp": {"optimizer": "adamw", "accumulation": 2, "parallel": "fsdp"},
         "fsdp in bf16": {"optimizer": "adamw", "parallel": "fsdp", "precision": "bf16",
-                         "activation_checkpointing": True}}
+                         "activation_checkpointing": "full"}}
 
 
 def free_port():
@@ -43,7 +44,7 @@ def work(jobs):
             return real(run)
         train.train_step = step
         folder = pathlib.Path(job["folder"])
-        model = run_module.ModelConfig(**job["model"])
+        model = ModelConfig(**job["model"])
         try:
             train.train(settings(folder, model, **job["changes"]), resume=True)
         except ValueError as error:
@@ -104,7 +105,7 @@ def done(tmp_path_factory):
         assert all(len(rows(folders[f"{way} stopped"])) == 7 for way in ("ddp", "fsdp"))
         for way in ("ddp", "fsdp"):  # saved by two ranks, to go on with one
             folder = folders[f"{way} stopped"]
-            model = run_module.ModelConfig(**next(
+            model = ModelConfig(**next(
                 job["model"] for job in jobs if job["folder"] == str(folder)))
             train.train(settings(folder, model, **WAYS[way]), resume=True)
     return folders, said
