@@ -226,7 +226,7 @@ def count_chunks(texts, split, max_chunks, progress=None):
 # born; from then on it only loses some. So its count at birth is a bound, and when that bound is
 # the highest of all, the pair is counted again: it is merged, or goes back with its true count.
 
-def learn_merges(counts, n_merges, min_count=2, progress=None):
+def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=None):
     """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id)."""
     raw, walls = _lay_out(_to_bytes(counts))
     wall = 256 + n_merges
@@ -254,6 +254,8 @@ def learn_merges(counts, n_merges, min_count=2, progress=None):
         if count != -bound:
             push_best(iter([(-count, pair, places)] if count >= min_count else []))
             continue
+        if max_token_length is not None and size[a] + size[b] > max_token_length:
+            continue  # for good: no later merge makes this pair shorter
         merges.append((a, b))
         size[z] = size[a] + size[b]
         push_best(_best_first(*_join(symbols, size, places, a, b, z), times, min_count))
@@ -462,15 +464,17 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts, vocab_size, special_tokens=(END_OF_TEXT,), pattern=DEFAULT_PATTERN,
-              min_count=2, max_chunks=1_000_000, progress=None):
+              min_count=2, max_chunks=1_000_000, progress=None, max_token_length=None):
         """Learn a tokenizer of `vocab_size` ids from an iterable of str, read once.
 
         `pattern`: a regular expression, or several that run one after another, each cutting the
         chunks of the one before; what none matches is a chunk as well. A pair seen fewer than
         `min_count` times is not merged: when there are no others, the vocabulary stays smaller,
         and a warning says so. `max_chunks`: see `count_chunks`. `progress` is called with a line
-        of text now and then.
-        ValueError: no text, a vocabulary below 256 + special tokens, a special token given twice.
+        of text now and then. `max_token_length`: of a token, in bytes (as in `tokenizers`): a
+        small Chinese vocabulary else fills up with whole phrases, since nothing parts its words.
+        ValueError: no text, a vocabulary below 256 + special tokens, a special token given twice,
+        a max_token_length below 1.
         """
         patterns = [pattern] if isinstance(pattern, str) else list(pattern)
         specials = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
@@ -478,13 +482,15 @@ class Tokenizer:
         n_merges = vocab_size - bare.vocab_size
         if vocab_size > _MOST_IDS:
             raise ValueError(f"vocab_size {vocab_size} is too large: at most {_MOST_IDS:,}")
+        if max_token_length is not None and max_token_length < 1:
+            raise ValueError(f"max_token_length is {max_token_length}: it must be at least 1")
         if n_merges < 0:
             raise ValueError(f"vocab_size {vocab_size} is too small: 256 bytes and "
                              f"{len(specials)} special tokens are {bare.vocab_size}")
         counts = count_chunks(_check_texts(texts), bare._split, max_chunks, progress)
         if not counts:
             raise ValueError("there is no text to train on: every text is empty")
-        merges = learn_merges(counts, n_merges, min_count, progress)
+        merges = learn_merges(counts, n_merges, min_count, progress, max_token_length)
         if len(merges) < n_merges:
             warnings.warn(f"the text has only {len(merges)} pairs worth merging: the vocabulary "
                           f"has {bare.vocab_size + len(merges)} ids, not {vocab_size}")
@@ -831,7 +837,8 @@ def _train_command(args, read, documents_path, tokenizer_path):
     texts = (d["text"] for d in read(documents_path) if d.get("split") != "held_out")
     warnings.showwarning = lambda message, *_, **__: _say(message)
     tokenizer = Tokenizer.train(texts, args.vocab_size, min_count=args.min_count,
-                                pattern=args.pattern or DEFAULT_PATTERN, progress=_say)
+                                pattern=args.pattern or DEFAULT_PATTERN, progress=_say,
+                                max_token_length=args.max_token_length)
     tokenizer.save(tokenizer_path)
     print(f"{tokenizer_path}: {tokenizer.vocab_size:,} ids")
 
@@ -882,6 +889,7 @@ DOCUMENTS: a .jsonl of {"text", "source", "split"}, a text, or a folder of both.
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--vocab_size", type=int, default=2048, help="train (default 2048)")
     parser.add_argument("--min_count", type=int, default=2, help="train (default 2)")
+    parser.add_argument("--max_token_length", type=int, help="train: of a token, in bytes")
     parser.add_argument("--pattern", nargs="+", help="train: how to cut text into chunks")
     parser.add_argument("--text", nargs="+", help="inspect: sentences to cut")
     parser.add_argument("--hidden_size", type=int, default=128, help="compare (default 128)")

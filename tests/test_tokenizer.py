@@ -109,6 +109,15 @@ def test_merges_equal_the_naive_ones_on_random_corpora(module, diff):
 
 
 @contract
+def test_no_token_is_longer_than_the_bound(module):
+    with pytest.warns(UserWarning, match="258 ids"):
+        tokenizer = module.Tokenizer.train(["abcabc abcabc"] * 3, 400, max_token_length=2)
+    assert tokenizer.encode("abcabc") == tokenizer.encode("abc") * 2  # ab and c
+    with pytest.raises(ValueError, match="max_token_length is 0"):
+        module.Tokenizer.train(["abc"], 300, max_token_length=0)
+
+
+@contract
 def test_training_knows_no_order_of_texts(module, small):
     assert merges_of(module.Tokenizer.train(TEXTS[::-1], 330)) == merges_of(small)
     assert merges_of(module.Tokenizer.train(iter(TEXTS), 330)) == merges_of(small)

@@ -18,6 +18,7 @@ import argparse
 import collections
 import importlib
 import json
+import math
 import os
 import random
 import sys
@@ -197,15 +198,16 @@ def tiktoken_of(tokenizer, pattern):
 
 # ---- training the naive way --------------------------------------------------------------
 
-def naive_merges(counts, n_merges, min_count=2):
+def naive_merges(counts, n_merges, min_count=2, max_token_length=None):
     """Learn merges from {chunk: times} by counting every pair anew for each merge."""
     words = [(list(chunk.encode()), times) for chunk, times in counts.items()]
-    merges = []
+    merges, size = [], [1] * 256
     while len(merges) < n_merges:
         pairs = collections.Counter()
         for word, times in words:
-            for pair in zip(word, word[1:]):
-                pairs[pair] += times
+            for a, b in zip(word, word[1:]):
+                if size[a] + size[b] <= (max_token_length or math.inf):
+                    pairs[a, b] += times
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < min_count:
             break
@@ -216,6 +218,7 @@ def naive_merges(counts, n_merges, min_count=2):
                     word[i:i + 2] = [256 + len(merges)]
                 i += 1
         merges.append(best)
+        size.append(size[best[0]] + size[best[1]])
     return merges
 
 
@@ -250,8 +253,9 @@ def compare_strings(module, path, strings, single_pattern=None):
 def compare_training(module, rng, characters, words):
     counts = random_corpus(rng, characters, words)
     n_merges = rng.choice([3, 30, 300])
-    found = module.learn_merges(counts, n_merges, min_count := rng.choice([1, 2, 5]))
-    return [] if found == naive_merges(counts, n_merges, min_count) else [("training", counts)]
+    settings = {"min_count": rng.choice([1, 2, 5]), "max_token_length": rng.choice([None, 1, 4, 9])}
+    found = module.learn_merges(counts, n_merges, **settings)
+    return [] if found == naive_merges(counts, n_merges, **settings) else [("training", counts)]
 
 
 def main():
