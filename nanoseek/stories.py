@@ -135,7 +135,7 @@ class Grammar:
         if name in known:
             self.fail(number, f"{kind} {name!r} stands in line {self._lines[kind, name]} already")
         known[name], self._lines[kind, name] = [], number
-        return kind, name, float(power or 1.5), ["text", *attributes]
+        return kind, name, float(power or 2), ["text", *attributes]
 
     def _weight(self, number, row):
         """Split an explicit weight (None if there is none) from a row."""

@@ -8,7 +8,8 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "2cc9d96a304287dbc1bd2337a7fe6ceff11a94ac00e90bd089d0c0dbb56e7385", "zh": "7ee918a501eaa249b171ca28529a6c4ce9c921f77006647c1c51be5d6926e812"}
+SHA256 = {"en": "0a8a817cd2d5d19983960301ceb8fd466768487f703ef7b5489a2e47ffb116ef",
+          "zh": "9dd0de67b3d1caa09e66784fa112c91f2ba3be46d18840231f5306d5cb3758ad"}
 
 
 @pytest.mark.contract
