@@ -6,7 +6,6 @@ PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
 PRESET   ?= tiny
-VOCAB    ?= 2048
 STORIES  ?= 14000
 
 # TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
@@ -14,9 +13,14 @@ STORIES  ?= 14000
 ifneq ($(TEXT),)
 SLUG := $(shell printf '%s' "$$(basename "$(TEXT)")" | tr -c 'A-Za-z0-9' '-' | cut -c1-24)-$(shell printf '%s' "$(TEXT)" | cksum | cut -d' ' -f1)
 RUN  ?= runs/$(SLUG)
+VOCAB ?= 2048
+TOKENIZER_ARGS ?=
 TRAIN_ARGS ?=
 else
 RUN  ?= runs/$(PRESET)
+VOCAB ?= 4096
+# Three Chinese characters or nine letters: longer tokens would be whole phrases, names among them.
+TOKENIZER_ARGS ?= --max_token_length 9
 # Mostly stories: the documentation is there to show what real text is like.
 TRAIN_ARGS ?= --weights stories_en=0.475,stories_zh=0.475,python_docs=0.05
 endif
@@ -84,7 +88,7 @@ $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
 	@$(PY) -m nanoseek.curate $< $@
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
-	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB)
+	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) $(TOKENIZER_ARGS)
 
 # New tokens make the old run another run: it starts anew.
 $(RUN)/tokens/manifest.json: $(RUN)/clean.jsonl $(RUN)/tokenizer.json

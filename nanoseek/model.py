@@ -105,7 +105,9 @@ class ModelConfig:
 
 # The published shapes: DeepSeek LLM, Table 2 and the vocabulary of its config.json.
 PRESETS = {
-    "tiny": ModelConfig(),
+    # Untied: few stories hold a rare word, and the output's gradient, which reaches every word at
+    # every step, would make the rare ones alike before the model can tell them apart.
+    "tiny": ModelConfig(vocab_size=4096, tie_word_embeddings=False),
     "small": ModelConfig(vocab_size=4096, hidden_size=256, intermediate_size=704,
                          num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=2),
     "gpt2-124m": ModelConfig(vocab_size=50304, hidden_size=768, intermediate_size=2048,
