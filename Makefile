@@ -6,6 +6,7 @@ PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
 PRESET   ?= tiny
+SEED     ?= 0
 STORIES  ?= 14000
 
 # TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
@@ -97,7 +98,8 @@ $(RUN)/tokens/manifest.json: $(RUN)/clean.jsonl $(RUN)/tokenizer.json
 
 # --resume goes on where a stopped run was, and starts one where there is none.
 $(RUN)/cost.json: $(RUN)/tokens/manifest.json
-	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume $(TRAIN_ARGS)
+	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume \
+	    --seed $(SEED) $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
 	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 > $@.writing

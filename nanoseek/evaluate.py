@@ -3,6 +3,10 @@
     rows = evaluate(model, "runs/tiny/tokens")        # {source: Score}
     print(format_scores(rows))
 
+    python -m nanoseek.evaluate runs/tiny                   # this table, and the cloze questions
+    python -m nanoseek.evaluate arena runs/a runs/b         # models side by side: arena.py
+    python -m nanoseek.evaluate check runs/tiny             # is my loss normal? health.py
+
 Bits per byte: the total negative log2-likelihood of a document, its end-of-text token included,
 over its UTF-8 bytes; comparable across tokenizers, which a loss per token is not. Beside it stand
 the *floor*, for stories, whose probability under their own grammar is known, and the *unigram*:
@@ -11,18 +15,24 @@ what a model scores that knows only how frequent each token of the source is.
 
 import dataclasses
 import html
+import json
 import math
 import pathlib
+import sys
+import typing
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from nanoseek.checkpoint import find_checkpoint
+from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
+from nanoseek.corpus import read_documents
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.generate import generate_many, load
 from nanoseek.stories import check_story
 
-BATCH_TOKENS = 8192  # positions scored at once: their logits over a small vocabulary take 64 MB
+BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +43,14 @@ class Score:
     bytes: int
     bits_per_byte: float
     floor: float | None  # bits per byte of the grammar itself, where it is known
-    unigram: float  # bits per byte of the source's token frequencies
+    unigram: float | None = None  # bits per byte of the source's token frequencies, if known
 
     @property
     def way_to_floor(self):
         """The share of the way from the unigram model to the floor, or None."""
-        return self.floor and (self.unigram - self.bits_per_byte) / (self.unigram - self.floor)
+        if self.floor is None or self.unigram is None:
+            return None
+        return (self.unigram - self.bits_per_byte) / (self.unigram - self.floor)
 
 
 def windows(ids, context, stride):
@@ -55,48 +67,61 @@ def windows(ids, context, stride):
         done, start = end, max(0, end - (context - stride))
 
 
-@torch.inference_mode()
 def nats(model, documents, stride=None):
     """Return the total negative log-likelihood in nats of documents (arrays of ids).
 
     The first id of each document is given, not scored. stride: see `windows` (half the context).
     """
+    return float(document_nats(model, documents, stride).sum())
+
+
+def document_nats(model, documents, stride=None):
+    """Return the nats of each document, a float64 array; see `nats`."""
     context = model.config.max_position_embeddings
-    pieces = [piece for document in documents
-              for piece in windows(document, context, stride or max(1, context // 2))]
-    pieces.sort(key=lambda piece: len(piece[0]))  # alike lengths share a batch: little padding
-    device = model.lm_head.weight.device
-    total, start = 0.0, 0
-    while start < len(pieces):
+    pieces = [(number, piece, skip) for number, document in enumerate(documents)
+              for piece, skip in windows(document, context, stride or max(1, context // 2))]
+    found = piece_nats(model, [(piece, skip) for _, piece, skip in pieces])
+    return np.bincount([number for number, _, _ in pieces], found, len(documents))
+
+
+@torch.inference_mode()
+def piece_nats(model, pieces):
+    """Return the nats of each piece (ids, skip), a float64 array; its first ids are not scored:
+    the first of all, and `skip` more."""
+    order = sorted(range(len(pieces)), key=lambda n: len(pieces[n][0]))
+    found, start = np.zeros(len(pieces)), 0
+    while start < len(order):  # alike lengths share a batch: little padding
         end = start + 1
-        while end < len(pieces) and (end + 1 - start) * len(pieces[end][0]) <= BATCH_TOKENS:
+        while end < len(order) and (end + 1 - start) * len(pieces[order[end]][0]) <= BATCH_TOKENS:
             end += 1
-        total += _batch_nats(model, pieces[start:end], device)
+        found[order[start:end]] = _batch_nats(model, [pieces[n] for n in order[start:end]])
         start = end
-    return total
+    return found
 
 
-def _batch_nats(model, pieces, device):
+def _batch_nats(model, pieces):
+    device = model.lm_head.weight.device
     longest = max(len(ids) for ids, _ in pieces)
-    inputs = torch.zeros(len(pieces), longest - 1, dtype=torch.long)
-    targets = torch.full_like(inputs, -100)  # cross_entropy ignores -100: padding and skipped
+    inputs = torch.zeros(len(pieces), max(1, longest - 1), dtype=torch.long)
+    targets = torch.full_like(inputs, -100)  # padding and skipped: not scored
     for row, (ids, skip) in enumerate(pieces):
         inputs[row, :len(ids) - 1] = torch.from_numpy(ids[:-1])
         targets[row, skip:len(ids) - 1] = torch.from_numpy(ids[skip + 1:])
-    logits = model(inputs.to(device))
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device),
-                           reduction="sum").item()
+    scored = targets >= 0  # only these need logits, the largest tensor by far
+    logits = model.lm_head(model.hidden(inputs.to(device))[scored.to(device)])
+    losses = F.cross_entropy(logits.float(), targets[scored].to(device), reduction="none").cpu()
+    return np.bincount(scored.nonzero()[:, 0].numpy(), losses.numpy(), len(pieces))
 
 
-def held_out(folder, limit=None):
-    """Return {source: [ids]} of the held-out documents, each ending as it begins: with eot.
+def held_out(folder, limit=None, split="held_out"):
+    """Return {source: [ids]} of the documents of a split, each ending as it begins: with eot.
 
     limit: at most so many tokens of each source (whole documents, one at least).
     """
     manifest = read_manifest(folder)
     end = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
     found = {}
-    for source, entry in manifest["splits"]["held_out"].items():
+    for source, entry in manifest["splits"][split].items():
         stream = TokenStream(folder, entry, manifest["dtype"])
         cut = len(stream) if limit is None else \
             max(1, int(np.searchsorted(np.cumsum(stream.lengths), limit)))
@@ -151,33 +176,195 @@ def format_scores(scores):
         above = f"{s.bits_per_byte / s.floor - 1:+.1%}" if s.floor else "-"
         lines.append(
             f"{source:<18}{s.documents:>10,}{s.bits_per_byte:>11.3f}"
-            f"{(f'{s.floor:.3f}' if s.floor else '-'):>8}{above:>8}{s.unigram:>9.3f}"
-            f"{(f'{s.way_to_floor:.0%}' if s.floor else '-'):>7}")
+            f"{_or_dash(s.floor, '.3f'):>8}{above:>8}{_or_dash(s.unigram, '.3f'):>9}"
+            f"{_or_dash(s.way_to_floor, '.0%'):>7}")
     if any(s.floor for s in scores.values()):
         lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
                      "over it;\nway: how much of the way from the unigram model to the floor")
     return "\n".join(lines)
 
 
-def tell(model, tokenizer, starts, count, max_new_tokens, seed=0):
-    """Return `count` texts that the model writes, each begun with a held-out document's first id.
+def _or_dash(value, form):
+    return "-" if value is None else format(value, form)
 
-    starts: held-out documents (arrays of ids, the first of them eot), of which the first ids
-    give the texts their source, so that a story of a language can be asked for. The settings
-    are those of `make sample`.
+
+# --- any folder, by its text ------------------------------------------------------------------
+
+class Subject(typing.NamedTuple):
+    """A model with what it needs to read text; begin and end are ids of a document, or None."""
+
+    model: typing.Any
+    tokenizer: typing.Any
+    begin: int | None
+    end: int | None
+
+    def ids(self, text, whole=True):
+        """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
+        frame = [[] if i is None else [i] for i in (self.begin, self.end if whole else None)]
+        return np.array([*frame[0], *self.tokenizer.encode(text), *frame[1]], dtype=np.int64)
+
+
+def open_subject(folder):
+    """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json.
+
+    The ids that begin and end a document are those of its config.json (bos, eos), else the
+    tokenizer's end-of-text. Raises ValueError when the vocabulary does not fit the model.
     """
-    prompts = [starts[i % len(starts)][:2].tolist() for i in range(count)]
-    texts = []
-    for part in range(0, count, 100):  # so many at once: larger batches gain little
-        several = prompts[part:part + 100]
-        new = generate_many(model, several, max_new_tokens,
-                            stop_ids=[tokenizer.eot_id], temperature=0.8, top_p=0.95,
-                            seed=seed + part)
-        texts += [tokenizer.decode(prompt[1:] + ids) for prompt, ids in zip(several, new)]
+    folder = find_checkpoint(folder)
+    model, tokenizer = load(folder)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
+                         f"{model.config.vocab_size}: they do not belong together")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    begin, end = (settings.get(f"{kind}_token_id") for kind in ("bos", "eos"))
+    end = end[0] if isinstance(end, list) and end else end  # Llama 3 lists several
+    end = tokenizer.eot_id if end is None else end
+    return Subject(model, tokenizer, end if begin is None else begin, end)
+
+
+def text_nats(subject, texts):
+    """Return the nats of each text (float64 array), the end of the document included.
+
+    Where nothing can begin a document, its first token is charged as drawn evenly from all.
+    """
+    found = document_nats(subject.model, [subject.ids(text) for text in texts])
+    return found + (math.log(subject.model.config.vocab_size) if subject.begin is None else 0)
+
+
+def score_texts(subject, documents):
+    """Score documents, {source: [document]} from `held_out_documents`: {source: Score}."""
+    scores = {}
+    for source, several in documents.items():
+        size = sum(len(d["text"].encode("utf-8")) for d in several)
+        bits = text_nats(subject, [d["text"] for d in several]).sum() / math.log(2)
+        scores[source] = Score(len(several), size, bits / size, floor_of(several))
+    return scores
+
+
+def floor_of(documents):
+    """Return the bits per byte of the grammar that wrote these documents, None if unknown."""
+    if not all("log2_probability" in d for d in documents):
+        return None
+    return -sum(d["log2_probability"] for d in documents) / sum(
+        len(d["text"].encode("utf-8")) for d in documents)
+
+
+def held_out_documents(path):
+    """Return {source: [document]} of a JSON lines file: the held-out ones where it has a split.
+
+    Raises ValueError when there are none.
+    """
+    documents = [d for d in read_documents(path) if d["text"].strip()]
+    if any("split" in d for d in documents):
+        documents = [d for d in documents if d.get("split") == "held_out"]
+    if not documents:
+        raise ValueError(f"{path} holds no held-out document: name a file of JSON lines with text "
+                         "that no model was trained on")
+    found = {}
+    for document in documents:
+        found.setdefault(document["source"], []).append(document)
+    return found
+
+
+def beside(folder, name):
+    """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
+    its tokens from another run; None where there is none."""
+    folder = pathlib.Path(folder)
+    places = [folder, folder.parent.parent]
+    for state in [find_checkpoint(folder) / "trainer.json"] * (name != "cost.json"):
+        if state.is_file():
+            tokens = json.loads(state.read_text(encoding="utf-8"))["config"].get("tokens")
+            places += [pathlib.Path(tokens).parent] if tokens else []
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def trained_on(folder):
+    """Return the digests of the documents that a run was trained on; empty where unknown."""
+    path = beside(folder, "clean.jsonl")
+    return {digest(d["text"]) for d in read_documents(path)
+            if d.get("split") != "held_out"} if path else set()
+
+
+# --- cloze questions ---------------------------------------------------------------------------
+
+def answer(subject, items):
+    """Return whether each question is answered right, a boolean array.
+
+    The choice with the most likelihood per byte is taken: the choice and the rest of its sentence,
+    behind the context. What all choices of a question share is not counted.
+    """
+    pieces, sizes = [], []
+    for item in items:
+        several = [subject.ids(item.context + c, whole=False) for c in item.choices]
+        shared = 0
+        while len({ids[shared] if len(ids) > shared else -1 for ids in several}) == 1:
+            shared += 1
+        room = subject.model.config.max_position_embeddings + 1
+        pieces += [(ids[-room:], max(0, shared - 1 - max(0, len(ids) - room))) for ids in several]
+        sizes += [len(c.encode("utf-8")) for c in item.choices]
+    rates = piece_nats(subject.model, pieces) / sizes
+    right, at = [], 0
+    for item in items:
+        right.append(int(rates[at:at + len(item.choices)].argmin()) == item.answer)
+        at += len(item.choices)
+    return np.array(right)
+
+
+def wilson(right, count, z=1.96):
+    """Return the 95% interval of a share (Wilson 1927): (low, high)."""
+    share, spread = right / count, z * z / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def by_ability(items, right):
+    """Return {ability: boolean array} of answers."""
+    kinds = np.array([item.ability for item in items])
+    return {ability: right[kinds == ability] for ability in ABILITIES}
+
+
+def format_cloze(items, right):
+    """Return the answers in two lines."""
+    parts, found = [], by_ability(items, right)
+    for ability, values in found.items():
+        low, high = wilson(values.sum(), len(values))
+        parts.append(f"{ability} {values.mean():.0%} ({low:.0%}–{high:.0%})")
+    return (f"cloze questions answered right, of {len(found['name'])} each, with 95% intervals "
+            f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  "
+            + ", ".join(parts))
+
+
+# --- stories of its own ------------------------------------------------------------------------
+
+def opening(text, words=1):
+    """Return how a text begins: its first words, or for each two characters of Chinese."""
+    found = text.split(maxsplit=words)[:words]
+    return " ".join(found) if found[0].isascii() else found[0][:2 * words]
+
+
+def tell(subject, openings, max_new_tokens, seed=0):
+    """Return a text for each opening, that included, with the settings of `make sample`.
+
+    Openings of equally many ids are continued side by side.
+    """
+    prompts = [subject.ids(text, whole=False).tolist() for text in openings]
+    texts, lengths = [""] * len(prompts), {}
+    for number, prompt in enumerate(prompts):
+        lengths.setdefault(len(prompt), []).append(number)
+    for numbers in lengths.values():
+        for at in range(0, len(numbers), 100):  # so many at once: larger batches gain little
+            some = numbers[at:at + 100]
+            new = generate_many(subject.model, [prompts[n] for n in some], max_new_tokens,
+                                stop_ids=[subject.end], temperature=0.8, top_p=0.95,
+                                seed=seed + at)
+            for n, ids in zip(some, new):  # a padded vocabulary has ids without text
+                texts[n] = openings[n] + subject.tokenizer.decode(
+                    [i for i in ids if i < subject.tokenizer.vocab_size])
     return texts
 
 
-def format_samples(model, tokenizer, folder, count, judged):
+def format_samples(subject, folder, count, judged):
     """Return samples of each source, unpicked, and for stories how many of `judged` hold together.
 
     A source of stories is one whose probability is known; the story checker judges them.
@@ -185,8 +372,11 @@ def format_samples(model, tokenizer, folder, count, judged):
     entries, lines = read_manifest(folder)["splits"]["held_out"], []
     for source, documents in held_out(folder).items():
         story = entries[source]["log2_probability"] is not None
-        texts = tell(model, tokenizer, documents, max(count, judged if story else 0),
-                     model.config.max_position_embeddings if story else 120)
+        wanted = max(count, judged if story else 0)
+        starts = [opening(subject.tokenizer.decode(documents[i % len(documents)][1:40]))
+                  for i in range(wanted)]
+        texts = tell(subject, starts, subject.model.config.max_position_embeddings if story
+                     else 120)
         lines += [f"\n{source}, the first {count} samples", *texts[:count]] if count else []
         if story and judged:
             good = sum(not check_story(text) for text in texts)
@@ -261,20 +451,37 @@ def _axes(place, right, top):
 
 
 def main(argv=None):
+    from nanoseek import arena, health
     from nanoseek.cli import Parser
-    parser = Parser("nanoseek.evaluate", "Score a model on held-out text, in bits per byte.")
-    parser.add_argument("folder", help="a run or a checkpoint")
+    argv = sys.argv[1:] if argv is None else argv
+    for command in (arena, health):
+        if argv[:1] == [command.NAME]:
+            return command.main(argv[1:])
+    parser = Parser("nanoseek.evaluate", "Score a model on held-out text, in bits per byte.\n"
+                    "Two more: evaluate arena RUN RUN …, models side by side; evaluate check RUN, "
+                    "the health of a run.")
+    parser.add_argument("folder", help="a run, a checkpoint or a Llama folder")
     parser.add_argument("--tokens", help="the token folder (default: tokens in the run)")
+    parser.add_argument("--text", help="documents to score in place of tokens, JSON lines")
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
     parser.add_argument("--judged", type=int, default=0, help="stories of each language to check")
+    parser.add_argument("--cloze", type=int, default=50,
+                        help="questions of each ability and language, for models of stories")
     args = parser.parse_args(argv)
-    if min(args.samples, args.judged) < 0:
-        parser.error("samples and judged must be at least 0")
-    tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
-    model, tokenizer = load(args.folder)
-    print(format_scores(evaluate(model, tokens)))
-    if args.samples or args.judged:
-        print(format_samples(model, tokenizer, tokens, args.samples, args.judged))
+    if min(args.samples, args.judged, args.cloze) < 0:
+        parser.error("samples, judged and cloze must be at least 0")
+    subject = open_subject(args.folder)
+    if args.text:
+        scores = score_texts(subject, held_out_documents(args.text))
+    else:
+        tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
+        scores = evaluate(subject.model, tokens)
+    print(format_scores(scores))
+    if not args.text and (args.samples or args.judged):
+        print(format_samples(subject, tokens, args.samples, args.judged))
+    if args.cloze and any(s.floor for s in scores.values()):
+        items = questions(args.cloze, avoid=trained_on(args.folder))
+        print("\n" + format_cloze(items, answer(subject, items)))
 
 
 if __name__ == "__main__":

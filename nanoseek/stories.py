@@ -7,7 +7,7 @@ r"""Write and judge small stories in English and Chinese whose probability is kn
 
 A weighted grammar with a memory writes the stories. It stands in stories_en.txt and stories_zh.txt
 beside this file, for a teacher to read and extend; the format is explained at the top of the
-English one. Every random choice passes through `_Writer.choose`, which adds its log2-probability,
+English one. Every random choice passes through `Writer.choose`, which adds its log2-probability,
 so the mean of -log2 P over the bytes is a floor: on average, no model can need fewer bits.
 (Shannon, A Mathematical Theory of Communication, 1948, §6 and §7.)
 
@@ -31,6 +31,7 @@ LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
+MANY_PLACES = 8  # from so many on, a quick look first whether a sentence can be read at all
 MOST_PLACES = 200  # readings followed behind a free sentence; without a bound they multiply
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
@@ -296,7 +297,7 @@ def grammar(language):
 # Writing
 # ---------------------------------------------------------------------------------------------
 
-class _Writer:
+class Writer:
     """One story in the making: its pieces so far, its memory, its bits."""
 
     def __init__(self, grammar_, uniform):
@@ -349,7 +350,7 @@ def stories(language, count, seed):
     uniform = random.Random(f"nanoseek stories {language} {seed}").random
     rules, found, seen = grammar(language), [], set()
     while len(found) < count:
-        writer = _Writer(rules, uniform)
+        writer = Writer(rules, uniform)
         writer.write("story")
         text = "".join(writer.out)
         if text not in seen:
@@ -454,7 +455,7 @@ def _cut(text, after):
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)])]
 
 
-class _Plan:
+class Plan:
     """The order in which the sentences of a grammar may stand: a graph whose nodes are sentences.
 
     nodes: the guards and pieces of each; node 0 stands before the story and is empty; follow: the
@@ -465,6 +466,7 @@ class _Plan:
         self.rules, self.nodes, self.follow = rules, [((), ())], [[]]
         self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
         self.any = _Reader(rules, strict=False, remember=False)
+        self._line, self._answers = None, {}  # of the sentence looked at last, node → may write it
         self.ends = set(self._add("story", [0], (), ()))
 
     def _add(self, rule, heads, guards, silent):
@@ -531,11 +533,11 @@ class _Plan:
 
     def steps(self, places, line, reader):
         """Return the (node, state) that a sentence leads to from any (node, state) of places."""
-        found = {}
+        found, many = {}, len(places) > MANY_PLACES
         for node, state in places:
             for after in self.follow[node]:
                 guards, pieces = self.nodes[after]
-                if all(self.rules.holds(g, None, state) for g in guards):
+                if (not many or self._may(after, line)) and all(self.rules.holds(g, None, state) for g in guards):
                     for at, new, _ in reader.read(pieces, line, [(0, state, 0.0)]):
                         if at == len(line):
                             found[(after, *map(id, new.values()))] = (after, new)
@@ -543,8 +545,16 @@ class _Plan:
 
     def knows(self, line):
         """Tell whether the grammar can write this sentence, wherever."""
-        return any(at == len(line) for _, pieces in self.nodes
-                   for at, _, _ in self.any.read(pieces, line, [(0, {}, 0.0)]))
+        return any(self._may(node, line) for node in range(len(self.nodes)))
+
+    def _may(self, node, line):
+        """Tell whether a node can write this sentence, whatever is remembered: quick to refuse."""
+        if self._line != line:
+            self._line, self._answers = line, {}
+        if node not in self._answers:
+            self._answers[node] = any(at == len(line) for at, _, _ in self.any.read(
+                self.nodes[node][1], line, [(0, {}, 0.0)]))
+        return self._answers[node]
 
     def explain(self, places, line):
         """Say why a sentence that the grammar can write does not fit in any of these places."""
@@ -581,8 +591,9 @@ def _has_word(line, word):
 
 
 @functools.lru_cache(maxsize=None)
-def _plan(language):
-    return _Plan(grammar(language))
+def plan_of(language):
+    """Return the Plan of a language, made once per process."""
+    return Plan(grammar(language))
 
 
 def check_story(text):
@@ -595,7 +606,7 @@ def check_story(text):
     one sentence in FREE_SHARE may be of that kind. The last sentence must be one that may end a
     story, which a promise made and not yet kept forbids. Spelling and beauty are not judged.
     """
-    plan, lines = _plan(language_of(text)), sentences(text)
+    plan, lines = plan_of(language_of(text)), sentences(text)
     places, free, problems = [(0, {})], [], []
     for number, line in enumerate(lines, start=1):
         after = plan.steps(places, line, plan.reader)

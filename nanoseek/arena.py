@@ -1,0 +1,295 @@
+"""The arena: models side by side on the same text, the same questions, the same prompts.
+
+    python -m nanoseek.evaluate arena runs/a runs/b --markdown arena.md
+
+Any folder may enter: a run, a checkpoint, a Llama folder of others with its tokenizer.json; all is
+counted per byte of text, so vocabularies may differ. Every model is held against the first, in
+pairs: the same documents (a randomization test on the sign of each difference: Fisher 1935), the
+same questions and the same beginnings of stories (McNemar's exact test, 1947). As many
+comparisons find a difference by chance now and then, Holm's rule (1979) keeps that below 5% for
+a pair of models over the whole table; where it finds none, the table says so.
+"""
+
+import json
+import math
+import pathlib
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from nanoseek import cli
+from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
+from nanoseek.evaluate import (answer, beside, by_ability, floor_of, held_out_documents,
+                               open_subject, opening, tell, text_nats, trained_on, wilson)
+from nanoseek.generate import stream
+from nanoseek.stories import check_story
+
+NAME = "arena"
+LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
+SIGNS = {1: "▲", -1: "▼", 0: "≈"}
+LEGEND = "▲ better than the first model, ▼ worse, ≈ not to be told apart from it"
+
+
+class Row(NamedTuple):
+    """A line of the table; tests: for each model but the first (p, its sign: 1 if it is better)."""
+
+    label: str
+    cells: list
+    tests: list = []
+
+
+# --- two models in pairs -----------------------------------------------------------------------
+
+def sign_test(differences, resamples=9999, seed=0):
+    """Return the two-sided p of paired differences whose signs would be chance (Fisher 1935)."""
+    differences = np.asarray(differences, dtype=float)
+    rng, extreme = np.random.default_rng(seed), 0
+    for _ in range(0, resamples, 1111):  # in parts, to save memory
+        signs = rng.integers(0, 2, (1111, len(differences))) * 2 - 1
+        extreme += int((abs(signs @ differences) >= abs(differences.sum()) * (1 - 1e-9)).sum())
+    return (extreme + 1) / (resamples + 1)
+
+
+def mcnemar(a, b):
+    """Return the exact two-sided p that two sets of right and wrong answers differ by chance."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2 ** n)
+
+
+def holm(tests):
+    """Return for each (p, sign) its sign, 0 where it does not stand against Holm's threshold."""
+    order, found = sorted(range(len(tests)), key=lambda n: tests[n][0]), [0] * len(tests)
+    for rank, n in enumerate(order):
+        if tests[n][0] > LEVEL / (len(tests) - rank):
+            break
+        found[n] = tests[n][1]
+    return found
+
+
+def _compare(values, test, better):
+    """Return the (p, sign) of every model against the first; better: -1 when less is better."""
+    first, rest = values[0], values[1:]
+    return [(test(first, v), better * int(np.sign(v.sum() - first.sum()))) for v in rest]
+
+
+def _answer_row(label, values):
+    cells = []
+    for v in values:
+        low, high = wilson(v.sum(), len(v))
+        cells.append(f"{v.mean():.0%} ({low:.0%}–{high:.0%})")
+    return Row(label, cells, _compare(values, mcnemar, 1))
+
+
+# --- the rows ----------------------------------------------------------------------------------
+
+def byte_rows(subjects, documents):
+    """Return a Row of bits per byte for each source, and {source: [value of each subject]}."""
+    rows, found = [], {}
+    for source, several in documents.items():
+        size = sum(len(d["text"].encode("utf-8")) for d in several)
+        nats = [text_nats(s, [d["text"] for d in several]) for s in subjects]
+        found[source] = [n.sum() / math.log(2) / size for n in nats]
+        floor = floor_of(several)
+        rows.append(Row(
+            f"bits per byte of {source}" + (f" (floor {floor:.3f})" if floor else ""),
+            [f"{value:.3f}" for value in found[source]],
+            _compare(nats, lambda a, b: sign_test(b - a), -1)))
+    return rows, found
+
+
+def cloze_rows(subjects, items):
+    """Return a Row for each ability, and one for all questions."""
+    right = [answer(s, items) for s in subjects]
+    parts = [by_ability(items, values) for values in right]
+    return [_answer_row(f"cloze {ability} (chance {CHANCE[ability]:.0%})",
+                        [part[ability] for part in parts]) for ability in ABILITIES] + \
+        [_answer_row(f"cloze all (of {len(items)})", right)]
+
+
+def story_rows(subjects, documents, judged):
+    """Return a Row for each source of stories: how many of those that a model writes agree with
+    themselves. All begin with the same words, those of held-out stories."""
+    rows = []
+    for source, several in documents.items():
+        starts = [opening(several[i % len(several)]["text"]) for i in range(judged)]
+        told = [tell(s, starts, s.model.config.max_position_embeddings) for s in subjects]
+        good = [np.array([not check_story(text) for text in texts]) for texts in told]
+        rows.append(_answer_row(f"consistent {source} (of {judged})", good))
+    return rows
+
+
+def speed(subject, count=150):
+    """Return the tokens per second of one text being written."""
+    began, written = time.perf_counter(), 0
+    while written < count:  # a small context ends early
+        written += sum(1 for _ in stream(subject.model, [subject.begin or 0], count))
+    return written / (time.perf_counter() - began)
+
+
+def memory(subject):
+    """Return the bytes of the weights, and of the keys and values of a full context (fp32)."""
+    config = subject.model.config
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size * \
+        config.max_position_embeddings * 4
+    return sum(p.numel() * p.element_size() for p in subject.model.parameters()), cache
+
+
+def bill(folder):
+    """Return the cost.json of a run, {} where there is none."""
+    path = beside(folder, "cost.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except ValueError:
+        raise ValueError(f"{path} is damaged: train anew, or remove it") from None
+
+
+def byte_entropy(documents):
+    """Return the bits per byte of a model that knows only how frequent each byte is."""
+    counts = np.bincount(np.frombuffer("".join(d["text"] for d in documents).encode(), np.uint8))
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def cost_rows(folders, subjects, documents, values):
+    """Return the Rows of speed, memory, what the training cost, and what was got for it."""
+    bills, sizes = [bill(f) for f in folders], [memory(s) for s in subjects]
+    dollars = [b.get("dollars_rent", 0) + b.get("dollars_electricity", 0) for b in bills]
+    ways = []  # the way from knowing the bytes' frequencies to the floor (0 where none is known)
+    for n in range(len(subjects)):
+        shares = [(byte_entropy(d) - values[s][n]) / (byte_entropy(d) - (floor_of(d) or 0))
+                  for s, d in documents.items()]
+        ways.append(sum(shares) / len(shares))
+
+    def each(form, numbers):
+        return [form.format(n) if n else "-" for n in numbers]
+    return [Row("tokens/s, writing one text", each("{:,.0f}", map(speed, subjects))),
+            Row("weights, bytes", each("{:,}", (w for w, _ in sizes))),
+            Row("cache of a full context, bytes", each("{:,}", (c for _, c in sizes))),
+            Row("training, seconds", each("{:,.0f}", (b.get("seconds") for b in bills))),
+            Row("training, FLOPs", each("{:.2e}", (b.get("flops") for b in bills))),
+            Row("training, dollars", each("{:.5f}", dollars)),
+            Row("way to the floor", each("{:.0%}", ways)),
+            Row("quality per dollar: that way, over dollars",
+                each("{:,.0f}", (w / d if d else 0 for w, d in zip(ways, dollars))))]
+
+
+# --- on the screen -----------------------------------------------------------------------------
+
+def verdicts(names, rows):
+    """Return {row number: [sign of each model but the first]} and a sentence for each of them."""
+    tested, lines = [n for n, row in enumerate(rows) if row.tests], []
+    signs = {n: [] for n in tested}
+    for place, name in enumerate(names[1:]):
+        found = holm([rows[n].tests[place] for n in tested])
+        for n, sign in zip(tested, found):
+            signs[n].append(sign)
+        parts = [f"{word} in {', '.join(labels)}" for word, sign in (("better", 1), ("worse", -1))
+                 if (labels := [rows[n].label.split(" (")[0]
+                                for n, s in zip(tested, found) if s == sign])]
+        rest = sum(1 for sign in found if not sign)
+        if not parts:
+            lines.append(f"{name} and {names[0]} cannot be told apart here: {rest} comparisons "
+                         "show no difference that chance would not bring.")
+        else:
+            lines.append(f"{name} against {names[0]}: {'; '.join(parts)}; not to be told apart in "
+                         f"{rest} of {len(found)} comparisons.")
+    return signs, lines
+
+
+def format_table(names, rows, signs):
+    """Return the rows as a Markdown table that reads well on a screen, too."""
+    lines = [["", *names]]
+    for number, row in enumerate(rows):
+        marks = ["", *(" " + SIGNS[s] for s in signs.get(number, []))]
+        marks += [""] * (len(names) - len(marks))
+        lines.append([row.label, *(cell + mark for cell, mark in zip(row.cells, marks))])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    lines.insert(1, ["-" * w for w in widths])
+    return "\n".join("| " + " | ".join(
+        cell.ljust(w) for cell, w in zip(line, widths)) + " |" for line in lines)
+
+
+def side_by_side(names, subjects, prompts):
+    """Return what each model makes of each prompt, as Markdown."""
+    told = [tell(s, prompts, 200) for s in subjects]
+    return "\n".join(f"\n**{prompt}**\n" + "\n".join(
+        f"- {name}: {' '.join(_printable(texts[number]).split())}"
+        for name, texts in zip(names, told)) for number, prompt in enumerate(prompts))
+
+
+def _printable(text):
+    # A model that knows little writes control characters, which a terminal would obey.
+    return "".join(c if c.isprintable() or c.isspace() else "·" for c in text)
+
+
+def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0):
+    """Return the arena's report as Markdown.
+
+    documents: {source: [document]} that no model was trained on, else ValueError; prompts: texts
+    to go on with, else two beginnings of each source; cloze: questions of each ability and
+    language, and judged: stories of each language, both only where documents are stories.
+    """
+    subjects, names = [open_subject(f) for f in folders], [str(f).rstrip("/") for f in folders]
+    seen = [trained_on(f) for f in folders]
+    for name, digests in zip(names, seen):
+        texts = [d["text"] for several in documents.values() for d in several]
+        known = sum(digest(text) in digests for text in texts)
+        if known:
+            raise ValueError(f"{name} was trained on {known} of the {len(texts)} documents to be "
+                             "scored: name text that no model has seen, with --text")
+    stories = {source: d for source, d in documents.items() if floor_of(d)}
+    prompts = prompts or [opening(several[n]["text"], 4) for several in
+                          (stories or documents).values() for n in range(min(2, len(several)))]
+    texts = side_by_side(names, subjects, prompts)  # first: it refuses prompts that do not fit
+    rows, values = byte_rows(subjects, documents)
+    if stories and cloze:
+        rows += cloze_rows(subjects, questions(cloze, seed, avoid=frozenset().union(*seen)))
+    if stories and judged:
+        rows += story_rows(subjects, stories, judged)
+    signs, lines = verdicts(names, rows)
+    rows += cost_rows(folders, subjects, documents, values)
+    return "\n\n".join([format_table(names, rows, signs), f"({LEGEND})", *lines, texts.strip()])
+
+
+def read_prompts(path):
+    """Return the prompts of a text file, one a line; raises ValueError when there is none."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path} holds no prompt: write one a line")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def main(argv):
+    parser = cli.Parser("nanoseek.evaluate arena", "Models side by side; each is held against "
+                        "the first.")
+    parser.add_argument("folders", nargs="+", help="runs, checkpoints or Llama folders")
+    parser.add_argument("--text", help="held-out documents, JSON lines (default: those of the "
+                                       "first run that has a clean.jsonl)")
+    parser.add_argument("--prompts", help="a text file of prompts, one a line")
+    parser.add_argument("--cloze", type=int, default=100,
+                        help="questions of each ability and language")
+    parser.add_argument("--judged", type=int, default=40, help="stories of each language to check")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other questions")
+    parser.add_argument("--markdown", help="a file to write the report to as well")
+    args = parser.parse_args(argv)
+    if min(args.cloze, args.judged) < 0:
+        parser.error("cloze and judged must be at least 0")
+    if len(args.folders) < 2:
+        parser.error("name two folders at least")
+    if args.markdown:
+        cli.check_output(args.markdown, *args.folders, *filter(None, [args.text, args.prompts]))
+    prompts = read_prompts(args.prompts) if args.prompts else None
+    text = args.text or next(filter(None, (beside(f, "clean.jsonl") for f in args.folders)), None)
+    if text is None:
+        raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
+    report = contest(args.folders, held_out_documents(text), prompts, args.cloze, args.judged,
+                     args.seed)
+    print(report)
+    if args.markdown:
+        pathlib.Path(args.markdown).write_text(report + "\n", encoding="utf-8")

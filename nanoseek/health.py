@@ -1,0 +1,319 @@
+"""Is my loss normal? A run held against healthy runs of the same recipe, and against the possible.
+
+    python -m nanoseek.evaluate check runs/tiny
+
+`measure` turns a run's folder into a few named numbers; bands.json beside this file holds what
+they were in healthy runs of the tiny recipe with other seeds (made by
+tutorials/experiments/reference_bands.py; on stories only, as Python's documentation differs by
+version). What lies outside its band is shown, with the likely cause in plain words. Some faults
+show in any recipe: a loss below the grammar's own entropy, a future that changes the past, a
+model that repeats its input, a tokenizer that did not write the tokens, copies in the data.
+"""
+
+import hashlib
+import json
+import math
+import pathlib
+import statistics
+
+import torch
+
+from nanoseek import cli
+from nanoseek.checkpoint import checkpoints, load_model, newest_intact
+from nanoseek.data import TokenStream, read_manifest
+from nanoseek.evaluate import held_out, nats
+from nanoseek.tokenizer import Tokenizer
+
+NAME = "check"
+BANDS = pathlib.Path(__file__).with_name("bands.json")
+# What makes a run another recipe, rather than a sick one: bands of other numbers say nothing.
+RECIPE = ("steps", "batch_size", "row_length", "optimizer", "schedule", "vocab_size",
+          "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "tie_word_embeddings")
+LANDMARKS = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the steps
+SCORED_TOKENS = 20000  # of each source and split, to compare training and held-out text
+# A band reaches from the least healthy value over this factor to the greatest times it.
+FACTORS = {"learning rate": 1.5, "gradient norm": 2.0, "repeats": 4.0, "different": 1.02,
+           "first loss": 1.05, "share of": 3.0}
+FACTOR = 1.15
+
+
+# --- what a run left ---------------------------------------------------------------------------
+
+def read_log(path):
+    """Return (rows of a log.jsonl, whether its last line is cut off).
+
+    Raises ValueError for a log that is missing, empty, damaged, or lacks rows in its middle.
+    """
+    path, rows = pathlib.Path(path), []
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    cut = bool(lines and lines[-1])
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+            rows.append({k: row[k] for k in ("step", "loss", "gradient_norm", "learning_rate")}
+                        | {"held_out": row.get("held_out", {})})
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number} is damaged or no row of a training log") \
+                from None
+        if rows[-1]["step"] != number:
+            raise ValueError(f"{path}: line {number} is of step {rows[-1]['step']}: rows are "
+                             "missing before it, so the run cannot be judged")
+    if not rows:
+        raise ValueError(f"{path} holds no rows: name a run that has been trained")
+    return rows, cut
+
+
+class Run:
+    """What is known of a run: log rows, tokens, and of its newest checkpoint config and model."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.rows, self.cut = read_log(self.folder / "log.jsonl")
+        newest = newest_intact(folder) if checkpoints(folder) else None
+        self.state = {} if newest is None else json.loads(
+            (newest / "trainer.json").read_text(encoding="utf-8"))
+        self.config = self.state.get("config", {})
+        self.model = newest and load_model(newest)
+        self.tokens = pathlib.Path(self.config.get("tokens") or self.folder / "tokens")
+        self.manifest = read_manifest(self.tokens)
+        self.tokenizer_path = (newest or self.tokens.parent) / "tokenizer.json"
+        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.stories = [source for source, entry in self.manifest["splits"]["held_out"].items()
+                        if entry["log2_probability"] is not None]
+
+    def floor(self, source):
+        entry = self.manifest["splits"]["held_out"][source]
+        return -entry["log2_probability"] / entry["bytes"]
+
+
+def measure(run):
+    """Return the numbers of a Run by name: those that its log and checkpoint allow."""
+    found = _of_the_log(run)
+    found.update(_of_the_tokens(run))
+    if run.model is not None:
+        found.update(_of_the_model(run))
+    path = run.folder / "cost.json"
+    if path.is_file():
+        found["share of the machine's ceiling"] = json.loads(path.read_text("utf-8"))["mfu"]
+    return found
+
+
+def _of_the_log(run):
+    rows, steps = run.rows, run.config.get("steps", len(run.rows))
+    rates = [row["learning_rate"] for row in rows]
+    found = {"first loss, over ln(vocabulary)":
+             rows[0]["loss"] / math.log(run.manifest["vocab_size"]),
+             "learning rate, first step": rates[0], "learning rate, highest": max(rates),
+             "gradient norm, first step": rows[0]["gradient_norm"]}
+    for share in LANDMARKS:
+        at = round(share * steps)
+        near = rows[max(0, at - max(1, steps // 50)):at]
+        if 0 < at <= len(rows):
+            # Of a tenth on, the documentation in the mix would tell: stories are held out.
+            if share <= 0.1:
+                found[f"training loss at {share:.0%}"] = \
+                    statistics.fmean(row["loss"] for row in near)
+            found[f"gradient norm at {share:.0%}"] = \
+                statistics.median(row["gradient_norm"] for row in near)
+            for source, value in rows[at - 1]["held_out"].items():
+                if source in run.stories:
+                    found[f"bits per byte, {source}, at {share:.0%}"] = value
+    return found
+
+
+def _of_the_tokens(run):
+    seen, count = set(), 0
+    for entry in run.manifest["splits"]["train"].values():
+        stream = TokenStream(run.tokens, entry, run.manifest["dtype"], verify=False)
+        count += len(stream)
+        seen.update(hashlib.sha256(stream.document(n).tobytes()).digest()
+                    for n in range(len(stream)))
+    return {"different training documents, share": len(seen) / count}
+
+
+def _of_the_model(run):
+    found, copied, inputs = {}, 0, 0
+    for source in run.stories:
+        bits = []
+        for split in ("held_out", "train"):
+            documents = held_out(run.tokens, SCORED_TOKENS, split)[source]
+            size = sum(len(run.tokenizer.decode_bytes(ids[1:-1])) for ids in documents)
+            bits.append(nats(run.model, documents) / math.log(2) / max(1, size))
+        found[f"held-out over training bits per byte, {source}"] = bits[0] / bits[1]
+        for ids in held_out(run.tokens, 2000)[source]:
+            ids = torch.from_numpy(ids[:run.model.config.max_position_embeddings])
+            with torch.inference_mode():
+                copied += int((run.model(ids[None])[0].argmax(-1) == ids).sum())
+            inputs += len(ids)
+    if inputs:
+        found["repeats its input, share"] = copied / inputs
+    return found
+
+
+def make_bands(measured):
+    """Return {name: [low, high]} of several healthy runs' measures, of what all of them have."""
+    bands = {}
+    for name in measured[0]:
+        values = [m[name] for m in measured if name in m]
+        factor = next((f for start, f in FACTORS.items() if name.startswith(start)), FACTOR)
+        if len(values) == len(measured):
+            bands[name] = [float(f"{min(values) / factor:.4g}"),
+                           float(f"{max(values) * factor:.4g}")]
+    return bands
+
+
+# --- what holds for every run -------------------------------------------------------------------
+
+def sees_the_future(model):
+    """Tell whether a changed last id changes what the model says before it, packed or not."""
+    size = min(16, model.config.max_position_embeddings)
+    ids = torch.arange(size)[None] % model.config.vocab_size
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % model.config.vocab_size
+    documents = torch.zeros_like(ids)
+    with torch.inference_mode():
+        return any(not torch.allclose(model(ids, extra)[0, :-1], model(other, extra)[0, :-1],
+                                      atol=1e-4) for extra in (None, documents))
+
+
+def foreign_tokenizer(run):
+    """Tell whether the run's tokenizer.json did not write its tokens."""
+    known = run.manifest["tokenizer_sha256"]
+    if known and known != hashlib.sha256(run.tokenizer_path.read_bytes()).hexdigest():
+        return True
+    try:
+        for source, documents in held_out(run.tokens, 2000).items():
+            for ids in documents:
+                text = ids[1:-1].tolist()
+                if list(run.tokenizer.encode(run.tokenizer.decode(text))) != text:
+                    return True
+    except ValueError:  # an id that it does not have
+        return True
+    return False
+
+
+def below_the_floor(run):
+    """Return which text the model predicts better than possible: of "training", "held-out"."""
+    tail = run.rows[-max(1, len(run.rows) // 20):]
+    train, served = run.manifest["splits"]["train"], run.state.get("loader", {}).get("served")
+    shares = served or {source: entry["tokens"] for source, entry in train.items()}
+    floor = sum(share * -train[s]["log2_probability"] * math.log(2) / train[s]["tokens"]
+                for s, share in shares.items() if train[s]["log2_probability"] is not None)
+    found = set()
+    if statistics.fmean(row["loss"] for row in tail) < 0.95 * floor / sum(shares.values()):
+        found.add("training")
+    last = next((row["held_out"] for row in reversed(run.rows) if row["held_out"]), {})
+    if any(last[s] < 0.95 * run.floor(s) for s in run.stories if s in last):
+        found.add("held-out")
+    return found
+
+
+# --- the diagnosis ------------------------------------------------------------------------------
+
+CAUSES = {
+    "future": "the attention mask leaks the future: a position sees the token that it is to "
+              "predict. Look at the causal mask, also of packed documents.",
+    "shift": "the targets are not shifted: the model has learnt to repeat its input. The target "
+             "of a position is the token after it.",
+    "tokenizer": "tokenizer mismatch: the tokenizer.json of the run did not write its tokens. "
+                 "Build the tokens and train again.",
+    "copies": "duplicated data: the same documents come again and again, and the model learns "
+              "them by heart. Deduplicate (python -m nanoseek.curate), or train for fewer epochs.",
+    "init": "wrong initialisation: before its first step a model should know nothing, a loss of "
+            "ln(vocabulary), with gradients of the usual size. Look at initializer_range.",
+    "high": "learning rate too high.", "low": "learning rate too low.",
+    "warmup": "no warm-up: the first steps are as large as the largest. Give --warmup_steps.",
+    "unknown": "none of the usual ones is plain: look at what is marked, at the samples, and at "
+               "the data.",
+}
+
+
+def diagnose(run, measured, off):
+    """Return the names of the likely causes (keys of CAUSES), most telling first.
+
+    off: {measure: 1 or -1} of what lies above or below its band. A fault that explains others
+    silences them: a model that sees the answers has no normal loss, and no normal gap.
+    """
+    below, found = below_the_floor(run), []
+    repeats = measured.get("repeats its input, share", 0)
+    if run.model is not None and sees_the_future(run.model) or below == {"training", "held-out"}:
+        found.append("future")
+    elif repeats > 0.9 or off.get("repeats its input, share") == 1 and "training" in below:
+        found.append("shift")
+    if foreign_tokenizer(run):
+        found.append("tokenizer")
+    if measured["different training documents, share"] < 0.9 or not found and any(
+            sign == 1 for name, sign in off.items() if name.startswith("held-out over")):
+        found.append("copies")
+    if {"future", "shift"} & set(found):
+        return found
+    if any(name.startswith("first loss") or name == "gradient norm, first step" for name in off):
+        found.append("init")
+    highest = off.get("learning rate, highest")
+    if highest:
+        found.append("high" if highest == 1 else "low")
+    elif off.get("learning rate, first step") == 1:
+        found.append("warmup")
+    return found or ["unknown"] * any(not name.startswith("share of") for name in off)
+
+
+def other_recipe(config, bands):
+    """Return in words how a run's recipe differs from that of the bands, "" where it does not."""
+    return ", ".join(f"{name} {config[name]} for {bands['recipe'][name]}" for name in RECIPE
+                     if name in config and config[name] != bands["recipe"][name])
+
+
+def check(folder, bands):
+    """Return (report, names of the likely causes) of a run; bands: what bands.json holds."""
+    run = Run(folder)
+    measured, differs = measure(run), other_recipe(run.config, bands)
+    limits = {} if differs else bands["bands"]
+    off = {name: 1 if value > limits[name][1] else -1 for name, value in measured.items()
+           if name in limits and not limits[name][0] <= value <= limits[name][1]}
+    slow = off.pop("share of the machine's ceiling", 0) == -1
+    off = {name: sign for name, sign in off.items() if not name.startswith("share of")}
+    causes = diagnose(run, measured, off)
+    lines = [f"{folder}: {len(run.rows)} steps"
+             + (f" of {run.config['steps']}" if run.config else ", and no checkpoint yet")
+             + (f"; beside {bands['seeds']} healthy runs of the tiny recipe" if limits else "")]
+    lines += _table(measured, limits, off)
+    if differs:
+        lines.append(f"another recipe than the bands' ({differs}): only what holds for every run "
+                     "was checked")
+    if run.cut:
+        lines.append("the last line of log.jsonl is cut off: the run was stopped while it wrote")
+    if slow:
+        lines.append("slow: other programs may keep the processor busy, or the rows are too short")
+    lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
+    return "\n".join(lines), causes
+
+
+def _table(measured, limits, off):
+    width = max(map(len, measured)) + 2
+    yield f"{'':<{width}}{'this run':>10}" + f"{'healthy':>20}" * bool(limits)
+    for name, value in measured.items():
+        band = "{:.4g} – {:.4g}".format(*limits[name]) if name in limits else ""
+        mark = {1: "  too high", -1: "  too low"}.get(off.get(name), "")
+        yield f"{name:<{width}}{value:>10.4g}{band:>20}{mark}".rstrip()
+
+
+def read_bands(path=BANDS):
+    """Return what bands.json holds; raises ValueError when it is missing or damaged."""
+    try:
+        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("recipe", "seeds", "bands")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no bands ({error!r}): make them with "
+                         "python tutorials/experiments/reference_bands.py") from None
+
+
+def main(argv):
+    """Print the health of a run; return 1 where something is off."""
+    parser = cli.Parser("nanoseek.evaluate check", "Hold a run against healthy ones.")
+    parser.add_argument("folder", help="a run")
+    parser.add_argument("--bands", default=BANDS, help="the reference (default: beside the code)")
+    args = parser.parse_args(argv)
+    report, causes = check(args.folder, read_bands(args.bands))
+    print(report)
+    return 1 if causes else 0

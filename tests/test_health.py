@@ -1,0 +1,171 @@
+"""health.py: planted bugs are caught and named, healthy runs raise nothing, cut logs are told."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+
+import pytest
+
+from nanoseek import cli, evaluate, health
+from nanoseek.model import ModelConfig, Transformer
+from nanoseek.tokenizer import Tokenizer
+from nanoseek.train import TrainConfig
+
+EXPERIMENTS = pathlib.Path(__file__).parent.parent / "tutorials" / "experiments"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+planted = script("planted_bugs")
+# Seconds a run. The checks are those of the large recipe; the bands are made for this one.
+CONFIG = TrainConfig(steps=80, batch_size=4, row_length=128, eval_every=16, save_every=80,
+                     warmup_steps=8, model=ModelConfig(
+                         vocab_size=300, hidden_size=32, intermediate_size=48,
+                         num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Data, and bands of three healthy runs."""
+    folder = tmp_path_factory.mktemp("health")
+    documents = planted.write_documents(300, 20)
+    tokenizer = Tokenizer.train([d["text"] for d in documents], CONFIG.model.vocab_size)
+    planted.write_data(folder / "data", documents, tokenizer)
+    tokens = folder / "data" / "tokens"
+    return folder, documents, tokenizer, tokens, planted.small_bands(CONFIG, folder, tokens,
+                                                                     range(3))
+
+
+def test_healthy_runs_of_other_seeds_raise_nothing(bench):
+    folder, _, _, tokens, bands = bench
+    for run in planted.healthy(CONFIG, folder, tokens, (11, 12)):
+        report, causes = health.check(run, bands)
+        assert causes == [] and "healthy: nothing is off" in report, report
+
+
+@pytest.mark.parametrize("name", planted.BUGS)
+def test_each_planted_bug_is_caught_and_named(bench, name):
+    folder, documents, tokenizer, tokens, bands = bench
+    report, causes = planted.plant(name, CONFIG, documents, tokenizer,
+                                   folder / name.replace(" ", "-"), tokens, bands)
+    assert causes == [planted.BUGS[name][2]], report
+    assert f"likely cause: {health.CAUSES[causes[0]]}" in report and "healthy: " not in report
+
+
+def test_another_recipe_is_told_and_not_held_to_the_bands(bench):
+    folder, _, _, _, bands = bench
+    other = {**bands, "recipe": {**bands["recipe"], "steps": 999, "hidden_size": 64},
+             "bands": {name: [1e9, 2e9] for name in bands["bands"]}}
+    report, causes = health.check(folder / "healthy-0", other)
+    assert causes == [] and "steps 80 for 999, hidden_size 32 for 64" in report
+    assert "too low" not in report
+
+
+def test_a_run_that_knows_no_cause_says_so(bench):
+    folder, _, _, _, bands = bench
+    off = {**bands, "bands": {**bands["bands"], "bits per byte, stories_en, at 100%": [9, 10]}}
+    report, causes = health.check(folder / "healthy-0", off)
+    assert causes == ["unknown"] and "too low" in report
+
+
+def copy_run(bench, tmp_path, change):
+    """Copy a healthy run with its log changed: change(list of lines) → text."""
+    run = tmp_path / "run"
+    shutil.copytree(bench[0] / "healthy-0", run)
+    log = run / "log.jsonl"
+    log.write_text(change(log.read_text().splitlines(keepends=True)))
+    return run
+
+
+def test_a_log_cut_off_in_its_last_line_is_told_and_judged(bench, tmp_path):
+    run = copy_run(bench, tmp_path, lambda lines: "".join(lines[:50]) + lines[50][:20])
+    report, causes = health.check(run, bench[4])
+    assert causes == [] and "50 steps of 80" in report
+    assert "last line of log.jsonl is cut off" in report and "at 100%" not in report
+
+
+def test_rows_need_no_more_than_what_is_measured(bench, tmp_path):
+    keys = ("step", "loss", "gradient_norm", "learning_rate", "held_out")
+    run = copy_run(bench, tmp_path, lambda lines: "".join(json.dumps(
+        {k: v for k, v in json.loads(line).items() if k in keys} | {"new_key": [1]}) + "\n"
+        for line in lines))
+    (run / "cost.json").unlink()
+    assert health.check(run, bench[4])[1] == []
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda lines: "".join(lines[:9]) + "{\n" + "".join(lines[10:]), "line 10 is damaged"),
+    (lambda lines: "".join(lines[:9] + lines[30:]), "rows are missing"),
+    (lambda lines: "".join(lines[3:]), "rows are missing"),
+    (lambda lines: "".join(lines[:9]) + '{"step": 10}\n', "line 10 is damaged"),
+    (lambda lines: "", "holds no rows")])
+def test_a_damaged_log_is_one_clear_line(bench, tmp_path, capsys, change, message):
+    run = copy_run(bench, tmp_path, change)
+    (tmp_path / "bands.json").write_text(json.dumps(bench[4]))
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: evaluate.main(["check", str(run), "--bands",
+                                       str(tmp_path / "bands.json")]))
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1
+
+
+def test_exit_codes_and_missing_bands(bench, tmp_path, capsys):
+    run = str(bench[0] / "healthy-0")
+    (tmp_path / "bands.json").write_text(json.dumps(bench[4]))
+    assert evaluate.main(["check", run, "--bands", str(tmp_path / "bands.json")]) == 0
+    sick = {**bench[4], "bands": {"learning rate, highest": [0, 1e-9]}}
+    (tmp_path / "bands.json").write_text(json.dumps(sick))
+    assert evaluate.main(["check", run, "--bands", str(tmp_path / "bands.json")]) == 1
+    assert "learning rate too high" in capsys.readouterr().out
+    for text in ("{}", "no json", None):
+        path = tmp_path / "other.json"
+        path.write_text(text) if text else path.unlink()
+        with pytest.raises(ValueError, match="reference_bands.py"):
+            health.read_bands(path)
+    with pytest.raises(ValueError, match="holds no rows"):
+        health.check(tmp_path, bench[4])
+
+
+def test_the_future_is_seen_only_with_a_leaking_mask():
+    model = Transformer(ModelConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1))
+    assert not health.sees_the_future(model)
+    with planted.leaking():
+        assert health.sees_the_future(model)
+
+
+def test_bands_hold_every_run_that_they_were_made_of():
+    runs = [{"first loss": 1.0, "gradient norm": 2.0, "x": 5.0}, {"first loss": 1.02, "x": 6.0,
+                                                                  "gradient norm": 1.0}]
+    bands = health.make_bands(runs)
+    assert all(bands[name][0] <= value <= bands[name][1] for run in runs
+               for name, value in run.items())
+    assert bands["gradient norm"] == [0.5, 4.0] and bands["first loss"][1] < 1.1
+
+
+def test_the_reference_script_makes_bands_and_goes_on_where_it_was(tmp_path, capsys):
+    bands = script("reference_bands")
+    small = [f"--{k} {v}" for k, v in (
+        ("steps", 20), ("batch_size", 2), ("row_length", 64), ("warmup_steps", 2),
+        ("eval_every", 4), ("save_every", 10), ("hidden_size", 16), ("intermediate_size", 24),
+        ("num_hidden_layers", 1), ("num_attention_heads", 2), ("num_key_value_heads", 1))]
+    arguments = ["--seeds", "2", "--folder", str(tmp_path / "runs"), "--output",
+                 str(tmp_path / "bands.json"), "STORIES=200", "VOCAB=300",
+                 "TRAIN_ARGS=" + " ".join(small)]
+    bands.main(arguments)
+    found = health.read_bands(tmp_path / "bands.json")
+    assert found["seeds"] == 2 and found["recipe"]["steps"] == 20
+    runs = sorted(tmp_path.glob("runs/*/seed-*"))
+    assert [health.Run(run).config["seed"] for run in runs] == [0, 1]
+    assert "bits per byte, stories_zh, at 100%" in found["bands"]
+    assert not any("python_docs" in name for name in found["bands"])
+    times = [run.joinpath("cost.json").stat().st_mtime_ns for run in runs]
+    bands.main(arguments)
+    assert times == [run.joinpath("cost.json").stat().st_mtime_ns for run in runs]
+    for run in runs:
+        assert health.check(run, found)[1] == []

@@ -1,0 +1,195 @@
+"""Plant the usual bugs in training runs, one at a time, and see whether the health check names each.
+
+    python tutorials/experiments/planted_bugs.py                    # scaled down: 2 minutes
+    python tutorials/experiments/planted_bugs.py --run runs/tiny    # that run's own recipe and bands
+
+Scaled down, it first trains healthy runs for bands of its own; then healthy runs of other seeds,
+which must raise nothing, and a run with each bug. The bugs are planted the way they happen: in
+settings, in the data, or in the code that trains, which then also runs the check.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import pathlib
+import shutil
+import sys
+from unittest import mock
+
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from nanoseek import data, health
+from nanoseek.corpus import read_documents
+from nanoseek.model import ModelConfig
+from nanoseek.stories import LANGUAGES, stories
+from nanoseek.tokenizer import Tokenizer
+from nanoseek.train import TrainConfig, train
+
+SMALL = TrainConfig(steps=240, batch_size=8, row_length=128, eval_every=48, save_every=240,
+                    warmup_steps=12, model=ModelConfig(
+                        vocab_size=512, hidden_size=64, intermediate_size=176))
+
+
+def write_data(folder, documents, tokenizer, encode=None):
+    """Write tokenizer.json and tokens; with `encode`, ids of another tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    data.write_shards(documents, encode or tokenizer.encode, folder / "tokens",
+                      tokenizer.vocab_size, tokenizer.eot_id, folder / "tokenizer.json")
+
+
+def write_documents(count, held_out):
+    """Return stories of both languages, the first `held_out` of each held out."""
+    return [{"text": s.text, "source": s.source, "log2_probability": s.log2_probability,
+             "split": "held_out" if n < held_out else "train"}
+            for language in LANGUAGES for n, s in enumerate(stories(language, count, 0))]
+
+
+# --- the bugs: each changes settings, documents or ids, or the code while it trains ------------
+
+def too_high(config):
+    return dataclasses.replace(config, learning_rate=config.learning_rate * 8)
+
+
+def no_warmup(config):
+    return dataclasses.replace(config, warmup_steps=0)
+
+
+def wild_weights(config):
+    model = dataclasses.replace(config.model, initializer_range=10 * config.model.initializer_range)
+    return dataclasses.replace(config, model=model)
+
+
+def duplicated(documents):
+    """Return as many training documents, a twentieth of them twenty times over."""
+    several = [d for d in documents if d.get("split") != "held_out"]
+    return [d for d in documents if d.get("split") == "held_out"] + several[::20] * 20
+
+
+@contextlib.contextmanager
+def not_shifted():
+    real = data.Loader.next_batch
+
+    def next_batch(self, *sizes, **named):
+        batch = real(self, *sizes, **named)
+        return batch._replace(targets=batch.inputs)
+    with mock.patch.object(data.Loader, "next_batch", next_batch):
+        yield
+
+
+@contextlib.contextmanager
+def leaking():
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(q, k, v, attn_mask=None, *rest, is_causal=False, **more):
+        return real(q, k, v, None, *rest, is_causal=False, **more)
+    with mock.patch("torch.nn.functional.scaled_dot_product_attention", attention):
+        yield
+
+
+BUGS = {  # name: (what is planted, where, the cause that the check must name)
+    "learning rate too high": (too_high, "config", "high"),
+    "no warm-up": (no_warmup, "config", "warmup"),
+    "targets not shifted": (not_shifted, "code", "shift"),
+    "mask leaks the future": (leaking, "code", "future"),
+    "wrong initialisation": (wild_weights, "config", "init"),
+    "duplicated data": (duplicated, "data", "copies"),
+    "tokenizer mismatch": (None, "ids", "tokenizer"),
+}
+
+
+def trained(config, folder, tokens):
+    """Train quietly in `folder`, anew where a run was half done; return the folder."""
+    if not (folder / "cost.json").is_file():
+        for name in ("checkpoints", "log.jsonl"):
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ValueError):
+            # A run whose loss is no longer finite ends with a ValueError, and is checked as it is.
+            train(dataclasses.replace(config, out=str(folder), tokens=str(tokens)))
+    return folder
+
+
+def plant(name, config, documents, tokenizer, folder, tokens, bands):
+    """Train with one bug of BUGS in `folder`; return (report, causes) of the health check."""
+    change, where, _ = BUGS[name]
+    if where == "config":
+        config = change(config)
+    elif where in ("data", "ids") and not (folder / "tokens").exists():
+        encode = None
+        if where == "ids":  # of a tokenizer that has seen one language only
+            one = documents[-1]["source"]
+            encode = Tokenizer.train([d["text"] for d in documents if d["source"] == one],
+                                     tokenizer.vocab_size).encode
+        write_data(folder, change(documents) if change else documents, tokenizer, encode)
+    if where in ("data", "ids"):
+        tokens = folder / "tokens"
+    with change() if where == "code" else contextlib.nullcontext():
+        return health.check(trained(config, folder, tokens), bands)
+
+
+def healthy(config, folder, tokens, seeds):
+    """Train healthy runs; return their folders."""
+    return [trained(dataclasses.replace(config, seed=seed), folder / f"healthy-{seed}", tokens)
+            for seed in seeds]
+
+
+def small_bands(config, folder, tokens, seeds):
+    """Return bands of healthy runs of a recipe."""
+    measured = [health.measure(health.Run(run))
+                for run in healthy(config, folder, tokens, seeds)]
+    for found in measured:  # timings of so small runs say nothing
+        found.pop("share of the machine's ceiling", None)
+    flat = {**dataclasses.asdict(config), **dataclasses.asdict(config.model)}
+    return {"recipe": {name: flat[name] for name in health.RECIPE}, "seeds": len(measured),
+            "bands": health.make_bands(measured)}
+
+
+def config_of(run):
+    """Return the TrainConfig of a finished run."""
+    flat = health.Run(run).config
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"model"}
+    return TrainConfig(**{k: v for k, v in flat.items() if k in names},
+                       model=ModelConfig(**flat["model"]))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", help="a finished run, whose recipe, data and bands are taken")
+    parser.add_argument("--folder", default="runs/planted", help="where the runs go")
+    parser.add_argument("--healthy", type=int, default=2, help="healthy runs to check as well")
+    args = parser.parse_args(argv)
+    folder = pathlib.Path(args.folder) / ("own" if args.run else "small")
+    if args.run:
+        run = pathlib.Path(args.run)
+        config, tokens, bands = config_of(run), run / "tokens", health.read_bands()
+        documents = list(read_documents(run / "clean.jsonl"))
+        tokenizer = Tokenizer.load(run / "tokenizer.json")
+    else:
+        config, tokens, documents = SMALL, folder / "data" / "tokens", write_documents(2000, 60)
+        tokenizer = Tokenizer.train([d["text"] for d in documents], SMALL.model.vocab_size)
+        if not tokens.exists():
+            write_data(folder / "data", documents, tokenizer)
+        bands = small_bands(config, folder, tokens, range(3))
+    failed = 0
+    print(f"{'planted':<26}{'named':<7}what the check says", flush=True)
+    for run in healthy(config, folder, tokens, range(10, 10 + args.healthy)):
+        report, causes = health.check(run, bands)
+        failed += bool(causes)
+        print(f"{'nothing, another seed':<26}{'no' if causes else 'yes':<7}"
+              f"{report.splitlines()[-1]}", flush=True)
+    for name, (_, _, cause) in BUGS.items():
+        report, causes = plant(name, config, documents, tokenizer,
+                               folder / name.replace(" ", "-"), tokens, bands)
+        failed += causes != [cause]
+        print(f"{name:<26}{'yes' if causes == [cause] else 'no':<7}"
+              f"{'; '.join(health.CAUSES[c] for c in causes) or 'healthy'}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
