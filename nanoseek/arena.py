@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from nanoseek import cli
-from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
+from nanoseek.cloze import ABILITIES, CHANCE, questions
 from nanoseek.evaluate import (answer, beside, by_ability, floor_of, held_out_documents,
-                               open_subject, opening, tell, text_nats, trained_on, wilson)
+                               open_subject, opening, refuse_known, tell, text_nats,
+                               trained_on, wilson)
 from nanoseek.generate import stream
 from nanoseek.stories import check_story
 
@@ -233,20 +234,16 @@ def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0):
     language, and judged: stories of each language, both only where documents are stories.
     """
     subjects, names = [open_subject(f) for f in folders], [str(f).rstrip("/") for f in folders]
-    seen = [trained_on(f) for f in folders]
-    for name, digests in zip(names, seen):
-        texts = [d["text"] for several in documents.values() for d in several]
-        known = sum(digest(text) in digests for text in texts)
-        if known:
-            raise ValueError(f"{name} was trained on {known} of the {len(texts)} documents to be "
-                             "scored: name text that no model has seen, with --text")
+    for folder in folders:
+        refuse_known(folder, documents)
     stories = {source: d for source, d in documents.items() if floor_of(d)}
     prompts = prompts or [opening(several[n]["text"], 4) for several in
                           (stories or documents).values() for n in range(min(2, len(several)))]
     texts = side_by_side(names, subjects, prompts)  # first: it refuses prompts that do not fit
     rows, values = byte_rows(subjects, documents)
     if stories and cloze:
-        rows += cloze_rows(subjects, questions(cloze, seed, avoid=frozenset().union(*seen)))
+        known = frozenset().union(*map(trained_on, folders))
+        rows += cloze_rows(subjects, questions(cloze, seed, avoid=known))
     if stories and judged:
         rows += story_rows(subjects, stories, judged)
     signs, lines = verdicts(names, rows)

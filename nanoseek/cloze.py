@@ -32,9 +32,9 @@ CHANCE = {ability: 1 / (2 if ability == "pronoun" else CHOICES) for ability in A
 KEYS = {  # the columns that a word in question may be written in, and the lists it comes from
     "name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}),
     "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
-# Four draws from one list are all as likely to be the commonest of the four, given that they differ:
-# so these questions are given up, not drawn again, where two are the same. Else the right word,
-# drawn first, would be the commoner one, and who knows only that would be right half the time.
+# Of four draws from one list, given that they differ, each is as likely to be the commonest: so these
+# questions are given up, not drawn again, where two are the same. Else the right word, drawn first,
+# would be the commoner one, and who knows only that would be right half the time.
 DRAWN_ALIKE = ("name", "object")
 DRAWS = 40  # wrong choices tried for a question before it is given up
 

@@ -270,7 +270,7 @@ def beside(folder, name):
     """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
     its tokens from another run; None where there is none."""
     folder = pathlib.Path(folder)
-    places = [folder, folder.parent.parent]
+    places = [folder, *[folder.parent.parent] * (folder.parent.name == "checkpoints")]
     for state in [find_checkpoint(folder) / "trainer.json"] * (name != "cost.json"):
         if state.is_file():
             tokens = json.loads(state.read_text(encoding="utf-8"))["config"].get("tokens")
@@ -283,6 +283,16 @@ def trained_on(folder):
     path = beside(folder, "clean.jsonl")
     return {digest(d["text"]) for d in read_documents(path)
             if d.get("split") != "held_out"} if path else set()
+
+
+def refuse_known(folder, documents):
+    """Raise ValueError when a run was trained on any of these documents, {source: [document]}."""
+    texts = [d["text"] for several in documents.values() for d in several]
+    known = trained_on(folder)
+    count = sum(digest(text) in known for text in texts)
+    if count:
+        raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to be "
+                         "scored: name text that no model has seen, with --text")
 
 
 # --- cloze questions ---------------------------------------------------------------------------
@@ -472,7 +482,9 @@ def main(argv=None):
         parser.error("samples, judged and cloze must be at least 0")
     subject = open_subject(args.folder)
     if args.text:
-        scores = score_texts(subject, held_out_documents(args.text))
+        documents = held_out_documents(args.text)
+        refuse_known(args.folder, documents)
+        scores = score_texts(subject, documents)
     else:
         tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
         scores = evaluate(subject.model, tokens)

@@ -87,9 +87,12 @@ class Run:
         return -entry["log2_probability"] / entry["bytes"]
 
 
-def measure(run):
-    """Return the numbers of a Run by name: those that its log and checkpoint allow."""
-    found = _of_the_log(run)
+def measure(run, steps=None):
+    """Return the numbers of a Run by name: those that its log and checkpoint allow.
+
+    steps: how many the run is to have, where no checkpoint says it.
+    """
+    found = _of_the_log(run, run.config.get("steps", steps))
     found.update(_of_the_tokens(run))
     if run.model is not None:
         found.update(_of_the_model(run))
@@ -99,9 +102,8 @@ def measure(run):
     return found
 
 
-def _of_the_log(run):
-    rows, steps = run.rows, run.config.get("steps", len(run.rows))
-    rates = [row["learning_rate"] for row in rows]
+def _of_the_log(run, steps):
+    rows, rates = run.rows, [row["learning_rate"] for row in run.rows]
     found = {"first loss, over ln(vocabulary)":
              rows[0]["loss"] / math.log(run.manifest["vocab_size"]),
              "learning rate, first step": rates[0], "learning rate, highest": max(rates),
@@ -267,7 +269,7 @@ def other_recipe(config, bands):
 def check(folder, bands):
     """Return (report, names of the likely causes) of a run; bands: what bands.json holds."""
     run = Run(folder)
-    measured, differs = measure(run), other_recipe(run.config, bands)
+    measured, differs = measure(run, bands["recipe"]["steps"]), other_recipe(run.config, bands)
     limits = {} if differs else bands["bands"]
     off = {name: 1 if value > limits[name][1] else -1 for name, value in measured.items()
            if name in limits and not limits[name][0] <= value <= limits[name][1]}
@@ -275,7 +277,7 @@ def check(folder, bands):
     off = {name: sign for name, sign in off.items() if not name.startswith("share of")}
     causes = diagnose(run, measured, off)
     lines = [f"{folder}: {len(run.rows)} steps"
-             + (f" of {run.config['steps']}" if run.config else ", and no checkpoint yet")
+             + (f" of {run.config['steps']}" if run.config else ", no checkpoint yet")
              + (f"; beside {bands['seeds']} healthy runs of the tiny recipe" if limits else "")]
     lines += _table(measured, limits, off)
     if differs:

@@ -537,7 +537,8 @@ class Plan:
         for node, state in places:
             for after in self.follow[node]:
                 guards, pieces = self.nodes[after]
-                if (not many or self._may(after, line)) and all(self.rules.holds(g, None, state) for g in guards):
+                if (not many or self._may(after, line)) and \
+                        all(self.rules.holds(g, None, state) for g in guards):
                     for at, new, _ in reader.read(pieces, line, [(0, state, 0.0)]):
                         if at == len(line):
                             found[(after, *map(id, new.values()))] = (after, new)

@@ -1,4 +1,4 @@
-"""arena.py and what evaluate.py does for any folder: the same scores as transformers, fair pairs."""
+"""arena.py, and evaluate.py for any folder: the scores of transformers, fair pairs."""
 
 import json
 import math

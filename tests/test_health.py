@@ -90,6 +90,16 @@ def test_a_log_cut_off_in_its_last_line_is_told_and_judged(bench, tmp_path):
     assert "last line of log.jsonl is cut off" in report and "at 100%" not in report
 
 
+def test_a_run_that_ended_before_its_first_checkpoint_is_judged_by_its_log(bench, tmp_path):
+    run = copy_run(bench, tmp_path, lambda lines: "".join(lines[:20]))
+    shutil.rmtree(run / "checkpoints")
+    for name in ("tokens", "tokenizer.json"):
+        (run / name).symlink_to(bench[0] / "data" / name)
+    report, causes = health.check(run, bench[4])
+    assert causes == [] and "no checkpoint yet" in report and "stories_en, at 20%" in report
+    assert "at 40%" not in report and "repeats" not in report
+
+
 def test_rows_need_no_more_than_what_is_measured(bench, tmp_path):
     keys = ("step", "loss", "gradient_norm", "learning_rate", "held_out")
     run = copy_run(bench, tmp_path, lambda lines: "".join(json.dumps(

@@ -1,7 +1,7 @@
-"""Plant the usual bugs in training runs, one at a time, and see whether the health check names each.
+"""Plant the usual bugs in training runs, one at a time: does the health check name each?
 
     python tutorials/experiments/planted_bugs.py                    # scaled down: 2 minutes
-    python tutorials/experiments/planted_bugs.py --run runs/tiny    # that run's own recipe and bands
+    python tutorials/experiments/planted_bugs.py --run runs/tiny    # its recipe, bands.json
 
 Scaled down, it first trains healthy runs for bands of its own; then healthy runs of other seeds,
 which must raise nothing, and a run with each bug. The bugs are planted the way they happen: in

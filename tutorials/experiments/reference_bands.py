@@ -4,8 +4,8 @@
     python tutorials/experiments/reference_bands.py --seeds 2 --output b.json \\
         STORIES=400 TRAIN_ARGS="--steps 50"                             # scaled down
 
-The recipe is that of `make train-tiny`, which does the work, 2 to 3 minutes a seed on two cores; what
-stands after the flags goes to make. Stopped, the same command goes on where it was; a changed
+The recipe is that of `make train-tiny`, which does the work, 2 to 3 minutes a seed on two cores;
+what stands after the flags goes to make. Stopped, the same command goes on where it was; a changed
 recipe (word lists, Makefile, preset) starts anew. The seed decides the weights' start and the
 order of the data; the data are the same.
 """
@@ -49,7 +49,7 @@ def train_seed(folder, seed, variables):
     # Inside another make its flags must not reach this one.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     subprocess.run(["make", f"RUN={run}", f"SEED={seed}", *variables, f"{run}/cost.json"],
-                   cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
+                   cwd=ROOT, env=environment, check=True)
     return run
 
 
