@@ -29,7 +29,9 @@ from nanoseek.stories import check_story
 NAME = "arena"
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: "▲", -1: "▼", 0: "≈"}
-LEGEND = "▲ better than the first model, ▼ worse, ≈ not to be told apart from it"
+LEGEND = """▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the floor:
+mean over the sources of the way from knowing only how frequent each byte is to the floor (or to 0
+bits per byte, where no floor is known)"""
 
 
 class Row(NamedTuple):
@@ -237,8 +239,8 @@ def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0):
     for folder in folders:
         refuse_known(folder, documents)
     stories = {source: d for source, d in documents.items() if floor_of(d)}
-    prompts = prompts or [opening(several[n]["text"], 4) for several in
-                          (stories or documents).values() for n in range(min(2, len(several)))]
+    prompts = prompts or [start for several in (stories or documents).values() for start in
+                          list(dict.fromkeys(opening(d["text"], 3) for d in several))[:2]]
     texts = side_by_side(names, subjects, prompts)  # first: it refuses prompts that do not fit
     rows, values = byte_rows(subjects, documents)
     if stories and cloze:
