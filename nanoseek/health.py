@@ -248,7 +248,7 @@ def diagnose(run, measured, off):
     if measured["different training documents, share"] < 0.9 or not found and any(
             sign == 1 for name, sign in off.items() if name.startswith("held-out over")):
         found.append("copies")
-    if {"future", "shift"} & set(found):
+    if {"future", "shift", "tokenizer"} & set(found):
         return found
     if any(name.startswith("first loss") or name == "gradient norm, first step" for name in off):
         found.append("init")
