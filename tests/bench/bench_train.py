@@ -84,6 +84,8 @@ def main():
                                      eval_every=steps, save_every=steps)
         with contextlib.redirect_stdout(io.StringIO()), clock(20, steps - 1) as parts:
             run = train.train(config)
+        if run is None:  # asked to stop
+            sys.exit(130)
         saves = []
         for _ in range(7):
             began = time.perf_counter()
