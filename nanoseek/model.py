@@ -164,7 +164,6 @@ class KVCache:
                  config.head_size)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.layers = list(zip(self.keys, self.values))  # views
         self.starts = starts
         self.length = 0  # positions seen; Transformer moves it on after the last layer
         # Computed once: for a small model it would cost as much per token as a layer.
@@ -184,7 +183,7 @@ class KVCache:
         """Store keys and values (B, K, T, D) of new positions; return those (B, K, S, D) to see."""
         start, new = self.length, keys.shape[2]
         end, found = start + new, []
-        for kept, more in zip(self.layers[layer], (keys, values)):
+        for kept, more in ((self.keys[layer], keys), (self.values[layer], values)):
             if end <= self.size or new == 1:
                 slot = start if end <= self.size else start % self.size
                 kept[:, :, slot:slot + new] = more

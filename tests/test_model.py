@@ -263,16 +263,17 @@ def saved_bytes(model, ids):
     Saved tensors are caught by autograd's hooks. Those that selective checkpointing keeps do not
     pass there, but they are Python objects.
     """
-    old = {t.untyped_storage().data_ptr() for t in gc.get_objects() if isinstance(t, torch.Tensor)}
-    saved = []
+    def tensors():
+        return [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+    old, saved = {t.untyped_storage().data_ptr() for t in tensors()}, []
 
     def pack(tensor):
         saved.append(tensor)
         return tensor
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         logits = model.hidden(ids)
-    alive = saved + [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t is not logits]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()
+                for t in saved + tensors() if t is not logits}
     return sum(size for address, size in storages.items() if address not in old)
 
 
