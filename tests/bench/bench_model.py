@@ -70,7 +70,7 @@ def step(model, ids, documents=None):
     return run
 
 
-def train(rounds=15):
+def train(rounds=10):
     """A step beside transformers', with torch's own choice of matrix products and with oneDNN's."""
     for products in ("torch's choice", "oneDNN"):
         if products == "oneDNN" and not use_exact_onednn():
