@@ -18,6 +18,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 
@@ -36,11 +37,11 @@ DEFAULTS = {"llama": {"sliding_window": None},
             "mistral": {"sliding_window": 4096, "num_key_value_heads": 8}}
 # What config.json may say that changes nothing, or only what we never do (sampling, training).
 NEUTRAL = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu",
-           "quantization_config": None}
+           "quantization_config": None, "rope_interleaved": False}
 IGNORED = {"architectures", "model_type", "rope_parameters", "transformers_version", "torch_dtype",
            "dtype", "use_cache", "pretraining_tp", "attention_dropout", "return_dict", "id2label",
            "label2id", "chunk_size_feed_forward", "bos_token_id", "eos_token_id", "pad_token_id",
-           "unk_token_id", "max_length", "auto_map", "rope_interleaved"}
+           "unk_token_id", "max_length", "auto_map"}
 
 
 def to_hugging_face(config, eot_id=None):
@@ -61,7 +62,7 @@ def to_hugging_face(config, eot_id=None):
 def from_hugging_face(settings):
     """Return the ModelConfig of a config.json; raise ValueError for what we cannot represent."""
     kind = settings.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"config.json describes a {kind!r} model: only Llama-family folders "
                          f"(model_type {' or '.join(ARCHITECTURES)}) can be opened")
     settings = {"rope_theta": 10000.0, "tie_word_embeddings": False,
@@ -74,6 +75,9 @@ def from_hugging_face(settings):
     rope = settings.get(name) or {}
     if not isinstance(rope, dict):
         raise ValueError(f"config.json has {name} = {rope!r}, which should be an object")
+    if name == "rope_parameters" and settings.get("rope_scaling") not in (None, {}, rope):
+        raise ValueError("config.json has both rope_parameters and rope_scaling, and they differ: "
+                         "remove the one that is wrong")
     settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
     settings["rope_scaling"] = _rope_scaling(rope)
     missing = sorted(fields - {"head_dim", "sliding_window", "rope_scaling"}
@@ -102,11 +106,17 @@ def _refuse_foreign(settings, kind, fields):
 def _rope_scaling(rope):
     """Return the RopeScaling of config.json's RoPE settings, None for none."""
     kind = rope.get("rope_type", rope.get("type", "default"))
+    names = [field.name for field in dataclasses.fields(RopeScaling)]
+    for name, value in rope.items():
+        known = {"rope_type", "type", "rope_theta", *(names if kind == "llama3" else ())}
+        if kind in ("default", "llama3") and name not in known and \
+                (name, value) != ("partial_rotary_factor", 1.0):
+            raise ValueError(f"config.json has {name} = {value!r} among its RoPE settings, which "
+                             "this model does not have")
     if kind == "default":
         return None
     if kind != "llama3":
         raise ValueError(f"config.json asks for RoPE scaling {kind!r}, which is not supported")
-    names = [field.name for field in dataclasses.fields(RopeScaling)]
     missing = [name for name in names if name not in rope]
     if missing:
         raise ValueError(f"config.json's RoPE scaling lacks {', '.join(missing)}")
@@ -246,7 +256,9 @@ def load_checkpoint(folder):
 
 def checkpoints(run):
     """Return the checkpoint folders of a run, oldest first, intact or not."""
-    return sorted((pathlib.Path(run) / "checkpoints").glob("step-*"))
+    # Only names that save_checkpoint gives: a reader's own copy beside them is none of ours.
+    return sorted(path for path in (pathlib.Path(run) / "checkpoints").glob("step-*")
+                  if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
 
 
 def newest_intact(run, say=print):
@@ -268,6 +280,8 @@ def find_checkpoint(folder):
     folder = pathlib.Path(folder)
     if not (folder / "config.json").is_file():
         found = newest_intact(folder)
+        if found is None and (folder / "log.jsonl").is_file():
+            raise ValueError(f"{folder} has no intact checkpoint yet: let it train on")
         if found is None:
             raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint: "
                              "name a run or a checkpoint folder")
@@ -339,7 +353,7 @@ def _read_json(path):
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged: it holds no object")

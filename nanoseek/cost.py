@@ -551,6 +551,8 @@ def _find_config(what):
     path = os.path.join(what, "config.json") if os.path.isdir(what) else what
     if what in PRESETS:
         return PRESETS[what]
+    if os.path.isfile(os.path.join(what, "log.jsonl")):
+        raise ValueError(f"{what} is a run that has not ended: it gets its price tag at its end")
     if not os.path.isfile(path):
         raise ValueError(f"{what} is neither a run, nor a config.json, nor a preset: choose "
                          f"{', '.join(PRESETS)}")

@@ -217,7 +217,12 @@ def open_subject(folder):
                          f"{model.config.vocab_size}: they do not belong together")
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     begin, end = (settings.get(f"{kind}_token_id") for kind in ("bos", "eos"))
-    end = end[0] if isinstance(end, list) and end else end  # Llama 3 lists several
+    end = next(iter(end), None) if isinstance(end, list) else end  # Llama 3 lists several
+    for value in (begin, end):
+        if value is not None and (type(value) is not int or
+                                  not 0 <= value < model.config.vocab_size):
+            raise ValueError(f"{folder / 'config.json'}: {value!r} begins or ends a document, but "
+                             f"the model has ids from 0 to {model.config.vocab_size - 1}")
     end = tokenizer.eot_id if end is None else end
     return Subject(model, tokenizer, end if begin is None else begin, end)
 
@@ -480,13 +485,15 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.samples, args.judged, args.cloze) < 0:
         parser.error("samples, judged and cloze must be at least 0")
+    args.folder = pathlib.Path(args.folder)
     subject = open_subject(args.folder)
     if args.text:
         documents = held_out_documents(args.text)
         refuse_known(args.folder, documents)
         scores = score_texts(subject, documents)
     else:
-        tokens = args.tokens or pathlib.Path(args.folder) / "tokens"
+        manifest = beside(args.folder, "tokens/manifest.json")
+        tokens = args.tokens or (manifest.parent if manifest else args.folder / "tokens")
         scores = evaluate(subject.model, tokens)
     print(format_scores(scores))
     if not args.text and (args.samples or args.judged):

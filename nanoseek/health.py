@@ -98,20 +98,29 @@ def measure(run, steps=None):
         found.update(_of_the_model(run))
     path = run.folder / "cost.json"
     if path.is_file():
-        found["share of the machine's ceiling"] = json.loads(path.read_text("utf-8"))["mfu"]
+        try:
+            found["share of the machine's ceiling"] = float(json.loads(path.read_text("utf-8"))["mfu"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path} is damaged: finish the run again") from None
     return found
+
+
+def _whole(rows):
+    """Return the rows whose loss and gradient were finite: the steps that were not skipped."""
+    return [row for row in rows if None not in (row["loss"], row["gradient_norm"])]
 
 
 def _of_the_log(run, steps):
     rows, rates = run.rows, [row["learning_rate"] for row in run.rows]
-    found = {"first loss, over ln(vocabulary)":
-             rows[0]["loss"] / math.log(run.manifest["vocab_size"]),
-             "learning rate, first step": rates[0], "learning rate, highest": max(rates),
-             "gradient norm, first step": rows[0]["gradient_norm"]}
+    found = {"learning rate, first step": rates[0], "learning rate, highest": max(rates)}
+    if _whole(rows[:1]):
+        found |= {"first loss, over ln(vocabulary)":
+                  rows[0]["loss"] / math.log(run.manifest["vocab_size"]),
+                  "gradient norm, first step": rows[0]["gradient_norm"]}
     for share in LANDMARKS:
         at = round(share * steps)
-        near = rows[max(0, at - max(1, steps // 50)):at]
-        if 0 < at <= len(rows):
+        near = _whole(rows[max(0, at - max(1, steps // 50)):at])
+        if 0 < at <= len(rows) and near:
             # Of a tenth on, the documentation in the mix would tell: stories are held out.
             if share <= 0.1:
                 found[f"training loss at {share:.0%}"] = \
@@ -197,13 +206,16 @@ def foreign_tokenizer(run):
 
 def below_the_floor(run):
     """Return which text the model predicts better than possible: of "training", "held-out"."""
-    tail = run.rows[-max(1, len(run.rows) // 20):]
-    train, served = run.manifest["splits"]["train"], run.state.get("loader", {}).get("served")
-    shares = served or {source: entry["tokens"] for source, entry in train.items()}
+    tail = _whole(run.rows[-max(1, len(run.rows) // 20):])
+    train = run.manifest["splits"]["train"]
+    shares = {source: entry["tokens"] for source, entry in train.items()}
+    if "loader" in run.state:  # the tokens that each source has served
+        shares = {source: (place["epoch"] + 1) * shares[source] - sum(place["left"])
+                  for source, place in run.state["loader"]["sources"].items()}
     floor = sum(share * -train[s]["log2_probability"] * math.log(2) / train[s]["tokens"]
                 for s, share in shares.items() if train[s]["log2_probability"] is not None)
     found = set()
-    if statistics.fmean(row["loss"] for row in tail) < 0.95 * floor / sum(shares.values()):
+    if tail and statistics.fmean(row["loss"] for row in tail) < 0.95 * floor / sum(shares.values()):
         found.add("training")
     last = next((row["held_out"] for row in reversed(run.rows) if row["held_out"]), {})
     if any(last[s] < 0.95 * run.floor(s) for s in run.stories if s in last):
@@ -297,7 +309,7 @@ def _table(measured, limits, off):
     for name, value in measured.items():
         band = "{:.4g} – {:.4g}".format(*limits[name]) if name in limits else ""
         mark = {1: "  too high", -1: "  too low"}.get(off.get(name), "")
-        yield f"{name:<{width}}{value:>10.4g}{band:>20}{mark}".rstrip()
+        yield f"{name:<{width}}{value:>10.4g}  {band:>18}{mark}".rstrip()
 
 
 def read_bands(path=BANDS):

@@ -66,6 +66,9 @@ class Run:
         config = self.config
         manifest = read_manifest(config.tokens_folder)
         if config.branch_from and not checkpoints(self.folder):
+            if not (pathlib.Path(config.branch_from) / "trainer.json").is_file():
+                raise ValueError(f"{config.branch_from} is no checkpoint of a run: name a folder "
+                                 "such as runs/a/checkpoints/step-00001200")
             verify(config.branch_from)
         self.fingerprint = fingerprint(config.tokens_folder)
         self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
@@ -260,7 +263,7 @@ class Batches:
 def as_json(config):
     """Return a TrainConfig as a flat dict, the model's fields among the others."""
     flat = dataclasses.asdict(config)
-    return {**flat, **flat.pop("model")}
+    return flat.pop("model") | flat
 
 
 def check_same(config, state, branching, fingerprint):

@@ -196,11 +196,15 @@ def why_skip(run, loss, norm):
         return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
     why = run.watch.objection(loss, norm)
     if run.watch.in_a_row > PATIENCE:
-        raise ValueError(
-            f"step {run.step + 1} diverged, as did {PATIENCE} before it: {why}. The last good "
-            f"checkpoint is {newest_intact(run.folder) or 'not there yet'}: go on from it with "
-            "--branch_from, another --out and a lower --learning_rate")
+        raise ValueError(diverged(run, run.step + 1, why))
     return why
+
+
+def diverged(run, step, why):
+    """Return what to say of a run that cannot go on."""
+    return (f"step {step} diverged: {why}. The last good checkpoint is "
+            f"{newest_intact(run.folder) or 'not there yet'}: go on from it with --branch_from, "
+            "another --out and a lower --learning_rate")
 
 
 def finite(number):
@@ -233,13 +237,15 @@ def take_steps(run):
             row = train_step(run)
             row |= measure(run, row, time.perf_counter() - began)
             last, stopping = run.step == config.steps, run.ranks.any(asked)
-            if last or run.step % config.eval_every == 0:
+            # Among steps that diverge, the weights may be spoilt already: nothing is made of them.
+            settled = not run.watch.in_a_row
+            if settled and (last or run.step % config.eval_every == 0):
                 row["held_out"] = quick_evaluation(run)
             run.write_log(row)
             show(run, row)
-            # Among steps that diverge, the weights may be spoilt already: no checkpoint of them.
-            due = (stopping or run.step % config.save_every == 0) and not run.watch.in_a_row
-            if last or due:
+            if last and row["loss"] is None:
+                raise ValueError(diverged(run, run.step, "its loss is not finite"))
+            if last or settled and (stopping or run.step % config.save_every == 0):
                 run.save(score=row.get("held_out"))
             if stopping and not last:
                 run.say(f"\nstopped after step {run.step}; the last checkpoint is "

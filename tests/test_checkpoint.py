@@ -104,7 +104,11 @@ def test_a_mistral_folder_that_names_no_window_has_the_usual_one(tmp_path):
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE scaling 'yarn'"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
     ({"rope_scaling": {**SCALING, "rope_type": "llama3", "factor": "8"}}, "factor is '8'"),
-    ({"rope_scaling": 8.0}, "rope_scaling = 8.0"),
+    ({"rope_scaling": 8.0}, "rope_scaling = 8.0"), ({"model_type": ["llama"]}, "'llama'"),
+    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary"),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+      "rope_scaling": {**SCALING, "rope_type": "llama3"}}, "both rope_parameters and rope_scaling"),
+    ({"rope_interleaved": True}, "rope_interleaved"),
     ({"sliding_window": 16}, "sliding_window = 16"),
     ({"embedding_multiplier": 12.0}, "unknown field embedding_multiplier = 12.0"),
     ({"hidden_size": "32"}, "hidden_size = '32'"), ({"vocab_size": 97.5}, "vocab_size = 97.5"),
@@ -118,6 +122,18 @@ def test_foreign_folders_are_refused_by_name(tmp_path, model, changes, message):
     rewrite_config(tmp_path / "m", **changes)
     with pytest.raises(ValueError, match=message):
         checkpoint.load_model(tmp_path / "m")
+
+
+def test_only_folders_that_a_run_named_are_its_checkpoints(tmp_path, model):
+    for step in (1, 2):
+        checkpoint.save_checkpoint(tmp_path, step, model, {}, {})
+    copy = tmp_path / "checkpoints" / "step-00000001-mine"
+    (tmp_path / "checkpoints" / "step-00000001").rename(copy)
+    (tmp_path / "checkpoints" / "step-00000003").write_text("no folder")
+    assert checkpoint.newest_intact(tmp_path).name == "step-00000002"
+    for step in (4, 5):
+        checkpoint.save_checkpoint(tmp_path, step, model, {}, {})
+    assert copy.is_dir()
 
 
 def test_a_pickle_is_never_opened(tmp_path, model):

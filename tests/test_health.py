@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import pathlib
 import shutil
 
@@ -107,6 +108,30 @@ def test_rows_need_no_more_than_what_is_measured(bench, tmp_path):
         for line in lines))
     (run / "cost.json").unlink()
     assert health.check(run, bench[4])[1] == []
+
+
+def test_steps_that_were_skipped_are_left_out(bench, tmp_path):
+    def skip(line):
+        return json.dumps(json.loads(line) | {"loss": None, "gradient_norm": None}) + "\n"
+    run = copy_run(bench, tmp_path, lambda lines: "".join(
+        skip(line) if number in (0, 30, len(lines) - 1) else line
+        for number, line in enumerate(lines)))
+    report, causes = health.check(run, bench[4])
+    assert causes == [] and "first loss" not in report and "training loss at 10%" in report
+
+
+def test_the_floor_of_training_text_is_that_of_the_tokens_served(bench):
+    run = health.Run(bench[0] / "healthy-0")
+    train = run.manifest["splits"]["train"]
+    floors = {s: -e["log2_probability"] * math.log(2) / e["tokens"] if e["log2_probability"] else 0
+              for s, e in train.items()}
+    some = next(s for s in run.stories)
+    run.state["loader"]["sources"] = {s: {"epoch": 0 if s == some else -1,
+                                          "left": [0]} for s in train}
+    run.rows = [row | {"loss": 0.96 * floors[some]} for row in run.rows]
+    assert "training" not in health.below_the_floor(run)
+    run.rows = [row | {"loss": 0.94 * floors[some]} for row in run.rows]
+    assert "training" in health.below_the_floor(run)
 
 
 @pytest.mark.parametrize("change, message", [

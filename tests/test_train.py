@@ -251,6 +251,15 @@ def test_a_run_that_keeps_diverging_stops_and_names_the_last_good_checkpoint(
     assert [row["step"] for row in rows if "skipped" in row] == [3, 6, 7, 8]
 
 
+def test_a_run_whose_last_step_diverges_saves_nothing_of_it(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    spoil(monkeypatch, {6, 12})  # evaluations were due after both
+    with pytest.raises(ValueError, match="step 12 diverged.*not finite.*step-00000008"):
+        train.train(settings(folder, model))
+    assert [path.name for path in checkpoints(folder)] == ["step-00000004", "step-00000008"]
+    assert not (folder / "cost.json").exists()
+
+
 def test_a_spike_is_skipped_alike_after_a_resume(tmp_path, monkeypatch):
     spoil(monkeypatch, {36}, 4.0)
     weights = []
@@ -408,7 +417,7 @@ def test_a_branch_that_departs_from_its_past_says_so_or_is_refused(tmp_path, mon
         begin(optimizer="adamw")
     with pytest.raises(ValueError, match="steps 12 ends before the branch begins, at step 12"):
         begin(steps=12)
-    with pytest.raises(ValueError, match="nowhere.*is missing"):
+    with pytest.raises(ValueError, match="nowhere is no checkpoint of a run"):
         begin(branch_from="nowhere")
     damaged = pathlib.Path(checkpoint) / "trainer.json"
     damaged.write_text("{}")
