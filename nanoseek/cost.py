@@ -157,8 +157,9 @@ def _layer_activations(config, low, copies):
 
     Follows model.py. Each norm keeps the normalised input and one scale, in fp32; attention its
     queries, keys, values (`copies` of them: three where a block of the sliding window reaches two
-    blocks back), output, and a log-sum-exp a head; the MLP gate, silu(gate), up and their product. Autocast casts the normalised input anew for
-    each of the five products that read it, fp32 shares it among them.
+    blocks back), output, and a log-sum-exp a head; the MLP gate, silu(gate), up and their product.
+    Autocast casts the normalised input anew for each of the five products that read it, fp32 shares
+    it among them.
     """
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp = _field(config, "intermediate_size")

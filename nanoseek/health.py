@@ -99,7 +99,8 @@ def measure(run, steps=None):
     path = run.folder / "cost.json"
     if path.is_file():
         try:
-            found["share of the machine's ceiling"] = float(json.loads(path.read_text("utf-8"))["mfu"])
+            tag = json.loads(path.read_text("utf-8"))
+            found["share of the machine's ceiling"] = float(tag["mfu"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: finish the run again") from None
     return found

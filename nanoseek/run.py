@@ -219,8 +219,8 @@ class Run:
 
     def micro_batches(self):
         """Yield ((inputs, targets, document_ids), its share of the step, whether more follow)."""
-        following = self.config.plan(self.step + 1)[1:] if self.step + 1 < self.config.steps else None
-        batch = self.batches.next(self.config.plan(self.step)[1:], following)
+        shape, following = (self.config.plan(step)[1:] for step in (self.step, self.step + 1))
+        batch = self.batches.next(shape, following if self.step + 1 < self.config.steps else None)
         parts = list(zip(*(part.to(self.device, non_blocking=True).split(self.rows_at_once)
                            for part in batch)))
         for number, (inputs, targets, documents) in enumerate(parts, 1):
