@@ -22,7 +22,7 @@ from nanoseek.model import loss
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", *HALVES)
-WORTH = 1.2  # how many times as fast half precision must be to be worth its lost digits
+WORTH = 1.1  # how many times as fast half precision must be to be worth its lost digits
 
 
 def pick_device(name, local_rank=0):
