@@ -251,6 +251,14 @@ def test_a_run_that_keeps_diverging_stops_and_names_the_last_good_checkpoint(
     assert [row["step"] for row in rows if "skipped" in row] == [3, 6, 7, 8]
 
 
+def test_a_changed_setting_of_the_model_is_refused_by_its_own_name(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model, steps=4))
+    changed = dataclasses.replace(model, rope_theta=500.0)
+    with pytest.raises(ValueError, match="changed: rope_theta from 10000.0 to 500.0$"):
+        Run(settings(folder, changed, steps=4), True)
+
+
 def test_a_run_whose_last_step_diverges_saves_nothing_of_it(tmp_path, monkeypatch):
     folder, model = make_run(tmp_path / "r")
     spoil(monkeypatch, {6, 12})  # evaluations were due after both
