@@ -1,5 +1,6 @@
 """evaluate.py: bits per byte against a plain sum, windows that score everything once."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanoseek import cli, data, evaluate
+from nanoseek.checkpoint import save_model
 from nanoseek.model import ModelConfig, Transformer
+from nanoseek.tokenizer import Tokenizer
 
 EOT = 256
 
@@ -51,7 +54,6 @@ def test_nats_equal_a_plain_sum_one_document_at_a_time(model):
 
 def test_nats_equal_transformers_own_loss(model, tmp_path):
     from transformers import AutoModelForCausalLM
-    from nanoseek.checkpoint import save_model
     save_model(model, tmp_path / "m")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
     ids = torch.randint(257, (1, 30), generator=torch.Generator().manual_seed(2))
@@ -89,6 +91,18 @@ def test_another_vocabulary_is_refused(model, tmp_path):
     data.write_shards([{"text": "a", "source": "s"}], lambda text: [1], tmp_path / "t", 300)
     with pytest.raises(ValueError, match="vocabulary of 300"):
         evaluate.evaluate(model, tmp_path / "t")
+
+
+@pytest.mark.parametrize("name, value", [("eos_token_id", 99999), ("eos_token_id", "x"),
+                                         ("bos_token_id", True), ("bos_token_id", [1])])
+def test_a_document_cannot_begin_or_end_with_what_is_no_id(model, tmp_path, name, value):
+    Tokenizer.train(["some text"], EOT + 1).save(tmp_path / "tokenizer.json")
+    save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
+    (tmp_path / "m" / "checksums.json").unlink()
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match="begins or ends a document"):
+        evaluate.open_subject(tmp_path / "m")
 
 
 def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):
