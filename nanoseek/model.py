@@ -31,6 +31,8 @@ from torch import nn
 from torch.utils.checkpoint import (CheckpointPolicy, checkpoint,
                                     create_selective_checkpoint_contexts)
 
+SCORES_CHUNK = 1 << 18  # attention scores at once on a CPU: 1 MB of fp32, which stays in the cache
+SHORT = 512  # keys up to which a CPU is faster with these than with torch's own kernel
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
 WINDOW_BLOCK = 64  # queries in a block of the sliding window, at least: fewer would idle a core
 CHECKPOINTING = ("none", "selective", "full")
@@ -207,6 +209,77 @@ def additive(visible, dtype):
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -math.inf)
 
 
+class _ShortAttention(torch.autograd.Function):
+    """Attention by plain matrix products, some heads at a time, scores computed again in backward.
+
+    On a CPU torch's kernel works in tiles so small that for short rows most of its time goes
+    beside the products: here it takes up to four times as long. What is kept for the backward
+    pass is the same: queries, keys, values and results, never the scores.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask):
+        B, H, T, D = q.shape
+        # The heads of a group lie end to end before their key-value head: (B·K, H/K·T, D).
+        q = (q * D ** -0.5).reshape(B * k.shape[1], -1, D)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, D)
+        y = torch.empty_like(q)
+        with torch.autocast("cpu", enabled=False):
+            for some in _ShortAttention.chunks(q, k):
+                y[some] = _ShortAttention.weights(q, k, mask, some, B) @ v[some]
+        ctx.save_for_backward(q, k, v, y, mask)
+        ctx.shape = B, H, T, D
+        return y.view(B, H, T, D)
+
+    @staticmethod
+    def chunks(q, k):
+        """Yield slices of the key-value heads, each with about SCORES_CHUNK scores."""
+        count = max(1, SCORES_CHUNK // (q.shape[1] * k.shape[1]))
+        for first in range(0, len(q), count):
+            yield slice(first, min(first + count, len(q)))
+
+    @staticmethod
+    def weights(q, k, mask, some, batch):
+        """Return the attention weights (heads, H/K·T, S) of some key-value heads."""
+        scores = q[some] @ k[some].mT
+        if mask is None:
+            S = k.shape[1]
+            mask = torch.full((S, S), -math.inf, dtype=q.dtype).triu_(1)
+        elif mask.ndim == 4:  # (B, 1, T, S): each head has its row's
+            mask = mask[torch.arange(some.start, some.stop) // (len(q) // batch)]
+        scores.view(len(scores), -1, *mask.shape[-2:]).add_(mask)
+        return scores.softmax(dim=-1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, y, mask = ctx.saved_tensors
+        grad = grad.reshape(q.shape)
+        along = (grad * y).sum(dim=-1, keepdim=True)
+        q_grad, k_grad, v_grad = (torch.empty_like(x) for x in (q, k, v))
+        for some in _ShortAttention.chunks(q, k):
+            weights = _ShortAttention.weights(q, k, mask, some, ctx.shape[0])
+            v_grad[some] = weights.mT @ grad[some]
+            scores_grad = (grad[some] @ v[some].mT).sub_(along[some]).mul_(weights)
+            q_grad[some] = scores_grad @ k[some]
+            k_grad[some] = scores_grad.mT @ q[some]
+        B, H, T, D = ctx.shape
+        return (q_grad.mul_(D ** -0.5).view(B, H, T, D), k_grad.unflatten(0, (B, -1)),
+                v_grad.unflatten(0, (B, -1)), None)
+
+
+def attend(q, k, v, mask=None):
+    """Return softmax(q·kᵀ/√D + mask)·v, (B, H, T, D), causal where no mask is given.
+
+    q (B, H, T, D); k and v (B, K, S, D), S = T without a mask; mask (T, S) or (B, 1, T, S).
+    """
+    T, S = q.shape[2], k.shape[2]
+    if q.is_cpu and q.dtype != torch.float16 and T > 1 and S <= SHORT \
+            and not torch.compiler.is_compiling():
+        return _ShortAttention.apply(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
+                                          enable_gqa=q.shape[1] != k.shape[1])
+
+
 def window_mask(window, document_ids):
     """Return (visible, back): the mask (B·n, 1, size, S) of n blocks of `size` queries, each beside
     the S = (back + 1)·size keys that its window reaches, for document_ids (B, T), none below 0."""
@@ -234,8 +307,7 @@ def window_attention(q, k, v, mask, back):
         x = F.pad(x, (0, 0, 0, 0, back * size, blocks * size - T))
         x = x.view(B, blocks + back, size, -1, D).transpose(2, 3)  # (B, back + n, heads, size, D)
         return torch.cat([x[:, i:i + blocks] for i in range(back + 1)], dim=3).flatten(0, 1)
-    y = F.scaled_dot_product_attention(cut(q, 0), cut(k, back), cut(v, back), mask,
-                                       enable_gqa=q.shape[2] != k.shape[2])
+    y = attend(cut(q, 0), cut(k, back), cut(v, back), mask)
     return y.unflatten(0, (B, blocks)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
 
@@ -280,7 +352,6 @@ class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_size
-        self.grouped = config.num_attention_heads != config.num_key_value_heads
         queries = config.num_attention_heads * config.head_size
         keys = config.num_key_value_heads * config.head_size
         self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
@@ -306,8 +377,7 @@ class Attention(nn.Module):
         else:
             if cache is None:
                 keys, values = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-            y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, mask,
-                                               is_causal=mask is None, enable_gqa=self.grouped)
+            y = attend(q.transpose(1, 2), keys, values, mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 

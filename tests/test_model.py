@@ -181,6 +181,7 @@ def test_a_sliding_window_equals_a_masked_reference(module, shape, length, docum
         return real(q, k, v, visible, enable_gqa=enable_gqa)
     expected_gradients, gradients = [], []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHORT", 0, raising=False)  # so that torch's function is called
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", masked)
         expected = plain(ids)
         expected_gradients = torch.autograd.grad(expected.square().mean(), plain.parameters())
@@ -189,6 +190,37 @@ def test_a_sliding_window_equals_a_masked_reference(module, shape, length, docum
     gradients = torch.autograd.grad(found.square().mean(), model.parameters())
     for one, other in zip(gradients, expected_gradients):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=st.integers(1, 3), kv=st.integers(1, 3), group=st.integers(1, 3),
+       queries=st.integers(2, 40), keys=st.integers(2, 40), size=st.sampled_from([1, 4, 6]),
+       kind=st.sampled_from(["causal", "shared", "by row"]), chunk=st.sampled_from([1, 500, 9999]),
+       seed=st.integers(0, 99))
+def test_attention_of_short_rows_equals_torchs(batch, kv, group, queries, keys, size, kind, chunk,
+                                               seed):
+    """In values and gradients, whatever the mask and however few heads a chunk holds."""
+    from nanoseek import model as module
+    generator = torch.Generator().manual_seed(seed)
+    keys = queries if kind == "causal" else keys
+    q = torch.randn(batch, queries, kv * group, size, generator=generator).double().transpose(1, 2)
+    k, v = torch.randn(2, batch, keys, kv, size, generator=generator).double().transpose(2, 3)
+    visible = torch.rand(batch if kind == "by row" else 1, 1, queries, keys,
+                         generator=generator) < 0.5
+    visible[..., 0] = True  # each query sees something
+    mask = None if kind == "causal" else module.additive(visible, torch.float64)
+    mask = mask[0, 0] if kind == "shared" else mask
+    upstream = torch.randn(batch, kv * group, queries, size, generator=generator).double()
+    found = []
+    for short in (64, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "SHORT", short)
+            patch.setattr(module, "SCORES_CHUNK", chunk)
+            inputs = [x.clone().requires_grad_() for x in (q, k, v)]
+            y = module.attend(*inputs, mask)
+            found.append((y, *torch.autograd.grad(y, inputs, upstream)))
+    for ours, torchs in zip(*found):
+        torch.testing.assert_close(ours, torchs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.contract
