@@ -37,7 +37,7 @@ export PYTHONUNBUFFERED := 1
 # Handed over in the environment, where quotes and spaces in them do no harm.
 export PYTHON PIP_ARGS TEXT PROMPT
 
-.PHONY: help setup train-tiny sample test tutorials lab bench clean FORCE
+.PHONY: help setup train-tiny sample test tutorials waterfall lab bench clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -49,6 +49,7 @@ help:
 	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
 	@echo '  make test                    run the tests'
 	@echo '  make tutorials               execute the notebooks into runs/tutorials'
+	@echo '  make waterfall QUICK=1       what each trick saves, measured here (without QUICK: hours)'
 	@echo '  make lab                     open the notebooks'
 	@echo '  make bench                   compare with peers; takes minutes'
 	@echo '  make setup                   only make .venv and install into it'
@@ -118,6 +119,10 @@ tutorials: .venv/tutorials-installed
 	    --output-dir ../runs/tutorials *.ipynb
 	@$(PY) tutorials/solutions/check.py
 	@echo "tutorials: all notebooks ran to their end; the executed copies are in runs/tutorials"
+
+# Results stay in runs/waterfall, or runs/waterfall-quick: a stopped one goes on where it was.
+waterfall: .venv/tutorials-installed
+	@$(PY) tutorials/experiments/waterfall.py $(if $(QUICK),--quick)
 
 lab: .venv/tutorials-installed
 	@cd tutorials && ../$(PY) -m jupyterlab

@@ -1,0 +1,112 @@
+"""The waterfall's arithmetic, its search and its padded rows; the trainings themselves take hours."""
+
+import math
+import pathlib
+import statistics
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tutorials" / "experiments"))
+
+import waterfall
+
+from nanoseek.data import write_shards
+from nanoseek.model import ModelConfig, Transformer, loss
+
+COSTS = ("seconds", "tokens", "positions", "flops", "steps")
+
+
+def a_run(tricks, steps, bits, seed=0, seconds=None):
+    return {"tricks": list(tricks), "steps": steps, "seed": seed, "bits_per_byte": bits,
+            **dict.fromkeys(COSTS, steps), "seconds": seconds or steps / 10, "peak_bytes": 5,
+            "kv_bytes_per_token": 1, "preparation_seconds": 1.5}
+
+
+@given(power=st.floats(0.2, 2), seed=st.sampled_from(waterfall.SEEDS))
+def test_a_crossing_lies_between_its_neighbours_and_on_a_known_curve(power, seed):
+    """Bits that fall with the logarithm of the steps are interpolated exactly."""
+    def bits(steps):
+        return waterfall.TARGET + power * math.log(100 / steps)
+    runs = [a_run((), steps, bits(steps), seed) for steps in (300, 70, 150, 30)]
+    found = waterfall.crossing(runs)
+    assert found["steps"] == pytest.approx(100) and found["seconds"] == pytest.approx(10)
+    assert found["total"] == pytest.approx(11.5)
+    assert waterfall.crossing([run for run in runs if run["steps"] < 100]) is None
+
+
+@given(reached_at=st.integers(0, waterfall.HIGHEST), guess=st.integers(0, waterfall.HIGHEST))
+def test_the_search_ends_with_a_miss_beside_a_hit(reached_at, guess):
+    class Kept:
+        runs = []
+
+        def find(self, tricks, steps, seed):
+            return next((run for run in self.runs if run["steps"] == steps), None)
+
+        def add(self, run):
+            self.runs.append(run)
+    kept = Kept()
+    kept.runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waterfall, "in_a_process", lambda task, tricks, steps, seed, data: a_run(
+            tricks, steps, waterfall.TARGET * (1.1 if steps < waterfall.steps_at(reached_at)
+                                               else 0.9)))
+        waterfall.search(kept, (), 0, "", guess, lambda run: None)
+    steps = {run["steps"] for run in kept.runs}
+    assert waterfall.steps_at(reached_at) in steps
+    assert reached_at == 0 or waterfall.steps_at(reached_at - 1) in steps
+    assert len(steps) == len(kept.runs)  # nothing is trained twice
+    assert (waterfall.crossing(kept.runs) is None) == (reached_at == 0)
+
+
+def test_a_trick_saves_or_costs_only_where_the_seeds_agree():
+    runs = []
+    for seed, plain, bpe, curated in ((0, 100, 10, 9), (1, 120, 12, 11), (2, 110, 11, 30)):
+        for tricks, seconds in (((), plain), (("BPE",), bpe), (("BPE", "curation"), curated)):
+            runs += [a_run(tricks, 50, 2 * waterfall.TARGET, seed, seconds / 2),
+                     a_run(tricks, 75, waterfall.TARGET, seed, seconds)]
+    rows = waterfall.rows_of(runs)
+    assert [trick for trick, _, _ in rows] == [None, "BPE", "curation"]
+    assert [said.split(":")[0] for _, _, said in rows] == ["", "saved", "neutral"]
+    assert rows[1][1]["total"] == pytest.approx((12.5, 11.5, 13.5))  # with the preparation
+    assert rows[1][1]["seconds"][0] == pytest.approx(statistics.median((10, 12, 11)))
+    dear = [run | {"seconds": 9 * run["seconds"]} if run["tricks"] == ["BPE"] else run
+            for run in runs if len(run["tricks"]) < 2]
+    dear = [run | {"seconds": run["seconds"] * 2} if run["tricks"] else run for run in dear]
+    assert waterfall.rows_of(dear)[1][2].startswith("cost")
+
+
+def test_recipes_are_a_ladder_and_the_full_one_without_each():
+    ladder = waterfall.ladder()
+    assert ladder[0] == () and set(ladder[-1]) == set(waterfall.TRICKS)
+    assert all(len(set(more) - set(less)) == 1 for less, more in zip(ladder, ladder[1:]))
+    assert sorted(set(waterfall.FULL) - set(rest) for rest in waterfall.without_each()) == \
+        sorted({trick} for trick in waterfall.FULL)
+    names = [waterfall.name_of(tricks) for tricks in ladder + waterfall.without_each()[:-1]]
+    assert len(set(names)) == len(names)
+
+
+def test_padding_changes_no_loss_and_every_document_is_met_once_an_epoch(tmp_path):
+    texts = [chr(97 + n) * (3 + 2 * n) for n in range(6)]
+    write_shards([{"text": text, "source": "s"} for text in texts], lambda text: list(text.encode()),
+                 tmp_path / "tokens", 257, 256)
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(vocab_size=257, hidden_size=16, intermediate_size=24,
+                                    initializer_range=0.3))
+    met = []
+    for inputs, targets, none in waterfall.padded_rows(tmp_path, 2, [99] * 3, seed=0):
+        assert none is None
+        alone = []
+        for row, wanted in zip(inputs, targets):
+            count = int((wanted >= 0).sum())
+            assert torch.equal(row[1:count], wanted[:count - 1])
+            met.append(bytes(row[1:count].tolist()).decode())
+            alone.append((loss(model, row[None, :count], wanted[None, :count]), count))
+        expected = sum(value * count for value, count in alone) / sum(count for _, count in alone)
+        torch.testing.assert_close(waterfall.loss_of(model, inputs, targets, None), expected)
+    assert sorted(met) == sorted(texts)
+    inputs, targets, _ = next(waterfall.padded_rows(tmp_path, 2, [4], seed=0))
+    assert inputs.shape[1] <= 4  # longer ones are cut

@@ -1,0 +1,467 @@
+"""Which trick saved how much? What it costs to reach one quality, as tricks are added one by one.
+
+    python tutorials/experiments/waterfall.py                # all runs that are missing, then report
+    python tutorials/experiments/waterfall.py --quick        # one seed, no trick taken out again
+    python tutorials/experiments/waterfall.py --tune         # the learning rates below, as found
+    python tutorials/experiments/waterfall.py --report FILE  # table and chart of stored results
+
+The quality is TARGET held-out bits per byte on clean stories; the corpus is a crawl of stories,
+half of it dirt (`plant_dirt`). The plain baseline takes bytes as tokens, one document a row, padded
+to the longest of its batch, multi-head attention, AdamW with a cosine, constant rows. TRICKS are
+then added in this order, and the last, which saves memory and costs time, is shown as that. In the
+full report every trick is also taken out alone from the recipe that has all the others: what a
+trick saves depends on which are there already.
+
+Cost to reach: for each recipe and seed complete schedules are trained at horizons of 25·1.5^k
+steps, until one misses the quality and the next reaches it; seconds, tokens and FLOPs are
+interpolated between these two, in logarithm, linear in bits per byte. Seconds are those of the
+processor in training on one core, which other programs disturb least, and what it takes to prepare
+the corpus (training the tokenizer, curating, encoding); scoring is left out. One run a core at a
+time. Results are kept run by run, so a stopped waterfall goes on where it was.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import math
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
+
+TRICKS = {  # in the order in which they are added: what each changes
+    "BPE": "4,096 byte-pair tokens in place of bytes, rows of 256 in place of 1,024",
+    "curation": "quality rules and deduplication take the dirt out",
+    "packing": "documents laid end to end, masked from each other, in place of padding",
+    "schedule": "the rate falls in a line to zero, not along a cosine to a tenth",
+    "embedding rate": "the embeddings learn at a rate of their own, 2e-2",
+    "Muon": "for the layers' matrices, in place of AdamW",
+    "length ramp": "rows of a quarter, then of half the length in the first steps",
+    "GQA": "two heads share keys and values",
+    "bf16": "matrix products in bfloat16",
+    "checkpointing": "layers computed again in the backward pass, not kept",
+}
+FULL = tuple(name for name in TRICKS if name != "checkpointing")
+TARGET = 1.0  # bits per byte
+POOL, HELD_OUT, DIRT = 3000, 100, 0.5  # stories in each language; share of the crawl
+BATCH, ROW, BYTE_ROW = 2048, 256, 1024  # tokens in a step, in a row
+RATES = {"AdamW": 2e-3, "Muon": 8e-3, "embedding rate": 2e-2}  # near the best of those --tune tries
+TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
+         "embedding rate": (1e-2, 2e-2, 4e-2)}
+SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1, 2), 25, 1.5, 15
+FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
+SETUP = {"target": TARGET, "pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
+         "row_length": ROW, "rates": RATES}
+
+
+def ladder():
+    """Return the rungs: (), then with one more trick each."""
+    names = tuple(TRICKS)
+    return [names[:count] for count in range(len(names) + 1)]
+
+
+def without_each():
+    """Return the full recipe without each of its tricks in turn."""
+    return [tuple(name for name in FULL if name != left_out) for left_out in FULL]
+
+
+# --- one training ---------------------------------------------------------------------------------
+
+def tokens_of(tricks, root):
+    """Return the folder of a recipe's tokens: those of recipes that prepare the corpus alike."""
+    return root / ("-".join(name for name in ("BPE", "curation") if name in tricks) or "plain")
+
+
+def prepare(tricks, root):
+    """Make the folder of a recipe's tokens unless it is there, and keep in it what that cost."""
+    from dirt import story_documents, without_near
+    from nanoseek.corpus import plant_dirt
+    from nanoseek.curate import CurateConfig, curate
+    from nanoseek.data import write_shards
+    from nanoseek.tokenizer import Tokenizer
+    folder = tokens_of(tricks, pathlib.Path(root))
+    if (folder / "prepared.json").exists():
+        return
+    pool = story_documents(POOL, seed=4)
+    crawl = plant_dirt(pool, 0, DIRT)[0]
+    held_out = without_near(story_documents(HELD_OUT, seed=5), pool, 0.6)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    if "curation" in tricks:
+        crawl = curate(crawl, CurateConfig(held_out=0))[0]
+    bpe = {"vocab_size": 4096, "max_token_length": 9} if "BPE" in tricks else {"vocab_size": 257}
+    tokenizer = Tokenizer.train([document["text"] for document in crawl], **bpe)
+    tokenizer.save(folder / "tokenizer.json")
+    write_shards(crawl + [document | {"split": "held_out"} for document in held_out],
+                 tokenizer.encode_batch, folder / "tokens", tokenizer.vocab_size, tokenizer.eot_id,
+                 folder / "tokenizer.json", batched=True)
+    (folder / "prepared.json").write_text(json.dumps(
+        {"seconds": time.process_time() - began, "documents": len(crawl)}))
+
+
+def packed_rows(folder, count, lengths, seed):
+    """Yield (inputs, targets, document ids) of `count` packed rows for each of `lengths`."""
+    from nanoseek.data import Loader
+    loader = Loader(folder / "tokens", count, max(lengths), seed=seed)
+    for length in lengths:
+        yield loader.next_batch(count, length)
+
+
+def padded_rows(folder, count, lengths, seed):
+    """Yield (inputs, targets, None) of `count` rows for each of `lengths`: one document a row, cut
+    to that length, padded to the longest of the batch; targets of padding are -100."""
+    import numpy as np
+    import torch
+    from nanoseek.evaluate import held_out
+    documents = [ids for source in held_out(folder / "tokens", split="train").values()
+                 for ids in source]
+    random, order = np.random.default_rng(seed), []
+    for length in lengths:
+        if len(order) < count:
+            order = list(random.permutation(len(documents)))
+        rows = [documents[order.pop()][:length + 1] for _ in range(count)]
+        longest = max(map(len, rows)) - 1
+        inputs = torch.zeros(count, longest, dtype=torch.long)
+        targets = torch.full((count, longest), -100)
+        for n, ids in enumerate(rows):
+            inputs[n, :len(ids) - 1] = torch.from_numpy(ids[:-1])
+            targets[n, :len(ids) - 1] = torch.from_numpy(ids[1:])
+        yield inputs, targets, None
+
+
+def loss_of(model, inputs, targets, document_ids):
+    """Return the mean loss of the targets that are not padding; padding never meets the head."""
+    import torch
+    from nanoseek import model as modelling
+    hidden, real = model.hidden(inputs, document_ids), targets >= 0
+    low = modelling._compute_dtype(model)
+    with torch.autocast("cpu", enabled=False):
+        return modelling._LinearCrossEntropy.apply(hidden[real], model.lm_head.weight,
+                                                   targets[real], low)
+
+
+def train_once(tricks, steps, seed, folder, rates=None):
+    """Train one complete schedule and score it; return what it cost and reached, fit for JSON.
+
+    "positions" are what the layers computed, padding among them; "tokens" what the loss saw.
+    """
+    import torch
+    from nanoseek.cost import flops_per_token, memory
+    from nanoseek.data import read_manifest
+    from nanoseek.evaluate import held_out, nats
+    from nanoseek.machine import autocast
+    from nanoseek.model import ModelConfig, Transformer, use_exact_onednn
+    from nanoseek.optim import build_optimizers, ramp_value, schedule_factor, set_learning_rate
+    torch.manual_seed(seed)
+    use_exact_onednn()
+    folder = pathlib.Path(folder)
+    manifest, row = read_manifest(folder / "tokens"), ROW if "BPE" in tricks else BYTE_ROW
+    config = ModelConfig(vocab_size=manifest["vocab_size"], max_position_embeddings=row,
+                         num_key_value_heads=2 if "GQA" in tricks else 4,
+                         tie_word_embeddings=False)
+    model = Transformer(config).train()
+    model.activation_checkpointing = "full" if "checkpointing" in tricks else "none"
+    ramp = [(row // 4, 0.2), (row // 2, 0.4)] if "length ramp" in tricks else []
+    lengths = [ramp_value(ramp, step / steps, row) for step in range(steps)]
+    rows = packed_rows if "packing" in tricks else padded_rows
+    muon = "Muon" in tricks
+    rates = RATES | (rates or {})
+    rate = rates["Muon" if muon else "AdamW"]
+    factor = rates["embedding rate"] / rate if "embedding rate" in tricks else 1.0
+    optimizers = build_optimizers(model, "muon" if muon else "adamw", rate, 0.1, factor)
+    schedule = "linear" if "schedule" in tricks else "cosine"
+    positions = squares = tokens = 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, wall = time.process_time(), time.perf_counter()
+    for step, batch in enumerate(rows(folder, BATCH // row, lengths, seed)):
+        set_learning_rate(optimizers, rate * schedule_factor(schedule, step, steps, 1 + steps // 20))
+        with autocast(torch.device("cpu"), "bf16" if "bf16" in tricks else "fp32"):
+            value = loss_of(model, *batch)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        positions += batch[0].numel()
+        squares += batch[0].numel() * batch[0].shape[1]
+        tokens += int((batch[1] >= 0).sum())
+    seconds, wall = time.process_time() - began, time.perf_counter() - wall
+    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    model.eval()
+    documents = held_out(folder / "tokens")
+    scored = sum(entry["bytes"] for entry in manifest["splits"]["held_out"].values())
+    bits = sum(nats(model, ids) for ids in documents.values()) / math.log(2) / scored
+    return {"tricks": list(tricks), "steps": steps, "seed": seed, "bits_per_byte": bits,
+            "seconds": seconds, "wall_seconds": wall, "positions": positions, "tokens": tokens,
+            "flops": positions * flops_per_token(config, squares / positions)["total"],
+            "peak_bytes": peak, "kv_bytes_per_token": memory(config, 1, row)["kv_cache"] // row,
+            "preparation_seconds": json.loads((folder / "prepared.json").read_text())["seconds"]}
+
+
+# --- many trainings -------------------------------------------------------------------------------
+
+def machine():
+    """Return what the results were measured on, in words."""
+    import torch
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        name = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
+                    if line.startswith("model name"))
+    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__.split('+')[0]}"
+
+
+class Results:
+    """The runs so far, in a file that every new one is added to at once."""
+
+    def __init__(self, path):
+        self.path, self.lock, self.runs, self.machine = path, threading.Lock(), [], machine()
+        if path.exists():
+            stored = json.loads(path.read_text("utf-8"))
+            if stored["setup"] != SETUP or stored["machine"] != self.machine:
+                sys.exit(f"{path} is of another set-up or machine: move it away, or name another "
+                         "--out")
+            self.runs = stored["runs"]
+
+    def find(self, tricks, steps, seed):
+        return next((run for run in self.runs if (run["tricks"], run["steps"], run["seed"])
+                     == (list(tricks), steps, seed)), None)
+
+    def add(self, run):
+        with self.lock:
+            self.runs.append(run)
+            rows = ",\n".join(json.dumps(run) for run in self.runs)
+            part = self.path.with_suffix(".writing")
+            part.write_text(f'{{"machine": {json.dumps(self.machine)},\n"setup": '
+                            f'{json.dumps(SETUP)},\n"runs": [\n{rows}\n]}}\n', "utf-8")
+            os.replace(part, self.path)
+
+
+def in_a_process(task, *arguments):
+    """Return task(*arguments), called in a process of its own, whose memory and clock it has
+    alone. The task is named, and the arguments are fit for JSON."""
+    done = subprocess.run([sys.executable, __file__, "--task", json.dumps((task, *arguments))],
+                          stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise ChildProcessError(f"a run failed: {arguments}")
+    return json.loads(done.stdout)
+
+
+def steps_at(k):
+    return round(LEAST_STEPS * GROWTH ** k)
+
+
+def search(results, tricks, seed, data, guess, say):
+    """Train at horizons around `guess` until the target lies between two neighbours."""
+    k, stride, reached, missed = guess, 1, HIGHEST + 1, -1
+    while reached - missed > 1:
+        run = results.find(tricks, steps_at(k), seed)
+        if run is None:
+            run = in_a_process("train_once", tricks, steps_at(k), seed, str(data))
+            results.add(run)
+            say(run)
+        if run["bits_per_byte"] <= TARGET:
+            reached = k
+        else:
+            missed = k
+        if missed >= 0 and reached <= HIGHEST:
+            k = (missed + reached) // 2
+        else:  # one bound only: go on in strides that double
+            k = max(0, reached - stride) if missed < 0 else min(HIGHEST, missed + stride)
+            stride *= 2
+
+
+def crossing(runs):
+    """Return the interpolated cost to reach the target of one recipe and seed, or None."""
+    runs = sorted(runs, key=lambda run: run["steps"])
+    for before, after in zip(runs, runs[1:]):
+        if before["bits_per_byte"] > TARGET >= after["bits_per_byte"]:
+            share = ((before["bits_per_byte"] - TARGET)
+                     / (before["bits_per_byte"] - after["bits_per_byte"]))
+            found = {key: math.exp((1 - share) * math.log(before[key]) + share * math.log(after[key]))
+                     for key in ("seconds", "tokens", "positions", "flops", "steps")}
+            return found | {"peak_bytes": max(before["peak_bytes"], after["peak_bytes"]),
+                            "preparation_seconds": after["preparation_seconds"],
+                            "total": found["seconds"] + after["preparation_seconds"],
+                            "kv_bytes_per_token": after["kv_bytes_per_token"]}
+    return None
+
+
+def summary(runs, tricks):
+    """Return {key: (median, least, most) over the seeds} of a recipe's cost to reach, or None."""
+    mine = [run for run in runs if run["tricks"] == list(tricks)]
+    found = [cost for seed in SEEDS
+             if (cost := crossing([run for run in mine if run["seed"] == seed]))]
+    if not found:
+        return None
+    return {key: (statistics.median(values), min(values), max(values)) for key in found[0]
+            if (values := [cost[key] for cost in found])} | {"seeds": len(found)}
+
+
+def measure(results, plan, root):
+    """Do what is missing of `plan`, [(tricks, seed)], one run a core; say what is left."""
+    from nanoseek.machine import cores
+    stored = HERE / "waterfall.json"  # where crossings were found before, the search begins
+    known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
+    began, done = time.monotonic(), []
+
+    def one(entry):
+        tricks, seed = entry
+        cost = summary(results.runs, tricks) or summary(known, tricks)
+        steps = cost["steps"][0] if cost else FIRST_GUESS["BPE" in tricks]
+        guess = math.log(steps / LEAST_STEPS, GROWTH)
+        search(results, tricks, seed, tokens_of(tricks, root),
+               min(HIGHEST, max(0, round(guess))), say)
+        done.append(entry)
+
+    def say(run):
+        left = (time.monotonic() - began) / (len(done) + 1) * (len(plan) - len(done)) / 60
+        print(f"{run['bits_per_byte']:.3f} bits/byte in {run['seconds']:>5.1f} s, "
+              f"{run['steps']:>4} steps, seed {run['seed']}: {name_of(run['tricks'])}"
+              f"   [{len(done)} of {len(plan)} found, about {left:.0f} min left]", flush=True)
+    for tricks in {tokens_of(tricks, root): tricks for tricks, _ in plan}.values():
+        in_a_process("prepare", tricks, str(root))
+    with concurrent.futures.ThreadPoolExecutor(cores()) as workers:
+        list(workers.map(one, plan))
+
+
+def tune(root):
+    """Print what each learning rate reaches, the others left as they are."""
+    tricks = ("BPE", "curation", "packing", "schedule")
+    in_a_process("prepare", tricks, str(root))
+    for name, more in (("AdamW", ()), ("embedding rate", ("embedding rate",)),
+                       ("Muon", ("embedding rate", "Muon"))):
+        for rate in TUNED[name]:
+            run = in_a_process("train_once", tricks + more, 150, 0, str(tokens_of(tricks, root)),
+                               {name: rate})
+            print(f"{name:<14} {rate:<6g} {run['bits_per_byte']:.3f} bits/byte after "
+                  f"{run['steps']} steps", flush=True)
+
+
+# --- what they say --------------------------------------------------------------------------------
+
+def name_of(tricks):
+    """Name a recipe: by the trick added last, or by the one that is left out."""
+    if len(tricks) == len(FULL) - 1 and tuple(tricks) != FULL[:-1]:
+        return f"all but {next(name for name in FULL if name not in tricks)}"
+    return f"+ {tricks[-1]}" if tricks else "plain baseline"
+
+
+def verdict(before, after):
+    """Say what a trick did to the cost, given its summaries without and with it: saved or cost
+    only where the ranges of the seeds do not meet."""
+    ratio = before["total"][0] / after["total"][0]
+    if after["total"][2] < before["total"][1]:
+        return f"saved: {ratio:.2f}x as cheap"
+    if after["total"][1] > before["total"][2]:
+        return f"cost: {1 / ratio:.2f}x as dear"
+    return f"neutral: {ratio:.2f}x, within the seeds' range"
+
+
+def rows_of(runs):
+    """Return [(trick or None, its summary, verdict)] of the ladder, as far as it was measured."""
+    rows, before = [], None
+    for tricks in ladder():
+        after = summary(runs, tricks)
+        if after is None:
+            break
+        rows.append((tricks[-1] if tricks else None, after, verdict(before, after) if before else ""))
+        before = after
+    return rows
+
+
+def table(stored):
+    """Return the report of stored results as text."""
+    from nanoseek.cost import Assumptions
+    runs, dollars = stored["runs"], Assumptions().dollars_per_hour
+    lines = [f"cost to reach {stored['setup']['target']} bits per byte; {stored['machine']}, one "
+             f"core a run; median of the seeds (their range), rent at ${dollars}/h",
+             f"{'':<18}{'seconds':>9}{'(range)':>14}{'tokens':>9}{'TFLOP':>8}{'memory':>9}"
+             f"{'KV cache':>10}{'rent':>10}   this trick"]
+    for trick, cost, said in rows_of(runs):
+        total, least, most = cost["total"]
+        lines.append(
+            f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.1f}"
+            f"{f'({least:.0f}-{most:.0f})':>14}{cost['tokens'][0] / 1e6:>7.2f} M"
+            f"{cost['flops'][0] / 1e12:>8.2f}{cost['peak_bytes'][0] / 1e6:>6.0f} MB"
+            f"{cost['kv_bytes_per_token'][0]:>8} B{total / 3600 * dollars:>10.6f}   {said}")
+    full = summary(runs, FULL)
+    alone = [(tricks, summary(runs, tricks)) for tricks in without_each()]
+    if full and all(cost for _, cost in alone):
+        lines += ["", "each trick taken out alone from the recipe that has all of them "
+                      f"({full['total'][0]:.1f} s):"]
+        for left_out, (tricks, cost) in zip(FULL, alone):
+            lines.append(f"without {left_out:<12}{cost['total'][0]:>7.1f} s "
+                         f"({cost['total'][1]:.0f}-{cost['total'][2]:.0f})   "
+                         f"{verdict(cost, full)}")
+    return "\n".join(lines)
+
+
+def plot(stored):
+    """Draw the ladder: a bar for each rung's cost to reach, with the range; return the figure."""
+    import matplotlib.pyplot as plt
+    rows = rows_of(stored["runs"])
+    figure, axes = plt.subplots(figsize=(7, 0.36 * len(rows) + 1.1))
+    grey = "#808080"  # legible on white and on black
+    for place, (trick, cost, said) in enumerate(rows):
+        total, least, most = cost["total"]
+        colour = {"saved": "#3b82c4", "cost:": "#d0662c"}.get(said[:5], grey)
+        axes.barh(place, total, color=colour, height=0.7)
+        axes.plot([least, most], [place, place], color=grey, linewidth=1.5)
+        axes.annotate(f"{total:.0f} s", (max(total, most), place), (4, 0), color=grey,
+                      textcoords="offset points", va="center")
+    axes.set_yticks(range(len(rows)), [f"+ {trick}" if trick else "plain baseline"
+                                       for trick, _, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"processor seconds to reach {stored['setup']['target']} bits per byte, "
+                    "one core")
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=grey)
+    axes.xaxis.label.set_color(grey)
+    for side, spine in axes.spines.items():
+        spine.set(visible=side in ("left", "bottom"), color=grey)
+    return figure
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, help="folder of the results "
+                        "(default: runs/waterfall, or runs/waterfall-quick)")
+    parser.add_argument("--quick", action="store_true", help="one seed, the ladder only")
+    parser.add_argument("--tune", action="store_true", help="try the learning rates")
+    parser.add_argument("--report", type=pathlib.Path, help="only print stored results")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.task:
+        task, *arguments = json.loads(args.task)
+        return print(json.dumps({"prepare": prepare, "train_once": train_once}[task](*arguments)))
+    if args.report:
+        return print(table(json.loads(args.report.read_text("utf-8"))))
+    runs = HERE.parent.parent / "runs"
+    out = args.out or runs / ("waterfall-quick" if args.quick else "waterfall")
+    out.mkdir(parents=True, exist_ok=True)
+    if args.tune:
+        return tune(runs / "waterfall-tokens")
+    results = Results(out / "waterfall.json")
+    recipes = ladder() if args.quick else ladder() + [
+        tricks for tricks in without_each() if tricks not in ladder()]
+    measure(results, [(tricks, seed) for seed in SEEDS[:1 if args.quick else None]
+                      for tricks in recipes], runs / "waterfall-tokens")
+    stored = json.loads(results.path.read_text("utf-8"))
+    plot(stored).savefig(out / "waterfall.svg", bbox_inches="tight")
+    (out / "waterfall.txt").write_text(table(stored) + "\n", "utf-8")
+    print(table(stored))
+
+
+if __name__ == "__main__":
+    main()
