@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tutorials" / "experiments"))
@@ -26,6 +26,7 @@ def a_run(tricks, steps, bits, seed=0, seconds=None):
             "kv_bytes_per_token": 1, "preparation_seconds": 1.5}
 
 
+@settings(deadline=None)
 @given(power=st.floats(0.2, 2), seed=st.sampled_from(waterfall.SEEDS))
 def test_a_crossing_lies_between_its_neighbours_and_on_a_known_curve(power, seed):
     """Bits that fall with the logarithm of the steps are interpolated exactly."""
@@ -38,6 +39,7 @@ def test_a_crossing_lies_between_its_neighbours_and_on_a_known_curve(power, seed
     assert waterfall.crossing([run for run in runs if run["steps"] < 100]) is None
 
 
+@settings(deadline=None)
 @given(reached_at=st.integers(0, waterfall.HIGHEST), guess=st.integers(0, waterfall.HIGHEST))
 def test_the_search_ends_with_a_miss_beside_a_hit(reached_at, guess):
     class Kept:

@@ -3,7 +3,8 @@
     python tutorials/experiments/waterfall.py                # all runs that are missing, then report
     python tutorials/experiments/waterfall.py --quick        # one seed, no trick taken out again
     python tutorials/experiments/waterfall.py --tune         # the learning rates below, as found
-    python tutorials/experiments/waterfall.py --report FILE  # table and chart of stored results
+    python tutorials/experiments/waterfall.py --report FILE  # the table of stored results
+    python tutorials/experiments/waterfall.py --plain FOLDER # the baseline's model, for the arena
 
 The quality is TARGET held-out bits per byte on clean stories; the corpus is a crawl of stories,
 half of it dirt (`plant_dirt`). The plain baseline takes bytes as tokens, one document a row, padded
@@ -51,7 +52,7 @@ TRICKS = {  # in the order in which they are added: what each changes
     "checkpointing": "layers computed again in the backward pass, not kept",
 }
 FULL = tuple(name for name in TRICKS if name != "checkpointing")
-TARGET = 1.0  # bits per byte
+TARGET = 1.25  # bits per byte
 POOL, HELD_OUT, DIRT = 3000, 100, 0.5  # stories in each language; share of the crawl
 BATCH, ROW, BYTE_ROW = 2048, 256, 1024  # tokens in a step, in a row
 RATES = {"AdamW": 2e-3, "Muon": 8e-3, "embedding rate": 2e-2}  # near the best of those --tune tries
@@ -59,7 +60,7 @@ TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
          "embedding rate": (1e-2, 2e-2, 4e-2)}
 SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1, 2), 25, 1.5, 15
 FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
-SETUP = {"target": TARGET, "pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
+SETUP = {"pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
          "row_length": ROW, "rates": RATES}
 
 
@@ -149,12 +150,14 @@ def loss_of(model, inputs, targets, document_ids):
                                                    targets[real], low)
 
 
-def train_once(tricks, steps, seed, folder, rates=None):
+def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     """Train one complete schedule and score it; return what it cost and reached, fit for JSON.
 
     "positions" are what the layers computed, padding among them; "tokens" what the loss saw.
+    keep: a folder for the model, which the arena can take.
     """
     import torch
+    from nanoseek.checkpoint import save_model
     from nanoseek.cost import flops_per_token, memory
     from nanoseek.data import read_manifest
     from nanoseek.evaluate import held_out, nats
@@ -197,6 +200,8 @@ def train_once(tricks, steps, seed, folder, rates=None):
     seconds, wall = time.process_time() - began, time.perf_counter() - wall
     peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     model.eval()
+    if keep:
+        save_model(model, keep, folder / "tokenizer.json")
     documents = held_out(folder / "tokens")
     scored = sum(entry["bytes"] for entry in manifest["splits"]["held_out"].values())
     bits = sum(nats(model, ids) for ids in documents.values()) / math.log(2) / scored
@@ -240,8 +245,8 @@ class Results:
             self.runs.append(run)
             rows = ",\n".join(json.dumps(run) for run in self.runs)
             part = self.path.with_suffix(".writing")
-            part.write_text(f'{{"machine": {json.dumps(self.machine)},\n"setup": '
-                            f'{json.dumps(SETUP)},\n"runs": [\n{rows}\n]}}\n', "utf-8")
+            part.write_text(f'{{"machine": {json.dumps(self.machine)},\n"target": {TARGET},\n'
+                            f'"setup": {json.dumps(SETUP)},\n"runs": [\n{rows}\n]}}\n', "utf-8")
             os.replace(part, self.path)
 
 
@@ -383,7 +388,7 @@ def table(stored):
     """Return the report of stored results as text."""
     from nanoseek.cost import Assumptions
     runs, dollars = stored["runs"], Assumptions().dollars_per_hour
-    lines = [f"cost to reach {stored['setup']['target']} bits per byte; {stored['machine']}, one "
+    lines = [f"cost to reach {stored['target']} bits per byte; {stored['machine']}, one "
              f"core a run; median of the seeds (their range), rent at ${dollars}/h",
              f"{'':<18}{'seconds':>9}{'(range)':>14}{'tokens':>9}{'TFLOP':>8}{'memory':>9}"
              f"{'KV cache':>10}{'rent':>10}   this trick"]
@@ -422,7 +427,7 @@ def plot(stored):
     axes.set_yticks(range(len(rows)), [f"+ {trick}" if trick else "plain baseline"
                                        for trick, _, _ in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"processor seconds to reach {stored['setup']['target']} bits per byte, "
+    axes.set_xlabel(f"processor seconds to reach {stored['target']} bits per byte, "
                     "one core")
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
@@ -440,6 +445,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one seed, the ladder only")
     parser.add_argument("--tune", action="store_true", help="try the learning rates")
     parser.add_argument("--report", type=pathlib.Path, help="only print stored results")
+    parser.add_argument("--plain", type=pathlib.Path, help="train the plain baseline and keep it")
+    parser.add_argument("--steps", type=int, default=1000, help="of that")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
@@ -452,6 +459,11 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     if args.tune:
         return tune(runs / "waterfall-tokens")
+    if args.plain:
+        in_a_process("prepare", (), str(runs / "waterfall-tokens"))
+        return print(in_a_process("train_once", (), args.steps, 0,
+                                  str(tokens_of((), runs / "waterfall-tokens")), None,
+                                  str(args.plain)))
     results = Results(out / "waterfall.json")
     recipes = ladder() if args.quick else ladder() + [
         tricks for tricks in without_each() if tricks not in ladder()]
