@@ -115,9 +115,7 @@ sample: .venv/installed
 
 # Into a scratch folder: the stored notebooks stay as they are.
 tutorials: .venv/tutorials-installed
-	@cd tutorials && ../$(PY) -m nbconvert --log-level=WARN --to notebook --execute \
-	    --output-dir ../runs/tutorials *.ipynb
-	@$(PY) tutorials/solutions/check.py
+	@$(PY) tutorials/solutions/check.py runs/tutorials
 	@echo "tutorials: all notebooks ran to their end; the executed copies are in runs/tutorials"
 
 # Results stay in runs/waterfall, or runs/waterfall-quick: a stopped one goes on where it was.
