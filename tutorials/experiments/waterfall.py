@@ -422,7 +422,7 @@ def plot(stored):
         colour = {"saved": "#3b82c4", "cost:": "#d0662c"}.get(said[:5], grey)
         axes.barh(place, total, color=colour, height=0.7)
         axes.plot([least, most], [place, place], color=grey, linewidth=1.5)
-        axes.annotate(f"{total:.0f} s", (max(total, most), place), (4, 0), color=grey,
+        axes.annotate(f"{total:.3g} s", (max(total, most), place), (4, 0), color=grey,
                       textcoords="offset points", va="center")
     axes.set_yticks(range(len(rows)), [f"+ {trick}" if trick else "plain baseline"
                                        for trick, _, _ in rows])
