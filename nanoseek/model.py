@@ -168,6 +168,7 @@ class KVCache:
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.starts = starts
         self.length = 0  # positions seen; Transformer moves it on after the last layer
+        self.weights = None  # the model's, as `_decode` takes them: looked up once
         # Computed once: for a small model it would cost as much per token as a layer.
         self.rotary = [table.to(dtype) for table in
                        rotary_table(config, torch.arange(max_positions, device=device))]
@@ -186,9 +187,8 @@ class KVCache:
         start, new = self.length, keys.shape[2]
         end, found = start + new, []
         for kept, more in ((self.keys[layer], keys), (self.values[layer], values)):
-            if end <= self.size or new == 1:
-                slot = start if end <= self.size else start % self.size
-                kept[:, :, slot:slot + new] = more
+            if end <= self.size:
+                kept[:, :, start:end] = more
                 found.append(kept[:, :, :end])
             else:
                 before = torch.arange(max(0, start - self.size), start, device=kept.device)
@@ -196,6 +196,13 @@ class KVCache:
                 found.append(torch.cat((kept[:, :, before % self.size], more), dim=2))
                 kept[:, :, after % self.size] = more[:, :, -len(after):]
         return found
+
+    def slots(self):
+        """Return of each layer the keys and values (B, K, S, D) that one more position sees, and
+        those parts (B, K, D) of them that are its own, still to be filled."""
+        slot, end = self.length % self.size, min(self.length + 1, self.size)
+        return zip(self.keys[:, :, :, :end].unbind(), self.values[:, :, :, :end].unbind(),
+                   self.keys[:, :, :, slot].unbind(), self.values[:, :, :, slot].unbind())
 
 
 # What the positions of a forward pass may see: RoPE's tables; a mask to add to the scores, None for
@@ -364,20 +371,13 @@ class Attention(nn.Module):
         q = rotate(self.q_proj(x).view(B, T, -1, self.head_dim), sight.cos, sight.sin)
         k = rotate(self.k_proj(x).view(B, T, -1, self.head_dim), sight.cos, sight.sin)
         v = self.v_proj(x).view(B, T, -1, self.head_dim)
-        mask = sight.mask
+        keys, values = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
         if cache is not None:
-            keys, values = cache.append(self.layer, k.transpose(1, 2), v.transpose(1, 2))
+            keys, values = cache.append(self.layer, keys, values)
         if sight.back is not None:
-            y = window_attention(q, k, v, mask, sight.back)
-        elif cache is not None and T == 1:
-            # The heads of a group stand as positions before their key-value head: no copies.
-            q = q.view(B, keys.shape[1], -1, self.head_dim)  # (B, K, H/K, D)
-            y = F.scaled_dot_product_attention(q, keys, values, mask)
-            return self.o_proj(y.view(B, 1, -1))
+            y = window_attention(q, k, v, sight.mask, sight.back)
         else:
-            if cache is None:
-                keys, values = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, T, D)
-            y = attend(q.transpose(1, 2), keys, values, mask)
+            y = attend(q.transpose(1, 2), keys, values, sight.mask)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -447,11 +447,50 @@ class Transformer(nn.Module):
         self._check_length(ids, cache)
         x = self._embed(ids)  # (B, T, C)
         sight = self._sight(ids, document_ids, cache)
-        for layer in self.model.layers:
-            x = self._through(layer, x, sight, cache)
+        if cache is not None and ids.shape[1] == 1:
+            x = self._decode(x[:, 0], sight, cache)[:, None]
+        else:
+            for layer in self.model.layers:
+                x = self._through(layer, x, sight, cache)
+            x = self.model.norm(x)
         if cache is not None:
             cache.length += ids.shape[1]
-        return self.model.norm(x)
+        return x
+
+    @torch.no_grad()
+    def _decode(self, x, sight, cache):
+        """Take one more position, x (B, C), through the layers and the last norm.
+
+        The mathematics of their forward in half as many calls, for in a small model a call costs
+        more than its arithmetic: weights are looked up once, RMSNorm divides by the length of x,
+        √C·rms(x), and RoPE, which all heads and layers share, is one matrix.
+        """
+        (B, C), config = x.shape, self.config
+        D, K, linear = config.head_size, config.num_key_value_heads, F.linear
+        if cache.weights is None:
+            weights = [[w if w.ndim == 2 else w.float() * math.sqrt(C) for w in part.parameters()]
+                       for part in (*self.model.layers, self.model.norm)]
+            least = torch.full((1, 1), math.sqrt(C * config.rms_norm_eps), device=x.device)
+            cache.weights = *weights, least
+        *layers, (last,), least = cache.weights
+
+        def norm(x, weight):  # x / √(|x|²/C + eps) · weight
+            length = torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True)
+            return (x / torch.hypot(length, least)).mul_(weight).type_as(x)
+        turn = rotate(torch.eye(D, dtype=sight.cos.dtype, device=x.device), sight.cos, sight.sin)
+        turn = turn.view(-1, D, D).expand(B, D, D)
+        for weights, (keys, values, key, value) in zip(layers, cache.slots()):
+            q, k, v, o, gate, up, down, first, second = weights  # in the order of their modules
+            h = norm(x, first)
+            key.copy_(torch.bmm(linear(h, k).view(B, K, D), turn))
+            value.copy_(linear(h, v).view(B, K, D))
+            # The heads of a group stand as positions before their key-value head: no copies.
+            y = torch.bmm(linear(h, q).view(B, -1, D), turn).view(B, K, -1, D)
+            y = F.scaled_dot_product_attention(y, keys, values, sight.mask)
+            x = x + linear(y.view(B, -1), o)
+            h = norm(x, second)
+            x = x + linear(F.silu(linear(h, gate)) * linear(h, up), down)
+        return norm(x, last)
 
     def _through(self, layer, x, sight, cache):
         """Apply a layer. Where training saves memory it keeps the layer's input ("full") and the

@@ -280,6 +280,30 @@ def test_cached_logits_equal_uncached(module, shape, parts):
         torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), rtol=1e-3, atol=1e-3)
 
 
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes(), lengths=st.lists(st.integers(2, 9), min_size=1, max_size=3),
+       steps=st.integers(1, 12), scaled=st.booleans())
+def test_one_position_at_a_time_gives_the_logits_of_the_whole_text(module, shape, lengths, steps,
+                                                                   scaled):
+    """Rows of different lengths side by side, each with the logits it has alone and uncached."""
+    model = build(module, **shape, rope_scaling=module.RopeScaling(**LLAMA3) if scaled else None)
+    for layer in [*model.model.layers, model.model]:  # weights of norms that are not all one
+        for norm in layer.children():
+            if isinstance(norm, module.RMSNorm):
+                torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    longest = max(lengths)
+    ids = random_ids(model.config, len(lengths), longest + steps)
+    starts = None if len(set(lengths)) == 1 else longest - torch.tensor(lengths)
+    cache = module.KVCache(model.config, len(lengths), longest + steps, starts=starts)
+    with torch.no_grad():
+        model(ids[:, :longest], cache=cache)
+        found = torch.cat([model(ids[:, at:at + 1], cache=cache)
+                           for at in range(longest, longest + steps)], dim=1)
+        for row, length in enumerate(lengths):
+            expected = model(ids[row:row + 1, longest - length:])[0, length:]
+            assert relative_difference(found[row], expected) <= 1e-5
+
+
 def test_a_cache_of_bf16_serves_a_model_of_bf16(module):
     model = build(module, initializer_range=0.05).bfloat16()
     ids = random_ids(model.config, 1, 20)
