@@ -80,8 +80,9 @@ def normalise(text):
     r"""Return the one spelling of a text: NFC, "\n" line ends, no control characters.
 
     Also: full-width letters and digits become ASCII (full-width punctuation stays), odd spaces
-    become spaces, ligatures become letters, invisible characters go, lines lose the spaces at
-    their ends, and there is never more than one blank line on end.
+    become spaces, ligatures become letters, invisible characters go, half of a surrogate pair
+    becomes "?", lines lose the spaces at their ends, and there is never more than one blank line
+    on end.
 
     >>> normalise("Ｔｏｍ　ｓａｉｄ：\r\n\r\n\r\n\r\n“ﬁne” \x00")
     'Tom said：\n\n“fine”'

@@ -482,7 +482,6 @@ def test_a_config_without_a_field_names_it(module, field):
             module.parameters({**TINY, field: bad})
 
 
-@pytest.mark.contract
 @pytest.mark.parametrize("call, words", [
     (lambda m: m.memory(TINY, 1, 8, checkpointing="some"), "none, selective, full"),
     (lambda m: m.memory(TINY, 1, 8, precision="fp8"), "fp32, bf16, fp16"),

@@ -153,6 +153,7 @@ def test_permutations_that_are_no_power_of_two_are_refused(module):
 
 # Bands and clusters ------------------------------------------------------------------------
 
+@pytest.mark.contract
 @pytest.mark.parametrize("bands, rows", [(18, 7), (32, 4)])
 def test_pairs_share_a_band_as_often_as_the_s_curve_says(module, bands, rows):
     texts = make_pairs(1500, (150, 400), [0.01, 0.02, 0.04, 0.06, 0.09, 0.13], seed=rows)
@@ -169,6 +170,7 @@ def test_pairs_share_a_band_as_often_as_the_s_curve_says(module, bands, rows):
             assert abs(met[bin_].mean() - expected[bin_].mean()) < 4 * error + 0.03, low
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
 def test_the_bands_chosen_find_enough_and_one_more_row_would_not(module, threshold):
     def found(bands, rows):
@@ -198,7 +200,7 @@ def test_near_duplicates_of_little_and_of_much(module):
     assert module.find_near_duplicates([], 0.8) == []
     assert module.find_near_duplicates(["alone"], 0.8) == []
     assert module.find_near_duplicates(["", "", "x"], 0.8) == [[0, 1]]
-    assert module.find_near_duplicates(["one and only"] * 50_000, 0.8) == [list(range(50_000))]
+    assert module.find_near_duplicates(["one and only"] * 500, 0.8) == [list(range(500))]
     with pytest.raises(ValueError, match="threshold"):
         module.find_near_duplicates(["a"], 1.5)
 
@@ -209,6 +211,7 @@ def test_thousands_of_near_copies_fall_in_one_bucket_and_still_come_together(mod
     copies = [f"{text[:200]}{n:04d}{text[200:]}" for n in range(3000)]  # Jaccard 0.97 or so
     others = [random_text(rng, 400) for _ in range(100)]
     assert module.find_near_duplicates(copies + others, 0.8) == [list(range(3000))]
+    assert module.find_near_duplicates([text] * 50_000, 0.8) == [list(range(50_000))]
 
 
 def test_signatures_of_shards_give_the_clusters_of_the_whole(module):
@@ -236,7 +239,6 @@ def test_the_encodings_of_the_library_are_found_as_all_pairs_find_them(module):
 
 # Passages ----------------------------------------------------------------------------------
 
-@pytest.mark.contract
 @settings(max_examples=40, deadline=None)
 @given(seed=strategies.integers(0, 10**6))
 def test_passages_are_those_that_an_earlier_text_has(module, seed):
@@ -444,7 +446,6 @@ def test_the_report_accounts_for_every_document(module):
     assert len(lines) == len(totals) + len(removed) + len(report["cut"])
 
 
-@pytest.mark.contract
 @pytest.mark.parametrize("documents, message", [
     ([{"source": "s"}], "document 1"), ([{"text": GOOD[0], "source": 3}], "document 1"),
     ([GOOD[0]], "document 1"),

@@ -333,7 +333,6 @@ def saved_bytes(model, ids):
     return sum(size for address, size in storages.items() if address not in old)
 
 
-@pytest.mark.contract
 @pytest.mark.parametrize("changes", [{}, {"sliding_window": 9}])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_activation_checkpointing_gives_the_same_gradients_for_fewer_saved_bytes(
@@ -436,7 +435,6 @@ def test_published_shapes_have_the_published_size(module, preset, billions):
     assert round(sum(p.numel() for p in model.parameters()) / 1e9, 3) == billions
 
 
-@pytest.mark.contract
 @pytest.mark.parametrize("changes, message", [
     ({"hidden_size": 30}, "hidden_size 30"), ({"num_key_value_heads": 3}, "num_key_value_heads 3"),
     ({"head_dim": 7}, "head_dim 7 is odd"), ({"vocab_size": 0}, "vocab_size is 0"),

@@ -46,7 +46,6 @@ def test_newton_schulz_brings_all_singular_values_near_one(module):
                                rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.contract
 def test_muon_refuses_vectors(module):
     with pytest.raises(ValueError, match="Muon takes matrices"):
         module.Muon([torch.nn.Parameter(torch.ones(3))])
@@ -69,7 +68,6 @@ def test_other_schedules_start_and_end_where_they_should(module, schedule, last)
     assert all(a >= b for a, b in zip(factors, factors[1:]))
 
 
-@pytest.mark.contract
 def test_unknown_names_are_refused(module):
     with pytest.raises(ValueError, match="unknown schedule 'stairs'"):
         module.schedule_factor("stairs", 5, 10, 0)
@@ -163,7 +161,6 @@ def test_the_loss_scale_moves_as_torch_s_does(module, monkeypatch):
     assert plain.value == 1.0
 
 
-@pytest.mark.contract
 def test_only_losses_that_are_not_finite_or_far_too_high_are_objected_to(module):
     watch = module.LossWatch(2.0)
     losses = [5 - 0.05 * i + 0.3 * (i % 3) for i in range(60)]

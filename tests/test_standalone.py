@@ -1,7 +1,9 @@
 """The modules that import no sibling copy out alone; importing any module does nothing."""
 
+import ast
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,24 +13,16 @@ import pytest
 import nanoseek
 
 PACKAGE = pathlib.Path(nanoseek.__file__).parent
-# module → a line of real use, so that a hidden import inside a function would be noticed
-ALONE = {
-    "stories": "assert len(stories.stories('zh', 2, 0)) == 2",
-    "curate": "kept, report = curate.curate([{'text': 'A good day. ' * 9, 'source': 's'}], "
-              "curate.CurateConfig()); assert report",
-    "tokenizer": "t = tokenizer.Tokenizer.train(['low lower lowest'] * 9, 260); "
-                 "assert t.decode(t.encode('low 低')) == 'low 低'",
-    "data": "data.write_shards([{'text': 'abc' * 9, 'source': 's'}], lambda t: list(t.encode()), "
-            "'tokens'); assert data.Loader('tokens', 1, 8).next_batch().inputs.shape == (1, 8)",
-    "model": "import torch; m = model.Transformer(model.ModelConfig(hidden_size=8, "
-             "intermediate_size=8)); assert m(torch.zeros(1, 3).long()).shape == (1, 3, 2048)",
-    "optim": "assert optim.schedule_factor('multi_step', 99, 100, 0) == 0.1",
-    "cost": "assert cost.parameters({'hidden_size': 8, 'num_hidden_layers': 1, "
-            "'num_attention_heads': 2, 'num_key_value_heads': 1, 'intermediate_size': 16, "
-            "'vocab_size': 32, 'max_position_embeddings': 8, 'tie_word_embeddings': True})",
-}
-# Data files that a module reads travel with it.
-BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}
+# The page on copying out: module → its section, with what it needs and a few lines of real use, so
+# that a hidden import inside a function is noticed.
+PAGE = PACKAGE.parent / "tutorials" / "COPYING_OUT.md"
+ALONE = dict(re.findall(r"(?ms)^## (\w+)\.py\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8")))
+
+
+def files_of(name):
+    """Return the file of a module and the data files that travel with it."""
+    beside = re.search(r"Beside it: (.*?)\.\n", ALONE[name])
+    return [f"{name}.py", *re.findall(r"`(.+?)`", beside[1] if beside else "")]
 
 
 def run_in(folder, code):
@@ -39,12 +33,28 @@ def run_in(folder, code):
 
 @pytest.mark.parametrize("name", ALONE)
 def test_module_works_alone_in_an_empty_folder(tmp_path, name):
-    for file in [f"{name}.py", *BESIDE.get(name, [])]:
+    for file in files_of(name):
         shutil.copy(PACKAGE / file, tmp_path)
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", ALONE[name])
+    assert len(code.splitlines()) == 3
     done = run_in(tmp_path, "import importlib.util\n"
-                  "assert importlib.util.find_spec('nanoseek') is None\n"
-                  f"import {name}\n{ALONE[name]}")
+                  f"assert importlib.util.find_spec('nanoseek') is None\n{code}")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", code) != []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_the_page_names_every_module_that_stands_alone_and_what_it_needs(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    imported = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import)
+                for alias in node.names}
+    imported |= {node.module.split(".")[0] for node in tree.body
+                 if isinstance(node, ast.ImportFrom)}
+    alone = "nanoseek" not in imported and path.stem not in ("__init__", "cli")
+    assert alone == (path.stem in ALONE)
+    if alone:
+        needs = re.search(r"Needs: ([\w, ]+)", ALONE[path.stem])[1]
+        assert needs == (", ".join(sorted(imported - {*sys.stdlib_module_names})) or "nothing")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)

@@ -1,0 +1,151 @@
+"""The course kit: starters earn nothing, the modules themselves everything, mistakes one line."""
+
+import ast
+import importlib.util
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TUTORIALS = ROOT / "tutorials"
+spec = importlib.util.spec_from_file_location("make_starters", TUTORIALS / "make_starters.py")
+make_starters = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_starters)
+SOURCES = {name: (ROOT / "nanoseek" / f"{name}.py").read_text("utf-8")
+           for name in make_starters.BLANKS}
+
+
+def grade(folder, *calls):
+    """Grade [(module's test file, file to grade)], all in one process, which imports torch once.
+
+    Returns the exit code of each and what it printed.
+    """
+    arguments = [[str(ROOT / "tests" / f"test_{name}.py") for name in names.split()]
+                 + ["--module", str(file), "-q", "--tb=no", "-p", "no:cacheprovider"]
+                 for names, file in calls]
+    done = subprocess.run(
+        [sys.executable, "-c", "import pytest\n"
+         f"for call in {arguments!r}:\n    print('\\f', int(pytest.main(call)), flush=True)"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
+    *parts, rest = re.split(r"(?m)^\f (\d)\n", done.stdout)
+    assert len(parts) == 2 * len(calls) and not rest, done.stdout
+    return [(int(code), said) for said, code in zip(parts[::2], parts[1::2])]
+
+
+def points(said):
+    """Return N and M of the last line, "N of M contract tests pass"."""
+    return [*map(int, re.search(r": (\d+) of (\d+) contract tests pass$", said.rstrip()).groups())]
+
+
+@pytest.fixture(scope="module")
+def starters(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("course") / "starters"
+    make_starters.main([str(folder)])
+    return folder
+
+
+def test_starters_earn_nothing_and_the_modules_everything(starters, tmp_path):
+    calls = []
+    for name in SOURCES:
+        (tmp_path / name).mkdir()
+        for file in [f"{name}.py", *make_starters.BESIDE.get(name, [])]:
+            shutil.copy(ROOT / "nanoseek" / file, tmp_path / name)
+        calls += [(name, starters / f"{name}.py"), (name, tmp_path / name / f"{name}.py")]
+    results = grade(tmp_path, *calls)
+    for (name, _), (starter_code, starter_said), (code, said) in zip(
+            calls[::2], results[::2], results[1::2]):
+        earned, most = points(starter_said)
+        assert (starter_code, earned) == (1, 0) and most >= 4, (name, starter_said)
+        assert (code, points(said)) == (0, [most, most]), (name, said)
+
+
+def test_each_body_that_is_missing_costs_points(tmp_path):
+    names = make_starters.BLANKS["optim"]
+    for number, name in enumerate(names):
+        text = make_starters.starter(SOURCES["optim"], {name: ""})
+        (tmp_path / f"{number}.py").write_text(text, encoding="utf-8")
+    for name, (code, said) in zip(names, grade(
+            tmp_path, *[("optim", f"{n}.py") for n in range(len(names))])):
+        earned, most = points(said)
+        assert code == 1 and 0 < earned < most, name
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_starter_keeps_all_signatures_and_docstrings_but_no_solution(starters, name):
+    text = (starters / f"{name}.py").read_text("utf-8")
+    own, left = (dict(make_starters.definitions(ast.parse(t))) for t in (SOURCES[name], text))
+    gone = {n for n in own for helper in make_starters.HELPERS.get(name, ())
+            if n == helper or n.startswith(f"{helper}.")}
+    assert left.keys() == own.keys() - gone
+    for qualified, node in left.items():
+        assert ast.get_docstring(node) == ast.get_docstring(own[qualified])
+        if isinstance(node, ast.FunctionDef):
+            assert ast.dump(node.args) == ast.dump(own[qualified].args)
+            empty = [ast.unparse(line) for line in node.body[ast.get_docstring(node) is not None:]]
+            assert (empty == [f"raise NotImplementedError('{qualified}')"]) == (
+                qualified in make_starters.BLANKS[name])
+    # Nothing that stays needs what went.
+    used = {node.id if isinstance(node, ast.Name) else node.attr
+            for node in ast.walk(ast.parse(text)) if isinstance(node, (ast.Name, ast.Attribute))}
+    assert not used & {helper.split(".")[-1] for helper in make_starters.HELPERS.get(name, ())}
+    assert max(map(len, {*text.splitlines()} - {*SOURCES[name].splitlines()})) <= 100
+    assert (starters / "LICENSE").is_file()
+    assert all((starters / file).is_file() for file in make_starters.BESIDE.get(name, ()))
+
+
+def test_starters_replace_nothing(starters, tmp_path, capsys):
+    (tmp_path / "optim.py").write_text("my work")
+    for arguments, message in ((["optim", "cost"], "somebody's work"),
+                               (["optin"], "no starter of optin: choose stories")):
+        with pytest.raises(SystemExit) as stopped:
+            make_starters.main([str(tmp_path), *arguments])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in said and said.count("\n") == 1
+    assert (tmp_path / "optim.py").read_text() == "my work" and len([*tmp_path.iterdir()]) == 1
+    with pytest.raises(ValueError, match="no absent"):
+        make_starters.starter("x = 1\n", {"absent": ""})
+
+
+def test_what_cannot_be_graded_is_named_in_one_line(tmp_path):
+    for name, text in (("broken.py", "x = 1\ndef f(:\n"), ("fails.py", "import os\n1 / 0\n"),
+                       ("leaves.py", "raise SystemExit(3)\n"), ("notes.txt", "hello\n"),
+                       ("other.py", SOURCES["optim"]), ("stories.py", SOURCES["stories"])):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    calls = {("stories", "absent.py"): "absent.py: no such file",
+             ("stories", "broken.py"): "does not import: SyntaxError: .*line 2",
+             ("stories", "fails.py"): "fails.py, line 2: it does not import: ZeroDivisionError",
+             ("stories", "leaves.py"): "line 1: it does not import: SystemExit",
+             ("stories", "notes.txt"): "no Python file",
+             ("stories", "other.py"):
+                 "other.py lacks Grammar, log2_probability, .*copies of nanoseek.stories",
+             ("stories optim", "stories.py"): "name one of test_cost.py, test_curate.py, ",
+             ("cli", "stories.py"): "name one of test_cost.py, test_curate.py, "}
+    for call, (code, said) in zip(calls, grade(tmp_path, *calls)):
+        lines = [line for line in said.splitlines() if line.startswith("ERROR: ")]
+        assert code == pytest.ExitCode.USAGE_ERROR and len(lines) == 1, said
+        assert re.search(calls[call], lines[0]) and "Traceback" not in said, said
+
+
+def test_the_command_of_the_page_grades_a_file_from_any_folder(tmp_path):
+    for file in ("stories.py", *make_starters.BESIDE["stories"]):
+        shutil.copy(ROOT / "nanoseek" / file, tmp_path)
+    (tmp_path / "stories.py").rename(tmp_path / "my stories.py")
+    done = subprocess.run([sys.executable, "-m", "pytest", ROOT / "tests" / "test_stories.py",
+                           "--module", "my stories.py", "-p", "no:cacheprovider"],
+                          cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    earned, most = points(done.stdout)
+    assert done.returncode == 0 and earned == most
+    assert done.stdout.splitlines()[-1].startswith("my stories.py: ")
+
+
+def test_the_page_for_teachers_knows_every_notebook_and_starter():
+    page = (TUTORIALS / "README.md").read_text("utf-8")
+    for path in TUTORIALS.glob("[0-9]*.ipynb"):
+        assert path.stem in page
+    rows = dict(re.findall(r"(?m)^\| `(\w+)\.py` \|.*\| (\d+) \|$", page))
+    assert rows.keys() == SOURCES.keys()
+    assert sum(map(int, rows.values())) == 100

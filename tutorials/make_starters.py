@@ -1,0 +1,134 @@
+"""Write starter files for a course: a module of nanoseek with some bodies left to the student.
+
+    python tutorials/make_starters.py homework                    # all seven
+    python tutorials/make_starters.py homework tokenizer optim    # these two
+
+Each starter is made from the module as it stands, so it cannot differ from it in anything but what
+was taken out: signatures, docstrings, constants and the plumbing stay, the bodies named in BLANKS
+become `raise NotImplementedError`, and the helpers in HELPERS, which would give them away, go. The
+data files that a module reads and the licence are copied beside it. Existing files are not touched.
+"""
+
+import argparse
+import ast
+import pathlib
+import shutil
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# What is left to the student, easiest first; where a docstring says too little, a hint.
+BLANKS = {
+    "stories": {
+        "make_table": "", "Writer.choose": "draw one item, add its log2-probability to self.log2",
+        "Writer.fill": "a slot → its word; what is chosen under a variable is remembered in state",
+        "Writer.write": "", "log2_probability": ""},
+    "curate": {
+        "normalise": "", "fold": "", "broken_rule": "", "jaccard": "", "minhash_signatures": "",
+        "choose_bands": "", "band_keys": "", "find_near_duplicates": ""},
+    "tokenizer": {
+        "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "count_chunks": "",
+        "learn_merges": "", "_Merger.__call__": "of each chunk: begin with self._byte_ids of its "
+        "bytes; as long as self._merge_of, {left << 32 | right: (rank << 32, id)}, has a pair of "
+        "neighbours, merge the one of lowest rank, the leftmost first; self._whole holds chunks "
+        "that need no merging"},
+    "data": {
+        "TokenStream.read": "", "_Epochs.take": "", "_Epochs.row": "", "Loader.next_batch": "",
+        "Loader.state_dict": "", "Loader.load_state_dict": ""},
+    "model": {
+        "RMSNorm.forward": "x / sqrt(mean(x²) + eps) · weight, computed in fp32, returned as x was",
+        "MLP.forward": "down_proj of silu(gate_proj(x)) times up_proj(x)",
+        "DecoderLayer.forward": "attention, then the MLP; each sees a normalised copy of x and its "
+        "result is added to x", "rotary_table": "", "rotate": "",
+        "Attention.forward": "x (B, T, C) → (B, T, C): project, rotate q and k, store k and v in "
+        "the cache if there is one, attend under sight.mask (causally where it is None), project; "
+        "by window_attention where sight.back is given", "KVCache.append": "",
+        "window_attention": "", "loss": ""},
+    "optim": {
+        "schedule_factor": "", "parse_ramp": "", "ramp_value": "", "LossScale.update": "",
+        "newton_schulz": "", "Muon._momentum": "",
+        "Muon.step": "momentum, newton_schulz, weight decay (1 - lr · weight_decay), then a step "
+        "of lr · 0.2 · sqrt(the longer side) along the update"},
+    "cost": {
+        "parameters": "", "flops_per_token": "", "memory": "", "price_tag": "", "plan": ""},
+}
+# What only those bodies use.
+HELPERS = {
+    "curate": ["_fold_in", "_densify", "_PairSearch", "estimate_jaccard"],
+    "tokenizer": ["_best_first", "_join", "_Merger._keys", "_Merger._merge_in_rounds",
+                  "_Merger._merge_one"],
+    "model": ["_RMSNorm", "_LinearCrossEntropy"],
+}
+BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}
+
+
+def definitions(tree, prefix=""):
+    """Yield (qualified name, node) of every function and class."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield prefix + node.name, node
+            if isinstance(node, ast.ClassDef):
+                yield from definitions(node, f"{prefix}{node.name}.")
+
+
+def starter(source, blanks, helpers=()):
+    """Return the source with the bodies of `blanks` ({name: hint}) emptied, `helpers` taken out.
+
+    Raises ValueError for a name that the source does not define.
+    """
+    nodes, lines = dict(definitions(ast.parse(source))), source.splitlines()
+    unknown = ({*blanks} | {*helpers}) - nodes.keys()
+    if unknown:
+        raise ValueError(f"the module defines no {', '.join(sorted(unknown))}")
+    edits = []  # (first line, last line, what takes their place), lines counted from 0
+    for name, hint in blanks.items():
+        node = nodes[name]
+        first, indent = node.body[0], " " * node.body[0].col_offset
+        begin = first.lineno - 1 if ast.get_docstring(node) is None else first.end_lineno
+        raising = [*(f"{indent}# {row}" for row in textwrap.wrap(hint, 88)),
+                   f'{indent}raise NotImplementedError("{name}")']
+        edits.append((begin, node.end_lineno, raising))
+    for name in helpers:
+        node = nodes[name]
+        begin, end = min(n.lineno for n in [node, *node.decorator_list]) - 1, node.end_lineno
+        while end < len(lines) and not lines[end].strip():
+            end += 1
+        edits.append((begin, end, []))
+    for begin, end, instead in sorted(edits, reverse=True):
+        lines[begin:end] = instead
+    return "\n".join(lines) + "\n"
+
+
+def make(name):
+    """Return the starter of a module of nanoseek as text."""
+    source = (ROOT / "nanoseek" / f"{name}.py").read_text("utf-8")
+    head = (f"# A starter made from nanoseek/{name}.py: write the {len(BLANKS[name])} bodies that\n"
+            "# raise NotImplementedError. MIT licence: keep the file LICENSE beside this one.\n")
+    return head + starter(source, BLANKS[name], HELPERS.get(name, ()))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Write starter files into a folder.")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(BLANKS)}; all unless given")
+    args = parser.parse_args(argv)
+    for name in args.modules:
+        if name not in BLANKS:
+            parser.exit(2, f"there is no starter of {name}: choose {', '.join(BLANKS)}\n")
+    texts = {f"{name}.py": make(name) for name in args.modules or BLANKS}
+    there = [name for name in texts if (args.folder / name).exists()]
+    if there:
+        parser.exit(2, f"{args.folder / there[0]} exists, and may be somebody's work: name another "
+                       "folder\n")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (args.folder / name).write_text(text, encoding="utf-8")
+        for file in BESIDE.get(pathlib.Path(name).stem, []):
+            shutil.copy(ROOT / "nanoseek" / file, args.folder)
+        print(args.folder / name)
+    shutil.copy(ROOT / "LICENSE", args.folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
