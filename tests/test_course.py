@@ -64,14 +64,18 @@ def test_starters_earn_nothing_and_the_modules_everything(starters, tmp_path):
 
 
 def test_each_body_that_is_missing_costs_points(tmp_path):
-    names = make_starters.BLANKS["optim"]
+    names = make_starters.BLANKS["stories"]
+    for file in make_starters.BESIDE["stories"]:
+        shutil.copy(ROOT / "nanoseek" / file, tmp_path)
     for number, name in enumerate(names):
-        text = make_starters.starter(SOURCES["optim"], {name: ""})
+        text = make_starters.starter(SOURCES["stories"], {name: ""})
         (tmp_path / f"{number}.py").write_text(text, encoding="utf-8")
+    earned = {}
     for name, (code, said) in zip(names, grade(
-            tmp_path, *[("optim", f"{n}.py") for n in range(len(names))])):
-        earned, most = points(said)
-        assert code == 1 and 0 < earned < most, name
+            tmp_path, *[("stories", f"{number}.py") for number in range(len(names))])):
+        earned[name], most = points(said)
+        assert code == 1 and earned[name] < most, name
+    assert 0 < earned["log2_probability"]  # who can write stories but not read them
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -122,7 +126,7 @@ def test_what_cannot_be_graded_is_named_in_one_line(tmp_path):
              ("stories", "notes.txt"): "no Python file",
              ("stories", "other.py"):
                  "other.py lacks Grammar, log2_probability, .*copies of nanoseek.stories",
-             ("stories optim", "stories.py"): "name one of test_cost.py, test_curate.py, ",
+             ("stories tokenizer", "stories.py"): "name one of test_cost.py, test_curate.py, ",
              ("cli", "stories.py"): "name one of test_cost.py, test_curate.py, "}
     for call, (code, said) in zip(calls, grade(tmp_path, *calls)):
         lines = [line for line in said.splitlines() if line.startswith("ERROR: ")]
