@@ -161,7 +161,6 @@ def test_grouped_query_attention_equals_multi_head_with_copied_heads(module, sha
         torch.testing.assert_close(grouped(ids), full(ids), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.contract
 @settings(max_examples=25, deadline=None)
 @given(shape=shapes(), length=st.integers(1, 40), documents=st.booleans())
 def test_a_sliding_window_equals_a_masked_reference(module, shape, length, documents):
