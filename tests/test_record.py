@@ -50,18 +50,6 @@ def test_score_equals_one_forward_pass_for_each_token():
     assert found == pytest.approx(bits / sizes.sum(), abs=1e-5)
 
 
-def test_plain_attention_is_the_models_own():
-    torch.manual_seed(0)
-    model = laptop_record.build(laptop_record.Recipe(40, 32, 2, 2, 4, 16), 40)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    ids = torch.randint(40, (3, 16))
-    plain = model(ids)
-    for layer in model.model.layers:
-        del layer.self_attn.forward  # back to the class's
-    assert torch.allclose(plain, model(ids), atol=1e-4)
-
-
 def test_rows_serve_each_part_once_in_an_epoch():
     rows = laptop_record.Rows(np.arange(1000), seed=0, rows=4, length=16)
     inputs, targets = zip(*(rows.take() for _ in range(15)))  # 60 of the 61 or 62 rows there are

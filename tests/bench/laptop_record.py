@@ -25,7 +25,6 @@ import pathlib
 import statistics
 import sys
 import time
-import types
 import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
@@ -39,7 +38,7 @@ from torch import nn
 from nanoseek.cli import Parser, run
 from nanoseek.evaluate import piece_nats, windows
 from nanoseek.machine import autocast
-from nanoseek.model import ModelConfig, Transformer, loss, rotate, use_exact_onednn
+from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
 from nanoseek.optim import build_optimizers, set_learning_rate
 from nanoseek.tokenizer import Tokenizer
 
@@ -108,23 +107,6 @@ LONG = Recipe(vocab_size=512, width=128, layers=2, heads=4, rows=16, row_length=
 SHORT_BELOW = 10  # seconds: recipes for the time between were not sought
 
 
-def plain_attention(self, x, sight, cache=None):
-    """Attention with its scores written out, for rows of up to some 128 tokens.
-
-    torch's kernel does its many small products through the library that `use_exact_onednn` picks
-    for large ones, which makes it several times slower than this on such rows.
-    """
-    B, T, _ = x.shape
-    q, k, v = (project(x).view(B, T, -1, self.head_dim)
-               for project in (self.q_proj, self.k_proj, self.v_proj))
-    q, k, v = (heads.transpose(1, 2).flatten(0, 1) for heads in
-               (rotate(q, sight.cos, sight.sin), rotate(k, sight.cos, sight.sin), v))
-    future = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
-    scores = torch.baddbmm(future, q, k.mT, alpha=self.head_dim ** -0.5)  # (B·H, T, T)
-    y = torch.bmm(scores.softmax(-1).to(v.dtype), v)  # (B·H, T, D)
-    return self.o_proj(y.unflatten(0, (B, -1)).transpose(1, 2).flatten(2))
-
-
 def build(recipe, vocab_size):
     """Return nanoseek's model for a recipe; each layer begins as if it were not there."""
     width = recipe.width
@@ -136,7 +118,6 @@ def build(recipe, vocab_size):
     for layer in model.model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
-        layer.self_attn.forward = types.MethodType(plain_attention, layer.self_attn)
     return model
 
 
