@@ -14,9 +14,10 @@ products, the output head among them) + 12·L·d·s per token, where L is layers
 of attention, s the length of a row; attention is counted in full although half of it is masked.
 The forward pass is a third. Work done twice (activation checkpointing) is counted apart.
 
-Sources: PaLM (arXiv 2204.02311, appendix B) for model FLOPs and MFU; DeepSeek LLM (2401.02954,
-§3) for the scaling laws. cost_tables.json, beside this file, holds chips, published bills and
-claims, each with its source; only what needs a chip or a bill reads it.
+Sources: PaLM (arXiv 2204.02311, appendix B) for model FLOPs and MFU; for the scaling laws DeepSeek
+LLM (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
+cost_tables.json, beside this file, holds chips, published bills and claims, each with its source;
+only what needs a chip or a bill reads it.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
@@ -29,6 +30,7 @@ import json
 import math
 import numbers
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -53,18 +55,30 @@ class Assumptions:
 @dataclasses.dataclass(frozen=True)
 class ScalingLaw:
     """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
-    C counts the FLOPs of the layers alone (no head); fitted from `low` to `high`."""
+    C counts the FLOPs of the layers alone (no head). Fitted from `low` to `high` with a vocabulary,
+    rows of `context` tokens, and the settings of train in `recipe`."""
 
     flops_per_token: tuple
     learning_rate: tuple
     batch_tokens: tuple
     low: float
     high: float
+    vocab_size: int
+    context: int
+    recipe: dict
     source: str
 
 
-DEEPSEEK_LAW = ScalingLaw((0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20,
-                          "DeepSeek LLM, arXiv 2401.02954 §3")
+DEEPSEEK_LAW = ScalingLaw(
+    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
+    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0,
+     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
+LAW_TINY = ScalingLaw(
+    (0.1034, 0.5844), (7.28e+04, -0.6045), (1.422, 0.2288), 8.9e+10, 4.2e+11, 4096, 256,
+    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0},
+    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
+LAWS = (LAW_TINY, DEEPSEEK_LAW)
+STORY_WEIGHTS = {"stories_en": 0.475, "stories_zh": 0.475, "python_docs": 0.05}  # the Makefile's
 
 
 # --- Counting -----------------------------------------------------------------------------------
@@ -84,9 +98,11 @@ def _field(config, name, default=None):
     return value
 
 
-def _positive(name, value):
-    if not isinstance(value, numbers.Real) or value is True or not 0 < value < math.inf:
-        raise ValueError(f"{name} is {value!r}: it must be a number above 0")
+def _positive(name, value, most=math.inf):
+    if not isinstance(value, numbers.Real) or value is True or not 0 < value <= most \
+            or value == math.inf:
+        limit = f" and at most {most}" * (most < math.inf)
+        raise ValueError(f"{name} is {value!r}: it must be a number above 0{limit}")
     return value
 
 
@@ -271,7 +287,7 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
 LABELS = (  # the keys of a bill or a plan, their names on the screen, their units
     ("parameters", "parameters", ""), ("tokens", "tokens", ""), ("context", "row", "tokens"),
     ("flops", "FLOPs", "FLOP"), ("seconds", "time", "s"), ("flops_per_second", "speed", "FLOP/s"),
-    ("ceiling", "ceiling (matrix product)", "FLOP/s"), ("mfu", "share of it (MFU)", "%"),
+    ("ceiling", "ceiling", "FLOP/s"), ("mfu", "MFU, share of it", "%"),
     ("peak_bytes", "peak memory", "B"), ("gpu_hours", "GPU-hours", "h"), ("dollars", "rent", "$"),
     ("kwh", "energy", "Wh"), ("dollars_electricity", "electricity", "$"),
     ("dollars_rent", "rent of such a machine", "$"))
@@ -283,6 +299,8 @@ def _show(value, unit=""):
         return f"{100 * value:.1f}%"
     if unit == "$":
         return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
+    if unit == "s" and value >= 120:
+        return f"{value / 60:.1f} min" if value < 7200 else _show(value / 3600, "h")
     if unit in ("h", "tokens") and value >= 1000:
         return f"{value:,.0f} {unit}"
     value = float(f"{value * (1000 if unit == 'Wh' else 1):.3g}")  # so that 999.9 becomes 1.00 k
@@ -306,11 +324,14 @@ def _table(rows):
                      for row in rows)
 
 
+def _format_assumptions(bill):
+    return "\n".join(["assuming", *(f"  {name} {entry['value']:.3g}: {entry['source']}"
+                                    for name, entry in bill["assumptions"].items())])
+
+
 def format_price_tag(tag):
     """Return a price tag as a short table, its convention and assumptions below it."""
-    stated = [f"  {name} {entry['value']:.3g}: {entry['source']}"
-              for name, entry in tag["assumptions"].items()]
-    return "\n".join([_table(_labelled(tag)), f"FLOPs: {tag['convention']}", "assuming", *stated])
+    return f"{_table(_labelled(tag))}\nFLOPs: {tag['convention']}\n{_format_assumptions(tag)}"
 
 
 # --- Bills that were not measured ---------------------------------------------------------------
@@ -375,19 +396,27 @@ def _usual_mfu(gpu):
 def _rent(flops, gpu, mfu, given):
     """Return the bill of computing `flops` on rented GPUs: hours, dollars, kWh, assumptions."""
     chip = _chip(gpu)
+    peak = chip["tflops"] * 1e12
     assumed = _stated(given, {**tables()["rented"], **{
         name: (chip[name], f"{gpu}: {chip['source']}") for name in ("watts", "dollars_per_hour")}})
-    mfu, source = _usual_mfu(gpu) if mfu is None else (_positive("mfu", mfu), "given")
+    mfu, source = _usual_mfu(gpu) if mfu is None else (_positive("mfu", mfu, 1), "given")
     for name, words in (("watts", "power"), ("dollars_per_hour", "rent")):
         if assumed[name]["value"] is None:
             raise ValueError(f"{gpu} has no known {words}: give {name}")
     value = {name: entry["value"] for name, entry in assumed.items()}
-    hours = flops / (chip["tflops"] * 1e12 * mfu) / 3600
+    hours = flops / (peak * mfu) / 3600
     kwh = hours * value["watts"] / 1000 * value["pue"]
-    return {"gpu": gpu, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
+    return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
             "dollars": hours * value["dollars_per_hour"],
             "dollars_electricity": kwh * value["dollars_per_kwh"], "convention": CONVENTION,
             "assumptions": {**assumed, "mfu": {"value": mfu, "source": source}}}
+
+
+def _refuse_unused(gpu, mfu, given):
+    """Raise ValueError when something is assumed about a GPU that is not named."""
+    idle = [name for name, value in {"mfu": mfu, **given}.items() if value is not None]
+    if idle and gpu is None:
+        raise ValueError(f"{', '.join(idle)} would change nothing: give gpu as well")
 
 
 def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precision="bf16",
@@ -400,6 +429,7 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
     left out. `given` replaces assumptions. Raises ValueError for a bad config, an unknown GPU,
     and a chip whose power or rent is neither known nor given.
     """
+    _refuse_unused(gpu, mfu, given)
     context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context, active_parameters)
     result = {"context": context, "flops_per_token": each}
@@ -416,23 +446,23 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
 
 # --- The planner --------------------------------------------------------------------------------
 
-def _candidates(vocab_size, context):
-    """Yield configs. Depth is about √hidden_size / 2, a rule of thumb through GPT-2 124M (768 wide,
-    12 layers) and DeepSeek 7B (4096, 30); multi-head, as the models of the law were."""
-    for hidden in range(32, 16385, 32):
-        size = 32 if hidden < 512 else 64 if hidden < 2048 else 128
-        depth = round(hidden ** 0.5 / 2)
-        for layers in range(depth - 1, depth + 2) if hidden % size == 0 else ():
-            yield {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
-                   "num_hidden_layers": layers, "num_attention_heads": hidden // size,
-                   "num_key_value_heads": hidden // size, "vocab_size": vocab_size,
-                   "max_position_embeddings": max(context, 512), "tie_word_embeddings": True}
+def planned_shape(hidden, vocab_size, context):
+    """Return the config that is planned at a width: 2 layers up to 128 wide, as the tiny preset,
+    then one for each 64 (GPT-2 124M: 768 wide, 12), from 1024 on √hidden / 2 (DeepSeek 7B: 4096,
+    30); multi-head and untied, as the models of both laws were."""
+    size = next((n for n in (128, 64, 32) if hidden % n == 0 and hidden >= 16 * n), 16)
+    heads = hidden // size
+    return {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
+            "num_hidden_layers": max(2, min(hidden // 64, round(hidden ** 0.5 / 2))),
+            "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocab_size,
+            "max_position_embeddings": max(context, 512), "tie_word_embeddings": False}
 
 
 def _best_config(flops, vocab_size, context, law):
     """Return the config whose best budget by the law is nearest to `flops`, head included."""
     found = []
-    for config in _candidates(vocab_size, context):
+    for hidden in (*range(16, 512, 16), *range(512, 16385, 64)):
+        config = planned_shape(hidden, vocab_size, context)
         each = flops_per_token(config, context)
         layers = each["total"] - each["head"]
         compute = (layers / law.flops_per_token[0]) ** (1 / law.flops_per_token[1])
@@ -444,15 +474,19 @@ def _best_config(flops, vocab_size, context, law):
     return config
 
 
-def _fit(config, rows, context, precision, limit):
-    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of `limit`
-    bytes (allocators waste some); rows_at_once is None when not even one row does."""
+def _fit(config, rows, context, memory_gb, gpu, optimizer):
+    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of
+    "memory_limit" (allocators waste some); rows_at_once is None when not even one row does."""
+    known = _chip(gpu)["memory_gb"] if gpu and memory_gb is None else memory_gb
+    limit = math.inf if known is None else 1e9 * _positive("memory_gb", known)
+    precision = "bf16" if gpu else "fp32"
     for mode in ("none", "full"):
         for some in (n for n in range(rows, 0, -1) if rows % n == 0):
-            needed = memory(config, some, context, mode, precision, document_mask=True)
+            needed = memory(config, some, context, mode, precision, optimizer, document_mask=True)
             if needed["total"] <= 0.9 * limit:
-                return {"checkpointing": mode, "rows_at_once": some, "memory": needed}
-    return {"checkpointing": mode, "rows_at_once": None, "memory": needed}
+                return {"checkpointing": mode, "rows_at_once": some, "memory": needed,
+                        "memory_limit": limit}
+    return {"checkpointing": mode, "rows_at_once": None, "memory": needed, "memory_limit": limit}
 
 
 def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
@@ -460,7 +494,7 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
     budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
     named = [name for name, value in budgets.items() if value is not None]
     if len(named) != 1:
-        raise ValueError("give one budget: flops, dollars or seconds")
+        raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
     amount = _positive(named[0], budgets[named[0]])
     if flops is not None:
         return amount
@@ -473,48 +507,57 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
     return amount * _positive("flops_per_second", flops_per_second)
 
 
+def _nearest_law(flops):
+    return min(LAWS, key=lambda law: max(0, math.log(law.low / flops), math.log(flops / law.high)))
+
+
 def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_second=None,
-         config=None, vocab_size=None, context=None, memory_gb=None, law=DEEPSEEK_LAW,
-         extrapolate=False, **given):
+         config=None, vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False,
+         **given):
     """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
-    or at the flops_per_second that training reaches here. A config that is given is kept.
+    or at the flops_per_second that training reaches here. A config that is given is kept; the law
+    is that of LAWS whose range is nearest, vocab_size and context (length of a row) are the law's.
 
     Returns "config", "tokens", "learning_rate", "batch_tokens", "rows" and "steps", "flops",
-    "law_flops", "memory" with its "checkpointing" and "rows_at_once" (None: not even one row
-    fits), "warnings", and the bill where there is a gpu. Raises ValueError for a budget that is
+    "law_flops", "recipe", "memory" with its "checkpointing" and "rows_at_once" (None: not even one
+    row fits), "warnings", and the bill where there is a gpu. Raises ValueError for a budget that is
     missing, negative or too small, and outside the range of the law unless `extrapolate`.
     """
-    flops = _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given)
-    vocab_size = vocab_size or (2048 if flops < 1e17 else 102400)  # tiny's, DeepSeek's
-    context = (256 if flops < 1e17 else 4096) if context is None else context
+    _refuse_unused(gpu, mfu, given)
+    flops = _positive("the budget in FLOPs", _budget(flops, dollars, seconds, gpu, mfu,
+                                                     flops_per_second, given))
+    law = law or _nearest_law(flops)
+    vocab_size = law.vocab_size if vocab_size is None else vocab_size
+    context = law.context if context is None else context
     config = config or _best_config(flops, vocab_size, context, law)
     each, warnings = flops_per_token(config, context), []
     tokens = flops / each["total"]
     compute = tokens * (each["total"] - each["head"])
     if not law.low <= compute <= law.high:
-        warnings.append(f"{compute:.1e} FLOPs lie outside {law.low:.0e} to {law.high:.0e}, where "
-                        f"the law was fitted ({law.source})")
+        warnings.append(f"{compute:.1e} FLOPs in the layers lie outside {law.low:.0e} to "
+                        f"{law.high:.0e}, where the law was fitted ({law.source})")
         if not extrapolate:
             raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
     rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
     rows = max(1, round(batch / context))
     rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
-    limit = (memory_gb or gpu and _chip(gpu)["memory_gb"] or math.inf) * 1e9
-    fit = _fit(config, rows, context, "bf16" if gpu else "fp32", limit)
+    fit = _fit(config, rows, context, memory_gb, gpu, law.recipe["optimizer"])
     if fit["rows_at_once"] is None:
         warnings.append(f"one row needs {_show(fit['memory']['total'], 'B')} of the "
-                        f"{_show(limit, 'B')} there are: shard the model over several devices")
+                        f"{_show(fit['memory_limit'], 'B')} there are: shard the model over "
+                        "several devices")
     return {"config": config, "parameters": parameters(config)["total"], "context": context,
             "tokens": tokens, "flops": flops, "law_flops": compute, "learning_rate": rate,
             "batch_tokens": batch, "rows": rows, "steps": max(1, round(tokens / rows / context)),
-            **fit, "memory_limit": limit, "warnings": warnings,
+            "law": law.source, "recipe": law.recipe, **fit, "warnings": warnings,
             **({} if seconds is None else {"seconds": seconds}),
             **({} if gpu is None else _rent(flops, gpu, mfu, given))}
 
 
 # --- The command line ---------------------------------------------------------------------------
 
-OUTSIDE_STEPS = 10.0  # seconds of a run outside its steps, measured: start, evaluations, saving
+START_SECONDS = 8.0  # of a run before its first step and for its samples: 6 measured, and some
+MEASURED_FLOPS = 1e11  # of a step that is measured, where one row has no more: about a second
 
 USAGE = """Print what a model or a run costs.
 
@@ -576,6 +619,24 @@ def _parts(title, parts, unit, *names):
         f"{name} {_show(parts[name], unit)}" for name in names if parts[name]))
 
 
+def _breakdown(bill, batch, precision):
+    """Return what a config costs by part, as a table."""
+    each = bill["flops_per_token"]
+    rows = [("row", f"{bill['context']:,} tokens", ""),
+            _parts("training, a token", each, "FLOP", "matrices", "attention", "head"),
+            _parts("  the same by pass", each, "FLOP", "forward", "backward"),
+            ("  full checkpointing adds", _show(each["recomputation"], "FLOP"), "")]
+    if "memory" in bill:
+        rows += [_parts("parameters", bill["parameters"], "", "embedding", "attention", "mlp",
+                        "norms", "head"),
+                 ("memory of training", "", f"{batch} row(s) at once, {precision}, AdamW")]
+        rows += [_parts(f"  checkpointing {mode}", parts, "B", "weights", "gradients",
+                        "optimizer", "weight_copies", "activations", "working")
+                 for mode, parts in bill["memory"].items()]
+        rows.append(("KV cache to generate", _show(bill["memory"]["none"]["kv_cache"], "B"), ""))
+    return _table(rows)
+
+
 def _main_price(argv):
     parser = _parser("")
     parser.add_argument("what", help="a run's folder, a config.json, or a preset")
@@ -584,21 +645,17 @@ def _main_price(argv):
     parser.add_argument("--precision", default="bf16", help="bf16, fp16 or fp32")
     parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
     given = vars(parser.parse_args(argv))
-    what = given.pop("what")
+    what = given["what"]
     if os.path.isfile(os.path.join(what, "cost.json")):
+        if given != vars(parser.parse_args([what])):
+            raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
         return print(format_price_tag(_read_tag(what)))
+    del given["what"]
     bill = cost(_find_config(what), **given)
-    each = bill["flops_per_token"]
-    rows = [_parts("training, a token", each, "FLOP", "matrices", "attention", "head"),
-            ("  full checkpointing adds", _show(each["recomputation"], "FLOP"), "")]
-    if "parameters" in bill:
-        rows.insert(0, _parts("parameters", bill.pop("parameters"), "", "embedding", "attention",
-                              "mlp", "norms", "head"))
-        rows += [_parts(f"memory, checkpointing {mode}", parts, "B", "weights", "gradients",
-                        "optimizer", "weight_copies", "activations", "working")
-                 for mode, parts in bill["memory"].items()]
-    print(_table(rows))
-    print(format_price_tag(bill) if "gpu" in bill else _table(_labelled(bill)))
+    print(_breakdown(bill, given["batch"], given["precision"]))
+    bill = {key: value for key, value in bill.items() if key not in ("context", "parameters")}
+    if "flops" in bill:
+        print(format_price_tag(bill) if "gpu" in bill else _table(_labelled(bill)))
 
 
 def _main_compare(argv):
@@ -615,106 +672,186 @@ def _main_compare(argv):
         for name in {**left, **right}]))
 
 
+BILL_COLUMNS = (  # of `calibrate`: key, heading, format
+    ("model", "published bill", "{}"), ("chip", "chip", "{}"), ("tokens", "tokens", "{:.3g}"),
+    ("flops", "FLOPs", "{:.3g}"), ("ratio", "/ published", "{:.1%}"),
+    ("gpu_hours", "GPU-hours", "{:,.0f}"), ("mfu", "MFU", "{:.1%}"),
+    ("predicted_hours", "predicted", "{:,.0f}"), ("error", "error", "{:+.0%}"),
+    ("scope", "scope of the hours", "{}"), ("source", "source", "{}"))
+
+
 def _main_calibrate(argv):
     _parser(" calibrate").parse_args(argv)
-    columns = {"model": "bill", "chip": "chip", "tokens": "tokens", "flops": "FLOPs",
-               "ratio": "of published", "gpu_hours": "GPU-hours", "mfu": "MFU",
-               "predicted_hours": "predicted", "error": "error", "scope": "scope of the hours",
-               "source": "source"}
-    formats = {"tokens": "{:.3g}", "flops": "{:.3g}", "ratio": "{:.1%}", "gpu_hours": "{:,.0f}",
-               "mfu": "{:.1%}", "predicted_hours": "{:,.0f}", "error": "{:+.0%}"}
-    bills = [[formats.get(key, "{}").format(row[key]) if row[key] is not None else "-"
-              for key in columns] for row in calibrate()]
-    chips = [[name, *("-" if value is None else str(value) for value in chip.values())]
-             for name, chip in tables()["hardware"].items()]
-    print(_table([["chip", "TFLOP/s", "of", "W", "$/h", "GB", "source"], *chips]))
-    print(f"\nFLOPs: {CONVENTION}\n\"of published\" leaves attention out, as those do; "
-          "\"predicted\" by the median MFU of the chip's other dense models\n")
-    print(_table([list(columns.values()), *bills]))
+    data, bills = tables(), calibrate()
+    print(_table([["chip", "TFLOP/s", "in", "watts", "$/hour", "GB", "source"], *(
+        [name, *("-" if value is None else str(value) for value in chip.values())]
+        for name, chip in data["hardware"].items())]))
+    print()
+    print(_table([[heading for _, heading, _ in BILL_COLUMNS], *(
+        ["-" if row[key] is None else form.format(row[key]) for key, _, form in BILL_COLUMNS]
+        for row in bills)]))
+    errors = [abs(row["error"]) for row in bills if row["error"] is not None]
+    print(f"""
+chips        TFLOP/s: the published peak of dense matrix products
+FLOPs        {CONVENTION}
+/ published  our FLOPs without attention, over those that the source gives
+MFU          FLOPs / (GPU-hours x peak)
+predicted    hours at the median MFU of the other dense models on the chip; of {len(errors)} errors
+             half are within {statistics.median(errors):.0%}, the largest is {max(errors):.0%}
+source       {data['marks']} (shown as -)""")
 
 
 def _main_claims(argv):
     _parser(" claims").parse_args(argv)
-    for row in tables()["claims"]:
-        print(f"{row['claim']}?\n    {row['record']} [{row['source']}]")
+    data = tables()
+    print("What is often said of DeepSeek, and the record [source]")
+    for row in data["claims"]:
+        print(f"\n{row['claim']}?\n    {row['record']} [{row['source']}]")
+    print(f"\n{data['marks'].split(';')[0]}")
 
 
 def _measure_training(planned, seconds=4.0):
-    """Return the FLOP/s that steps of the planned model reach here, optimizer included."""
+    """Return the FLOP/s that steps of the planned model reach here, optimizer included, and the
+    choices of train, made as it makes them: {"threads", "precision"}."""
     import torch
+    from nanoseek.machine import autocast, choose_precision, choose_threads, pick_device
     from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
     from nanoseek.optim import build_optimizers
-    use_exact_onednn()  # as train does
-    model = Transformer(ModelConfig(**planned["config"]))
-    optimizers = build_optimizers(model, "adamw", 1e-4, 0.1)
-    rows, context = planned["rows_at_once"] or 1, planned["context"]
-    ids = torch.randint(planned["config"]["vocab_size"], (rows, context))
-    documents = (torch.arange(context) // 64).expand(rows, context)  # masked, as train masks
+    use_exact_onednn()
+    device, recipe = pick_device("auto"), planned["recipe"]
+    context = planned["context"]
+    row = flops_per_token(planned["config"], context)["total"] * context
+    if planned["rows_at_once"] is None:
+        raise ValueError(f"{planned['warnings'][-1]}, or plan less")
+    rows = max(1, min(planned["rows_at_once"], int(MEASURED_FLOPS / row)))
+    model = Transformer(ModelConfig(**planned["config"])).to(device)
+    model.activation_checkpointing = planned["checkpointing"]
+    chosen = {"threads": choose_threads(model, rows, context)[0]} if device.type == "cpu" else {}
+    chosen["precision"] = choose_precision(model, device, rows, context)[0]
+    optimizers = build_optimizers(model, recipe["optimizer"], 1e-4, 0.1)
+    ids = torch.randint(planned["config"]["vocab_size"], (rows, context), device=device)
+    documents = (torch.arange(context, device=device) // 64).expand(rows, context)  # as train masks
     times, end = [], time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
+    while len(times) < 3 or time.perf_counter() < end:
         began = time.perf_counter()
-        loss(model, ids, ids, documents).backward()
+        with autocast(device, chosen["precision"]):
+            value = loss(model, ids, ids, documents)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        value.item()  # a GPU returns before it has computed
         times.append(time.perf_counter() - began)
-    each = flops_per_token(planned["config"], context)["total"]
-    speed = each * rows * context / statistics.median(times[2:])  # the first two warm up
+    speed = row * rows / statistics.mean(times[1:])  # the first warms up
     print(f"measured: training {planned['config']['hidden_size']} wide reaches "
           f"{_show(speed, 'FLOP/s')} here", file=sys.stderr)
-    return speed
+    return speed, chosen
 
 
-def _command(planned, data, out):
+def _plan_here(given, held_out):
+    """Return (the plan for given["seconds"] on this machine, the choices of train).
+
+    held_out: {source: tokens} that the run will be scored on. What a shape reaches decides how
+    large it should be, so a first guess is measured, then the shape that it leads to.
+    """
+    whole = given["seconds"]
+    speed, outside, chosen = 0.3 * measure_ceiling(), 0.1 * whole, {}
+    for kept in (False, False, True):
+        if outside > whole / 2:
+            raise ValueError(f"a budget of {whole:.0f} seconds is too small: a run takes about "
+                             f"{outside:.0f} of them outside its steps")
+        given |= {"seconds": whole - outside, "flops_per_second": speed,
+                  "config": planned["config"] if kept else None}
+        planned = plan(**given | {"extrapolate": True})
+        if not kept:
+            speed, chosen = _measure_training(planned)
+            scored = sum(count + 2 * min(count, 8192) for count in held_out.values())  # as train
+            forward = flops_per_token(planned["config"], planned["context"])["forward"]
+            outside = START_SECONDS + scored * forward / speed
+    return {**planned, "seconds": whole}, chosen
+
+
+def _command(planned, data, out, more):
     """Return the command line that trains a plan."""
     steps = planned["steps"]
     flags = {**planned["config"], "row_length": planned["context"], "steps": steps,
              "batch_size": planned["rows"],
              "accumulation": planned["rows"] // (planned["rows_at_once"] or 1),
-             "activation_checkpointing": planned["checkpointing"],
-             "optimizer": "adamw", "learning_rate": f"{planned['learning_rate']:.2e}",
+             "activation_checkpointing": planned["checkpointing"], **planned["recipe"],
+             "learning_rate": f"{planned['learning_rate']:.2e}",
              "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
-             "eval_every": math.ceil(steps / 2), "save_every": steps, "tokens": data, "out": out}
+             "eval_every": math.ceil(steps / 2), "save_every": steps, **more,
+             "tokens": data, "out": out}
     flags.pop("vocab_size")  # train takes it from the tokens
-    return "python -m nanoseek.train " + " ".join(f"--{k} {v}" for k, v in flags.items())
+    return "python -m nanoseek.train " + " ".join(
+        f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
+
+
+def _corpus(folder):
+    """Return (vocabulary, {source: tokens} to train on, the same held out) of a token folder;
+    (None, {}, {}) where there is none yet."""
+    if not os.path.isdir(folder):
+        return None, {}, {}
+    from nanoseek.data import read_manifest
+    manifest = read_manifest(folder)
+    return (manifest["vocab_size"], *({source: entry["tokens"] for source, entry in part.items()}
+                                      for part in manifest["splits"].values()))
 
 
 def _main_plan(argv):
     parser = _parser(" plan")
     for name in ("flops", "dollars", "minutes", "memory_gb"):
         parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--vocab_size", type=int)
+    parser.add_argument("--vocab_size", type=int, help="(default: that of the tokens)")
     parser.add_argument("--extrapolate", action="store_true", help="plan outside the fitted range")
     parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
     parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
     given = vars(parser.parse_args(argv))
     data, out, minutes = given.pop("tokens"), given.pop("out"), given.pop("minutes")
     given["seconds"] = None if minutes is None else 60 * _positive("minutes", minutes)
+    vocabulary, train, held_out = _corpus(data)
+    if given["vocab_size"] is None:
+        given["vocab_size"] = vocabulary
+    elif vocabulary not in (None, given["vocab_size"]):
+        raise ValueError(f"vocab_size is {given['vocab_size']}, but {data} has a vocabulary of "
+                         f"{vocabulary}: leave it out, or name other --tokens")
     if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if given["gpu"] is None and minutes is not None:
-        # No law is fitted for budgets this small: extrapolate, and say so. What a shape reaches
-        # decides how large it should be, so a first guess is measured, then the shape it leads to.
-        given["seconds"] -= min(OUTSIDE_STEPS, 0.2 * given["seconds"])
-        given.update(extrapolate=True, flops_per_second=0.3 * measure_ceiling())
-        given["flops_per_second"] = _measure_training(plan(**given))
-        given["config"] = plan(**given)["config"]
-        given["flops_per_second"] = _measure_training(plan(**given))
-    planned = plan(**given)
+    if given["seconds"] and not any(given[name] for name in ("gpu", "flops", "dollars")):
+        planned, chosen = _plan_here(given, held_out)
+    else:
+        planned, chosen = plan(**given), {}
+    print(_format_plan(planned))
+    if "assumptions" in planned:
+        print(_format_assumptions(planned))
+    for warning in planned["warnings"] + _warn_of_tokens(planned, data, sum(train.values())):
+        print(f"warning: {warning}", file=sys.stderr)
+    if train.keys() == STORY_WEIGHTS.keys() and planned["law"] == LAW_TINY.source:
+        chosen["weights"] = ",".join(f"{name}={share}" for name, share in STORY_WEIGHTS.items())
+    print(_command(planned, data, out, chosen))
+
+
+def _warn_of_tokens(planned, data, count):
+    if not count:
+        return [f"{data} is not there yet: the command reads it"]
+    times = planned["tokens"] / count
+    return [f"the plan reads {data} {times:,.0f} times; after about 4, text that is read again "
+            "teaches less (arXiv 2305.16264): name more with --tokens"] * (times > 4)
+
+
+def _format_plan(planned):
     shape = planned["config"]
-    print(_table(_labelled(planned) + [
+    return _table(_labelled(planned) + [
+        ("law", planned["law"]),
         ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
                   f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
-        ("learning rate", f"{planned['learning_rate']:.2e}"),
+        ("learning rate", f"{planned['learning_rate']:.2e}, {planned['recipe']['optimizer']}"),
         ("batch", f"{_show(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
                   f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
-        ("memory", f"{_show(planned['memory']['total'], 'B')} of "
+        ("memory", f"{_show(planned['memory']['total'], 'B')} of tensors in "
                    f"{planned['memory_limit'] / 1e9:.3g} GB, "
-                   f"checkpointing {planned['checkpointing']}")]))
-    for warning in planned["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(_command(planned, data, out))
+                   f"checkpointing {planned['checkpointing']}")])
 
 
 def main(argv=None):

@@ -2,8 +2,11 @@
 
 import dataclasses
 import gc
+import importlib.util
 import json
 import math
+import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from nanoseek.data import write_shards
 from nanoseek.model import PRESETS, KVCache, ModelConfig, Transformer, loss
 from nanoseek.optim import build_optimizers
 
@@ -309,6 +313,7 @@ def test_price_tag_states_what_it_assumes(module):
 
 @pytest.mark.parametrize("value, unit, text", [
     (999.6, "", "1.00 k"), (6.91e9, "", "6.91 B"), (6.91e9, "B", "6.91 GB"), (12.34, "s", "12.3 s"),
+    (180, "s", "3.0 min"), (9000, "s", "2.50 h"),
     (4.2e-6, "Wh", "0.00420 Wh"), (0.0125, "Wh", "12.5 Wh"), (4.5e25, "FLOP", "45.0 YFLOP"),
     (5e15, "", "5000 T"), (123456, "", "123 k"), (0.4567, "%", "45.7%"), (0.0031, "$", "$0.0031"),
     (1234.5, "$", "$1,234.50"), (601200.4, "h", "601,200 h"), (33.333, "h", "33.3 h")])
@@ -431,17 +436,83 @@ def test_plan_follows_deepseeks_laws(module):
     ModelConfig(**planned["config"])
 
 
+@pytest.mark.parametrize("name", ["LAW_TINY", "DEEPSEEK_LAW"])
 @settings(max_examples=20, deadline=None)
 @given(flops=st.floats(13, 23).map(lambda power: 10 ** power))
-def test_plans_can_be_built_and_grow_with_the_budget(module, flops):
-    small, large = (module.plan(flops=budget, vocab_size=2048, context=1024, extrapolate=True)
-                    for budget in (flops, 8 * flops))
+def test_plans_can_be_built_and_grow_with_the_budget(module, name, flops):
+    law = getattr(module, name)
+    small, large = (module.plan(flops=budget, vocab_size=2048, context=1024, extrapolate=True,
+                                law=law) for budget in (flops, 8 * flops))
     for planned in (small, large):
         ModelConfig(**planned["config"])
-        outside = not 1e17 <= planned["law_flops"] <= 3e20
+        outside = not law.low <= planned["law_flops"] <= law.high
         assert bool(planned["warnings"]) == outside
     assert large["parameters"] > small["parameters"] and large["tokens"] > small["tokens"]
     assert large["learning_rate"] < small["learning_rate"]
+
+
+def test_a_small_budget_follows_our_own_sweep(module):
+    middle = math.sqrt(module.LAW_TINY.low * module.LAW_TINY.high)
+    planned = module.plan(flops=2 * middle)  # half of the FLOPs, about, are the head's
+    compute = planned["law_flops"]
+    a, b = module.LAW_TINY.learning_rate
+    assert planned["learning_rate"] == pytest.approx(a * compute ** b)
+    assert planned["recipe"]["optimizer"] == "muon" and not planned["warnings"]
+    assert planned["config"]["vocab_size"] == 4096 and planned["context"] == 256
+    each = module.flops_per_token(planned["config"], 256)
+    a, b = module.LAW_TINY.flops_per_token
+    assert each["total"] - each["head"] == pytest.approx(a * compute ** b, rel=0.35)  # a rung off
+
+
+def test_between_the_laws_the_nearer_one_is_used_and_says_so(module):
+    for flops, law in ((1e14, module.LAW_TINY), (2e16, module.DEEPSEEK_LAW)):
+        planned = module.plan(flops=flops, extrapolate=True)
+        assert planned["law"] == law.source and law.source in planned["warnings"][0]
+        with pytest.raises(ValueError, match="give extrapolate"):
+            module.plan(flops=flops)
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    path = pathlib.Path(__file__).parent.parent / "tutorials/experiments/scaling_sweep.py"
+    spec = importlib.util.spec_from_file_location("scaling_sweep", path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_our_law_is_the_fit_of_the_stored_sweep(module, sweep):
+    stored, law = sweep.load(), module.LAW_TINY
+    for name, (exponent, logarithm) in sweep.fit(stored).items():
+        coefficient, power = getattr(law, name)
+        assert coefficient == pytest.approx(math.exp(logarithm), rel=1e-3)
+        assert power == pytest.approx(exponent, abs=1e-4)
+    reach = [row["compute"] for row in sweep.optima(stored)]
+    assert (law.low, law.high) == pytest.approx((min(reach), max(reach)), rel=0.02)
+    assert law.recipe.items() <= sweep.TRAINING.items()
+    assert (law.vocab_size, law.context) == (sweep.VOCAB, sweep.ROW)
+
+
+def test_the_sweep_finds_a_known_optimum(sweep):
+    """Made-up scores that are parabolas around known points, no matter where the search begins."""
+    wanted = {budget: (3e5 * 2 ** n, 2e-2 / 1.5 ** n, 1.7 * 1.6 ** n)
+              for n, budget in enumerate(sweep.BUDGETS)}
+
+    def score(budget, where):
+        found = (sweep.flops(where[0])[0], *where[1:])
+        return sum(math.log(x / best) ** 2 for x, best in zip(found, wanted[budget]))
+    results = []
+    while waiting := [(b, p) for b in sweep.BUDGETS for p in sweep.missing(results, b)]:
+        budget, where = waiting[0]
+        results.append({"budget": budget, **dict(zip(sweep.LADDERS, where)),
+                        "bits_per_byte": score(budget, where)})
+    assert len(results) < 60  # of the 3,136 points of the ladders
+    for budget in sweep.BUDGETS[:-1]:
+        found = [sweep.optimum(results, budget, axis) for axis in sweep.LADDERS]
+        assert found == pytest.approx(wanted[budget])
+    rate = sweep.fit(results)["learning_rate"][0]
+    computes = [row["compute"] for row in sweep.optima(results)]
+    assert rate == pytest.approx(math.log(1 / 1.5) / math.log(computes[1] / computes[0]), rel=0.1)
 
 
 def test_budgets_in_dollars_and_seconds(module):
@@ -495,6 +566,16 @@ def test_a_config_without_a_field_names_it(module, field):
     (lambda m: m.price_tag(TINY, 1, 1, 1, watts=-5), "watts"),
     (lambda m: m.price_tag(TINY, 1, 1, 1, volts=5), "unknown assumption 'volts'"),
     (lambda m: m.cost(TINY, gpu="H100"), "tokens"),
+    (lambda m: m.cost(TINY, tokens=9, gpu="H100", mfu=7), "mfu is 7: .* at most 1"),
+    (lambda m: m.cost(TINY, tokens=9, mfu=0.5, watts=9), "mfu, watts would change nothing"),
+    (lambda m: m.plan(flops=1e18, mfu=0.5), "mfu would change nothing: give gpu"),
+    (lambda m: m.plan(dollars=9, gpu="H100", mfu=0), "mfu is 0"),
+    (lambda m: m.plan(dollars=9, gpu="H100", mfu=math.nan), "mfu is nan"),
+    (lambda m: m.plan(flops=1e18, memory_gb=0), "memory_gb is 0"),
+    (lambda m: m.plan(flops=1e18, memory_gb=math.nan), "memory_gb is nan"),
+    (lambda m: m.plan(flops=1e18, memory_gb=-3), "memory_gb is -3"),
+    (lambda m: m.plan(flops=1e18, vocab_size=0), "vocab_size is 0"),
+    (lambda m: m.plan(seconds=1e300, flops_per_second=1e11), "budget in FLOPs is inf"),
     (lambda m: m.plan(), "one budget"),
     (lambda m: m.plan(flops=1e18, dollars=3, gpu="H100"), "one budget"),
     (lambda m: m.plan(dollars=-3, gpu="H100"), "dollars is -3"),
@@ -566,39 +647,80 @@ def test_tables_are_printed_from_the_data(module, capsys):
 
 
 def test_a_plan_prints_a_command_that_train_reads(module, capsys):
-    module.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens"])
+    module.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens",
+                 "--out", "my $run's"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("python -m nanoseek.train ")
-    words = lines[-1].split()[3:]
+    words = shlex.split(lines[-1])[3:]
     flags = dict(zip(words[::2], words[1::2]))
     planned = module.plan(dollars=100, gpu="H100")
     assert flags["--hidden_size"] == str(planned["config"]["hidden_size"])
     assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "some/tokens"
+    assert flags["--out"] == "my $run's" and flags["--schedule"] == "multi_step"
     from nanoseek.train import TrainConfig
     known = {f"--{field.name}" for kind in (TrainConfig, ModelConfig)
              for field in dataclasses.fields(kind)}
     assert set(flags) <= known
 
 
-def test_a_plan_in_minutes_measures_the_machine(module, monkeypatch, capsys):
+@pytest.fixture
+def tokens(tmp_path):
+    """Token shards of the default recipe's sources, with a vocabulary of 512."""
+    documents = [{"text": "a" * 300, "source": source, "split": split}
+                 for source in ("stories_en", "stories_zh", "python_docs")
+                 for split in ("train", "held_out")]
+    write_shards(documents, lambda text: list(text.encode()), tmp_path / "tokens", 512, 511)
+    return str(tmp_path / "tokens")
+
+
+def test_a_plan_in_minutes_measures_the_machine(module, monkeypatch, capsys, tokens):
     measured = []
 
     def measure(planned):
         measured.append(planned["config"])
-        return 1e11
+        return 1e11, {"threads": 2, "precision": "fp32"}
     monkeypatch.setattr(module, "measure_ceiling", lambda: 3e11)
     monkeypatch.setattr(module, "_measure_training", measure)
-    module.main(["plan", "--minutes", "3", "--vocab_size", "2048"])
+    module.main(["plan", "--minutes", "3", "--tokens", tokens])
     shown = capsys.readouterr()
-    assert "warning" in shown.err and "fitted" in shown.err
-    assert f"--hidden_size {measured[-1]['hidden_size']} " in shown.out  # the shape it measured
-    assert "17.0 TFLOP" in shown.out  # 170 s: the rest is not spent in steps
+    words = shlex.split(shown.out.splitlines()[-1])
+    flags = dict(zip(words[3::2], words[4::2]))
+    assert len(measured) == 2 and flags["--hidden_size"] == str(measured[1]["hidden_size"])
+    assert flags["--threads"] == "2" and flags["--optimizer"] == "muon"
+    assert flags["--weights"] == "stories_en=0.475,stories_zh=0.475,python_docs=0.05"
+    assert measured[1]["vocab_size"] == 512  # that of the tokens
+    # Start and evaluations aside, steps fill the time at the speed that was measured.
+    each = module.flops_per_token(measured[1], int(flags["--row_length"]))
+    trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
+    scored = 3 * 301 * 3  # 3 sources of 301 held-out tokens: at the end, and quickly twice before
+    seconds = (each["total"] * trained + each["forward"] * scored) / 1e11 + module.START_SECONDS
+    assert seconds == pytest.approx(180, rel=0.01)
+    assert "3.0 min" in shown.out
+    assert "times" in shown.err  # 903 tokens to learn from are few
+
+
+def test_minutes_too_few_or_too_many_are_named(module, monkeypatch, tokens):
+    monkeypatch.setattr(module, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(module, "_measure_training", lambda planned: (1e11, {}))
+    with pytest.raises(ValueError, match="a budget of 6 seconds is too small"):
+        module.main(["plan", "--minutes", "0.1", "--tokens", tokens])
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="shard the model over several devices"):
+        module.main(["plan", "--minutes", "1e11", "--tokens", tokens])
+
+
+def test_tokens_decide_the_vocabulary(module, tokens, capsys):
+    module.main(["plan", "--flops", "1e18", "--tokens", tokens])
+    assert "vocabulary 512" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has a vocabulary of 512"):
+        module.main(["plan", "--flops", "1e18", "--tokens", tokens, "--vocab_size", "4096"])
 
 
 def test_measured_speed_counts_real_steps(module):
     planned = module.plan(seconds=10, flops_per_second=1e12, extrapolate=True,
                           config={**TINY, "max_position_embeddings": 512})
-    assert module._measure_training({**planned, "rows": 1}, seconds=0.01) > 0
+    speed, chosen = module._measure_training({**planned, "rows_at_once": 1}, seconds=0.01)
+    assert speed > 0 and chosen["threads"] >= 1 and chosen["precision"] in ("fp32", "bf16")
 
 
 @pytest.mark.parametrize("argv", [
@@ -606,6 +728,8 @@ def test_measured_speed_counts_real_steps(module):
     ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
     ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
     ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
+    ["plan", "--minutes", "1e300"], ["plan", "--minutes", "1", "--flops", "1e18"],
+    ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"],
     ["calibrate", "extra"]])
 def test_bad_command_lines(module, argv, capsys):
     with pytest.raises((ValueError, SystemExit)) as caught:
