@@ -438,7 +438,7 @@ def test_plan_follows_deepseeks_laws(module):
 
 @pytest.mark.parametrize("name", ["LAW_TINY", "DEEPSEEK_LAW"])
 @settings(max_examples=20, deadline=None)
-@given(flops=st.floats(13, 23).map(lambda power: 10 ** power))
+@given(flops=st.floats(13, 21).map(lambda power: 10 ** power))
 def test_plans_can_be_built_and_grow_with_the_budget(module, name, flops):
     law = getattr(module, name)
     small, large = (module.plan(flops=budget, vocab_size=2048, context=1024, extrapolate=True,
@@ -487,7 +487,7 @@ def test_our_law_is_the_fit_of_the_stored_sweep(module, sweep):
         coefficient, power = getattr(law, name)
         assert coefficient == pytest.approx(math.exp(logarithm), rel=1e-3)
         assert power == pytest.approx(exponent, abs=1e-4)
-    reach = [row["compute"] for row in sweep.optima(stored)]
+    reach = [row["compute"] for row in sweep.optima(stored) if row["flops_per_token"]]
     assert (law.low, law.high) == pytest.approx((min(reach), max(reach)), rel=0.02)
     assert law.recipe.items() <= sweep.TRAINING.items()
     assert (law.vocab_size, law.context) == (sweep.VOCAB, sweep.ROW)

@@ -192,7 +192,8 @@ def report(results):
     print("\nthe optima   C (layers)   FLOPs/token   learning rate   batch tokens")
     for row in optima(results):
         layers, rate, batch = (f"{row[key]:.3g}" if row[key] else "-" for key in LAW)
-        print(f"{row['budget']:.1e}  {row['compute']:>13.3g}  {layers:>12}  {rate:>14}  {batch:>13}")
+        print(f"{row['budget']:.1e}  {row['compute']:>13.3g}  {layers:>12}"
+              f"  {rate:>14}  {batch:>13}")
     for name, (exponent, logarithm) in (fit(results) or {}).items():
         print(f"{name} = ({math.exp(logarithm):.4g}, {exponent:.4f})")
 
