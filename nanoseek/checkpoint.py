@@ -166,16 +166,21 @@ def load_model(folder, device="cpu"):
     that names the file for a damaged or foreign folder.
     """
     folder = find_checkpoint(folder)
-    config = from_hugging_face(_read_json(folder / "config.json"))
-    with torch.device("meta"):
-        model = Transformer(config)
+    config = from_hugging_face(read_json(folder / "config.json"))
     tensors = {}
     for path in _weight_files(folder):
         tensors.update(_read_tensors(path))
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors.get("model.embed_tokens.weight")
+    _check_shapes(_telling_shapes(config), tensors, folder)
+    with torch.device("meta"):
+        model = Transformer(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     _check_shapes(expected, tensors, folder)
+    # Old folders store RoPE's inverse frequencies, which the config already determines.
+    extra = sorted(n for n in set(tensors) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
+    if extra:
+        raise ValueError(f"{folder}: the weights hold {extra[0]}, which this model does not have")
     model.load_state_dict({n: tensors[n].float() for n in expected}, assign=True)
     if config.tie_word_embeddings:  # assigning put two parameters where one was
         model.lm_head.weight = model.model.embed_tokens.weight
@@ -185,11 +190,24 @@ def load_model(folder, device="cpu"):
 def _weight_files(folder):
     index = folder / "model.safetensors.index.json"
     if index.is_file():  # a large model in several files
-        files = _read_json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
         return sorted({folder / name for name in files.values()})
     return [folder / "model.safetensors"]
+
+
+def _telling_shapes(config):
+    """Return {name: shape} of a few weights: where they fit, a model that is as large can be built.
+
+    A damaged config.json could ask for a billion layers, which would be built for hours.
+    """
+    layer, size = f"model.layers.{config.num_hidden_layers - 1}", config.head_size
+    rows = {"model.embed_tokens": config.vocab_size,
+            f"{layer}.self_attn.q_proj": config.num_attention_heads * size,
+            f"{layer}.self_attn.k_proj": config.num_key_value_heads * size,
+            f"{layer}.mlp.gate_proj": config.intermediate_size}
+    return {f"{name}.weight": (count, config.hidden_size) for name, count in rows.items()}
 
 
 def _check_shapes(expected, tensors, folder):
@@ -203,10 +221,6 @@ def _check_shapes(expected, tensors, folder):
         if tuple(found.shape) != shape:
             raise ValueError(f"{folder}: {name} has shape {tuple(found.shape)}, "
                              f"but config.json asks for {shape}")
-    # Old folders store RoPE's inverse frequencies, which the config already determines.
-    extra = sorted(n for n in set(tensors) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
-    if extra:
-        raise ValueError(f"{folder}: the weights hold {extra[0]}, which this model does not have")
 
 
 def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):
@@ -235,7 +249,7 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
 
 def _score(folder):
     try:
-        score = _read_json(folder / "trainer.json").get("score")
+        score = read_json(folder / "trainer.json").get("score")
     except ValueError:
         score = None
     return math.inf if score is None else score
@@ -251,7 +265,7 @@ def _remove(folder):
 def load_checkpoint(folder):
     """Return (tensors, state) that save_checkpoint stored; load_model opens the weights."""
     folder = pathlib.Path(folder)
-    return _read_tensors(folder / "trainer.safetensors"), _read_json(folder / "trainer.json")
+    return _read_tensors(folder / "trainer.safetensors"), read_json(folder / "trainer.json")
 
 
 def checkpoints(run):
@@ -294,7 +308,11 @@ def find_checkpoint(folder):
 def verify(folder):
     """Raise ValueError naming the first file of a checkpoint that is missing or altered."""
     folder = pathlib.Path(folder)
-    for name, digest in _read_json(folder / "checksums.json").items():
+    known = read_json(folder / "checksums.json")
+    for name in ("config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))):
+        if name not in known:
+            raise ValueError(f"{folder / 'checksums.json'} is damaged: it does not list {name}")
+    for name, digest in known.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing")
@@ -348,7 +366,8 @@ def _write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _read_json(path):
+def read_json(path):
+    """Return the object of a JSON file; raise ValueError where it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

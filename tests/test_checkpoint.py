@@ -116,6 +116,12 @@ def test_a_mistral_folder_that_names_no_window_has_the_usual_one(tmp_path):
     ({"intermediate_size": 60}, r"gate_proj.weight has shape \(56, 32\)"),
     ({"num_hidden_layers": 3}, "lack model.layers.2"),
     ({"num_hidden_layers": 1}, "hold model.layers.1"),
+    ({"num_hidden_layers": 10 ** 9}, "lack model.layers.999999999"),  # not built first
+    ({"vocab_size": 10 ** 19}, r"embed_tokens.weight has shape \(97, 32\)"),
+    ({"hidden_size": 4 * 10 ** 19}, r"embed_tokens.weight has shape \(97, 32\)"),
+    ({"intermediate_size": 10 ** 19}, r"gate_proj.weight has shape \(56, 32\)"),
+    ({"num_key_value_heads": 4}, r"k_proj.weight has shape \(16, 32\)"),
+    ({"head_dim": 10 ** 19}, r"q_proj.weight has shape \(32, 32\)"),
     ({"num_attention_heads": 5}, "num_attention_heads 5")])
 def test_foreign_folders_are_refused_by_name(tmp_path, model, changes, message):
     checkpoint.save_model(model, tmp_path / "m")
@@ -232,6 +238,18 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, model, name, da
         # Without these two, the folder passes for a run, or for one of another program.
         checkpoint.find_checkpoint(path.parent) if damage != "remove" or \
             name not in ("config.json", "checksums.json") else checkpoint.verify(path.parent)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "trainer.json",
+                                  "trainer.safetensors"])
+def test_checksums_that_do_not_list_a_file_are_damaged(tmp_path, model, name):
+    path = save(tmp_path, 1, model) / "checksums.json"
+    listed = json.loads(path.read_text())
+    for left in ({k: v for k, v in listed.items() if k != name}, {}):
+        path.write_text(json.dumps(left))
+        with pytest.raises(ValueError, match="checksums.json is damaged: it does not list"):
+            checkpoint.verify(path.parent)
+    assert checkpoint.newest_intact(tmp_path, lambda text: None) is None
 
 
 def test_a_save_that_fails_leaves_the_earlier_ones_and_no_rubbish(tmp_path, model, monkeypatch):
