@@ -18,9 +18,9 @@ import typing
 class Parser(argparse.ArgumentParser):
     """An argparse parser that answers a mistake in one line and exits with code 2."""
 
-    def __init__(self, name, description):
+    def __init__(self, name, description="", **more):
         super().__init__(prog=f"python -m {name}", description=description, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
     def error(self, message):
         print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
@@ -45,20 +45,22 @@ def _parse_type(annotation):
     return _boolean if annotation is bool else annotation
 
 
-def add_flags(parser, config_class, skip=()):
+def add_flags(parser, base, skip=()):
     """Add `--field value` for every field of a dataclass; absent flags are left unset (None).
 
-    A field's `metadata={"help": …}` is its help text; a bare boolean flag means true.
+    base: the class, or an instance, whose values the help then shows as the defaults. A field's
+    `metadata={"help": …}` is its help text; a bare boolean flag means true.
     """
-    hints = typing.get_type_hints(config_class)
-    for field in dataclasses.fields(config_class):
+    instance = base() if isinstance(base, type) else base
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
         read = _parse_type(hints[field.name])
         if field.name in skip or dataclasses.is_dataclass(read):
             continue
         bare = {"nargs": "?", "const": True} if read is _boolean else {}
-        text = field.metadata.get("help", "")
-        if field.default not in (None, ""):
-            text += f" (default {field.default})"
+        text, default = field.metadata.get("help", ""), getattr(instance, field.name)
+        if default not in (None, ""):
+            text += f" (default {default})"
         parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
                             metavar=read.__name__, help=text.replace("%", "%%"))
 
@@ -69,6 +71,11 @@ def from_flags(base, args):
     names = {field.name for field in dataclasses.fields(instance)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}
     return dataclasses.replace(instance, **given)
+
+
+def say(text):
+    """Tell the reader, apart from what the command prints, what a slow command is doing."""
+    print(f"{text} …", file=sys.stderr, flush=True)
 
 
 def check_output(output, *inputs):

@@ -131,6 +131,8 @@ def main(argv=None):
                         help="choose among the likeliest that together have this probability")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)
+    if not 0 <= args.seed < 1 << 63:
+        parser.error(f"seed {args.seed} must be at least 0 and below 2^63")
     settings = vars(args)
     model, tokenizer = load(settings.pop("folder"))
     pieces = write(model, tokenizer, **settings)

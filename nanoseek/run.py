@@ -8,11 +8,14 @@ counters, and whatever was chosen by measurement (threads, precision), so it tak
 that it would have taken. What it may not have is other settings: those are refused by name.
 """
 
+import bisect
 import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import math
 import pathlib
 
 import torch
@@ -57,8 +60,7 @@ class Run:
         self.ranks.start(self.device)
         old = self.ranks.agree(lambda: self._old_checkpoint(resume))
         self._build(*old)
-        plans = (config.plan(step) for step in range(self.step, config.steps))
-        self.total_tokens = self.tokens + sum(rows * row_length for _, rows, row_length in plans)
+        self.total_tokens = self.tokens + tokens_to_come(config, self.step)
         self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
         self._open_log(old[0])
 
@@ -188,6 +190,9 @@ class Run:
         """Keep the rows of log.jsonl up to this step: later ones are written again."""
         # A branch takes over the rows of the run that it goes on from.
         self.log = read_log(old.absolute().parent.parent, self.step) if old else []
+        if len(self.log) < self.step:  # a checkpoint copied out of its run, or a damaged log
+            self.say(f"the log of {old} lacks {self.step - len(self.log)} of {self.step} rows: "
+                     "the curve and the health check will miss them")
         if self.ranks.first:
             path = self.folder / "log.jsonl"
             write_whole(path, "".join(json.dumps(row) + "\n" for row in self.log))
@@ -258,6 +263,18 @@ class Batches:
         batch = self.loader.next_batch(rows, row_length)
         # From pinned memory, a GPU fetches it by itself.
         return [part.pin_memory() if self.pin else part for part in batch], self.loader.state_dict()
+
+
+def tokens_to_come(config, first):
+    """Return how many tokens the steps from `first` (0-based) on take: their sum, not step by step.
+
+    Between the ends of the ramps' stages all steps are of one size.
+    """
+    ends = {first, config.steps} | {
+        max(first, bisect.bisect_left(range(config.steps), share, key=lambda s: s / config.steps))
+        for ramp in (config.batch_ramp, config.length_ramp) for _, share in parse_ramp(ramp)}
+    return sum((end - begin) * math.prod(config.plan(begin)[1:])
+               for begin, end in itertools.pairwise(sorted(ends)))
 
 
 def as_json(config):

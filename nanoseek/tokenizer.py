@@ -489,7 +489,7 @@ class Tokenizer:
                              f"{len(specials)} special tokens are {bare.vocab_size}")
         counts = count_chunks(_check_texts(texts), bare._split, max_chunks, progress)
         if not counts:
-            raise ValueError("there is no text to train on: every text is empty")
+            raise ValueError("there is no text to train on: all of it is empty or held out")
         merges = learn_merges(counts, n_merges, min_count, progress, max_token_length)
         if len(merges) < n_merges:
             warnings.warn(f"the text has only {len(merges)} pairs worth merging: the vocabulary "

@@ -362,14 +362,19 @@ def finish(run):
 
 def main(argv=None):
     from nanoseek.cli import Parser, add_flags, from_flags
-    parser = Parser("nanoseek.train", "Train a model on token shards.")
-    parser.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny",
-                        help="settings to begin from")
+    first = Parser("nanoseek.train", add_help=False)  # the help shows the preset's own values
+    first.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny",
+                       help="settings to begin from (default tiny)")
+    preset = first.parse_known_args(argv)[0].preset
+    parser = Parser("nanoseek.train", "Train a model on token shards. The defaults below are those "
+                    f"of --preset {preset}.", parents=[first])
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    add_flags(parser, TrainConfig)
-    add_flags(parser, ModelConfig, skip=("vocab_size",))
+    add_flags(parser, TRAIN_PRESETS[preset])
+    add_flags(parser, TRAIN_PRESETS[preset].model, skip=("vocab_size",))
     args = parser.parse_args(argv)
-    config = from_flags(TRAIN_PRESETS[args.preset], args)
+    config = from_flags(TRAIN_PRESETS[preset], args)
+    if os.path.isfile(config.out):
+        raise ValueError(f"{config.out} is a file: --out names the run's folder")
     vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
     model = dataclasses.replace(from_flags(config.model, args), vocab_size=vocab_size)
     if train(dataclasses.replace(config, model=model), args.resume) is None:

@@ -29,6 +29,15 @@ def test_flags_become_fields_of_their_type():
     assert parse("--fast", "false", base=Settings(fast=True)) == Settings(fast=False)
 
 
+def test_the_help_of_an_instance_shows_its_values(capsys):
+    parser = cli.Parser("nanoseek.test", "A test.")
+    cli.add_flags(parser, Settings(count=11, limit=4))
+    parser.print_help()
+    shown = capsys.readouterr().out
+    assert "(default 11)" in shown and "(default 4)" in shown and "(default 0.5)" in shown
+    assert cli.from_flags(Settings(count=11), parser.parse_args([])) == Settings(count=11)
+
+
 def test_absent_flags_keep_the_values_of_the_base():
     base = Settings(count=11, name="kept")
     assert parse("--rate", "2", base=base) == dataclasses.replace(base, rate=2.0)

@@ -608,11 +608,13 @@ def test_command_line(module, tmp_path):
 
 def test_command_line_answers_bad_input_in_one_line(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"no": 1}\n')
+    (tmp_path / "held.jsonl").write_text('{"text": "a text", "split": "held_out"}\n')
     (tmp_path / "good.jsonl").write_text('{"text": "a good text, a good text"}\n')
     run("train", "good.jsonl", "ours.json", "--vocab_size", "258", cwd=tmp_path)
     before = [(tmp_path / name).read_bytes() for name in ("good.jsonl", "ours.json")]
     for args, word in ((("train", "absent.jsonl", "t.json"), "absent"),
                        (("train", "bad.jsonl", "t.json"), "line 2"),
+                       (("train", "held.jsonl", "t.json"), "empty or held out"),
                        (("inspect", "bad.jsonl"), "tokenizer.json"),
                        (("train", "good.jsonl", "good.jsonl"), "read and written"),
                        (("train", "t.json", "good.jsonl"), ".json"),

@@ -16,6 +16,8 @@ import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from nanoseek import cli, data, generate, machine, train
@@ -407,6 +409,25 @@ def test_a_branch_of_a_constant_stage_equals_a_run_planned_so(tmp_path, monkeypa
     assert final_weights(branch) == final_weights(whole)
 
 
+@pytest.mark.parametrize("lose", ["log", "a row in the middle"])
+def test_rows_that_the_log_lacks_are_said(tmp_path, capsys, lose):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model))
+    assert "the log of" not in capsys.readouterr().out
+    if lose == "log":  # of a checkpoint copied out of its run
+        checkpoint = shutil.copytree(checkpoints(folder)[-1], tmp_path / "elsewhere" / "copy")
+        branch, _ = make_run(tmp_path / "branch")
+        run = Run(settings(branch, model, steps=20, branch_from=str(checkpoint)), False)
+        assert run.log == [] and f"the log of {checkpoint} lacks 12 of 12 rows" in \
+            capsys.readouterr().out
+    else:
+        lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+        (folder / "log.jsonl").write_text("".join([*lines[:5], lines[5][:9] + "\n", *lines[6:]]))
+        run = Run(settings(folder, model), True)
+        assert [row["step"] for row in run.log] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+        assert "lacks 1 of 12 rows: the curve" in capsys.readouterr().out
+
+
 def test_a_branch_that_departs_from_its_past_says_so_or_is_refused(tmp_path, monkeypatch, capsys):
     stage, model = make_run(tmp_path / "stage")
     checkpoint = str(first_stage(stage, model, monkeypatch))
@@ -442,6 +463,26 @@ def test_ramps_give_each_step_its_shape(tmp_path):
     assert [row["rows"] for row in rows] == [1] * 3 + [2] * 3 + [4] * 6
     assert [row["row_length"] for row in rows] == [8] * 9 + [16] * 3
     assert rows[-1]["tokens"] == run.tokens == run.total_tokens == 3 * 8 + 3 * 16 + 3 * 32 + 3 * 64
+
+
+RAMPS = st.lists(st.tuples(st.integers(1, 7), st.floats(0.001, 0.999)), max_size=3,
+                 unique_by=(lambda stage: stage[0], lambda stage: stage[1])).map(
+    lambda stages: ",".join(f"{value}:{share}" for value, share in zip(
+        *(sorted(numbers) for numbers in zip(*stages)))) if stages else "")
+
+
+@given(steps=st.integers(1, 300), first=st.integers(0, 300), batch_ramp=RAMPS, length_ramp=RAMPS)
+def test_the_tokens_to_come_are_the_sum_over_the_steps(steps, first, batch_ramp, length_ramp):
+    config = train.TrainConfig(steps=steps, batch_ramp=batch_ramp, length_ramp=length_ramp,
+                               warmup_steps=0)
+    first = min(first, steps)
+    assert run_module.tokens_to_come(config, first) == \
+        sum(rows * length for _, rows, length in map(config.plan, range(first, steps)))
+
+
+def test_a_billion_steps_are_counted_at_once():
+    config = train.TrainConfig(steps=10 ** 9, batch_ramp="2:0.25")
+    assert run_module.tokens_to_come(config, 0) == 10 ** 9 * 256 * (2 + 3 * 8) // 4
 
 
 def test_settings_that_only_round_otherwise_are_said_and_others_refused(tmp_path, capsys):
@@ -552,6 +593,8 @@ def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
     (["--weight_decay", "nan"], "weight_decay"),
     (["--seed", "-1"], "seed -1"),
     (["--weights", "s0=0.5,s9=0.5"], "no source is called 's9'"),
+    (["--preset", "huge"], "invalid choice: 'huge'"), (["--preset"], "expected one argument"),
+    (["--out", __file__], "test_train.py is a file"),
     (["--tokens", "nowhere"], "nowhere holds no manifest.json")])
 def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
     folder, _ = make_run(tmp_path / "r")
@@ -561,6 +604,17 @@ def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
     assert stop.value.code == 2
     assert message in captured.err and captured.err.count("\n") == 1
     assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokens"]
+
+
+def test_help_shows_the_values_of_the_preset(capsys):
+    for preset, config in (("tiny", train.TRAIN_PRESETS["tiny"]),
+                           ("small", train.TRAIN_PRESETS["small"])):
+        with pytest.raises(SystemExit):
+            train.main(["--preset", preset, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"those of --preset {preset}." in said
+        assert f"how often the weights move (default {config.steps})" in said
+        assert f"--hidden_size int (default {config.model.hidden_size})" in said
 
 
 def test_a_run_without_an_intact_checkpoint_is_not_begun_anew(tmp_path):
@@ -619,12 +673,11 @@ def test_generation_streams_the_same_text_for_a_seed(trained, capsys):
 
 
 @pytest.mark.parametrize("prompt, message", [("cats and " * 40, "the context holds 32"),
-                                             ("Ann", "top_p")])
+                                             ("Ann", "top_p"), ("Ann", "below 2^63")])
 def test_bad_prompts_are_one_clear_line(trained, capsys, prompt, message):
+    more = {"top_p": ["--top_p", "2"], "below 2^63": ["--seed", str(1 << 63)]}.get(message, [])
     with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: generate.main([str(trained), "--prompt", prompt, "--top_p", "2"]
-                                      if message == "top_p" else [str(trained), "--prompt",
-                                                                  prompt]))
+        cli.run(lambda: generate.main([str(trained), "--prompt", prompt, *more]))
     captured = capsys.readouterr()
     assert stop.value.code == 2 and captured.out == ""
     assert message in captured.err and captured.err.count("\n") == 1
