@@ -10,7 +10,6 @@ comparisons find a difference by chance now and then, Holm's rule (1979) keeps t
 a pair of models over the whole table; where it finds none, the table says so.
 """
 
-import json
 import math
 import pathlib
 import time
@@ -19,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from nanoseek import cli
+from nanoseek.checkpoint import read_json
 from nanoseek.cloze import ABILITIES, CHANCE, questions
-from nanoseek.evaluate import (answer, beside, by_ability, floor_of, held_out_documents,
-                               open_subject, opening, refuse_known, tell, text_nats,
-                               trained_on, wilson)
+from nanoseek.evaluate import (answer, beside, by_ability, few_threads, floor_of,
+                               held_out_documents, open_subject, opening, refuse_known, tell,
+                               text_nats, trained_on, wilson)
 from nanoseek.generate import stream
 from nanoseek.stories import check_story
 
@@ -141,11 +141,14 @@ def memory(subject):
 
 
 def bill(folder):
-    """Return the cost.json of a run, {} where there is none."""
+    """Return (seconds, FLOPs, dollars) of a run's cost.json, 0 where it says nothing."""
     path = beside(folder, "cost.json")
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except ValueError:
+        tag = read_json(path) if path else {}
+        seconds, flops, rent, electricity = (float(tag.get(name, 0)) for name in (
+            "seconds", "flops", "dollars_rent", "dollars_electricity"))
+        return seconds, flops, rent + electricity
+    except (ValueError, TypeError):
         raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 
 
@@ -156,10 +159,9 @@ def byte_entropy(documents):
     return float(-(shares * np.log2(shares)).sum())
 
 
-def cost_rows(folders, subjects, documents, values):
+def cost_rows(bills, subjects, documents, values):
     """Return the Rows of speed, memory, what the training cost, and what was got for it."""
-    bills, sizes = [bill(f) for f in folders], [memory(s) for s in subjects]
-    dollars = [b.get("dollars_rent", 0) + b.get("dollars_electricity", 0) for b in bills]
+    (seconds, flops, dollars), sizes = zip(*bills), [memory(s) for s in subjects]
     ways = []  # the way from knowing the bytes' frequencies to the floor (0 where none is known)
     for n in range(len(subjects)):
         shares = [(byte_entropy(d) - values[s][n]) / (byte_entropy(d) - (floor_of(d) or 0))
@@ -171,8 +173,8 @@ def cost_rows(folders, subjects, documents, values):
     return [Row("tokens/s, writing one text", each("{:,.0f}", map(speed, subjects))),
             Row("weights, bytes", each("{:,}", (w for w, _ in sizes))),
             Row("cache of a full context, bytes", each("{:,}", (c for _, c in sizes))),
-            Row("training, seconds", each("{:,.0f}", (b.get("seconds") for b in bills))),
-            Row("training, FLOPs", each("{:.2e}", (b.get("flops") for b in bills))),
+            Row("training, seconds", each("{:,.0f}", seconds)),
+            Row("training, FLOPs", each("{:.2e}", flops)),
             Row("training, dollars", each("{:.5f}", dollars)),
             Row("way to the floor", each("{:.0%}", ways)),
             Row("quality per dollar: that way, over dollars",
@@ -228,7 +230,8 @@ def _printable(text):
     return "".join(c if c.isprintable() or c.isspace() else "·" for c in text)
 
 
-def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0):
+def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0,
+            say=lambda text: None):
     """Return the arena's report as Markdown.
 
     documents: {source: [document]} that no model was trained on, else ValueError; prompts: texts
@@ -238,18 +241,23 @@ def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0):
     subjects, names = [open_subject(f) for f in folders], [str(f).rstrip("/") for f in folders]
     for folder in folders:
         refuse_known(folder, documents)
+    bills = [bill(f) for f in folders]
     stories = {source: d for source, d in documents.items() if floor_of(d)}
     prompts = prompts or [start for several in (stories or documents).values() for start in
                           list(dict.fromkeys(opening(d["text"], 3) for d in several))[:2]]
-    texts = side_by_side(names, subjects, prompts)  # first: it refuses prompts that do not fit
-    rows, values = byte_rows(subjects, documents)
-    if stories and cloze:
-        known = frozenset().union(*map(trained_on, folders))
-        rows += cloze_rows(subjects, questions(cloze, seed, avoid=known))
-    if stories and judged:
-        rows += story_rows(subjects, stories, judged)
-    signs, lines = verdicts(names, rows)
-    rows += cost_rows(folders, subjects, documents, values)
+    with few_threads(*(s.model for s in subjects)):
+        texts = side_by_side(names, subjects, prompts)  # first: it refuses prompts that do not fit
+        say("scoring held-out text")
+        rows, values = byte_rows(subjects, documents)
+        if stories and cloze:
+            say("asking cloze questions")
+            known = frozenset().union(*map(trained_on, folders))
+            rows += cloze_rows(subjects, questions(cloze, seed, avoid=known))
+        if stories and judged:
+            say("writing and checking stories")
+            rows += story_rows(subjects, stories, judged)
+        signs, lines = verdicts(names, rows)
+        rows += cost_rows(bills, subjects, documents, values)
     return "\n\n".join([format_table(names, rows, signs), f"({LEGEND})", *lines, texts.strip()])
 
 
@@ -288,7 +296,7 @@ def main(argv):
     if text is None:
         raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
     report = contest(args.folders, held_out_documents(text), prompts, args.cloze, args.judged,
-                     args.seed)
+                     args.seed, cli.say)
     print(report)
     if args.markdown:
         pathlib.Path(args.markdown).write_text(report + "\n", encoding="utf-8")

@@ -13,9 +13,9 @@ the *floor*, for stories, whose probability under their own grammar is known, an
 what a model scores that knows only how frequent each token of the source is.
 """
 
+import contextlib
 import dataclasses
 import html
-import json
 import math
 import pathlib
 import sys
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nanoseek.checkpoint import find_checkpoint
+from nanoseek.checkpoint import find_checkpoint, read_json
 from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
 from nanoseek.corpus import read_documents
 from nanoseek.data import TokenStream, read_manifest
@@ -33,6 +33,7 @@ from nanoseek.generate import generate_many, load
 from nanoseek.stories import check_story
 
 BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the cache
+SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +205,22 @@ class Subject(typing.NamedTuple):
         return np.array([*frame[0], *self.tokenizer.encode(text), *frame[1]], dtype=np.int64)
 
 
+@contextlib.contextmanager
+def few_threads(*models):
+    """Let small models compute on one core meanwhile.
+
+    Their matrices are too small to share out, and where another program holds a core, a thread
+    that waits for it at every one of them takes many times as long.
+    """
+    before = torch.get_num_threads()
+    if all(sum(p.numel() for p in model.parameters()) < SMALL for model in models):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def open_subject(folder):
     """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json.
 
@@ -215,7 +232,7 @@ def open_subject(folder):
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
                          f"{model.config.vocab_size}: they do not belong together")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = read_json(folder / "config.json")
     begin, end = (settings.get(f"{kind}_token_id") for kind in ("bos", "eos"))
     end = next(iter(end), None) if isinstance(end, list) else end  # Llama 3 lists several
     for value in (begin, end):
@@ -278,8 +295,10 @@ def beside(folder, name):
     places = [folder, *[folder.parent.parent] * (folder.parent.name == "checkpoints")]
     for state in [find_checkpoint(folder) / "trainer.json"] * (name != "cost.json"):
         if state.is_file():
-            tokens = json.loads(state.read_text(encoding="utf-8"))["config"].get("tokens")
-            places += [pathlib.Path(tokens).parent] if tokens else []
+            config = read_json(state).get("config")
+            if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
+                raise ValueError(f"{state} is damaged: it holds no config of a run")
+            places += [pathlib.Path(config["tokens"]).parent] if config.get("tokens") else []
     return next((place / name for place in places if (place / name).is_file()), None)
 
 
@@ -467,7 +486,7 @@ def _axes(place, right, top):
 
 def main(argv=None):
     from nanoseek import arena, health
-    from nanoseek.cli import Parser
+    from nanoseek.cli import Parser, say
     argv = sys.argv[1:] if argv is None else argv
     for command in (arena, health):
         if argv[:1] == [command.NAME]:
@@ -487,18 +506,28 @@ def main(argv=None):
         parser.error("samples, judged and cloze must be at least 0")
     args.folder = pathlib.Path(args.folder)
     subject = open_subject(args.folder)
+    with few_threads(subject.model):
+        _report(subject, args, say)
+
+
+def _report(subject, args, say):
+    """Print what the model of one folder can do."""
     if args.text:
         documents = held_out_documents(args.text)
         refuse_known(args.folder, documents)
+        say("scoring the documents")
         scores = score_texts(subject, documents)
     else:
         manifest = beside(args.folder, "tokens/manifest.json")
         tokens = args.tokens or (manifest.parent if manifest else args.folder / "tokens")
+        say("scoring held-out text")
         scores = evaluate(subject.model, tokens)
     print(format_scores(scores))
     if not args.text and (args.samples or args.judged):
+        say("writing samples")
         print(format_samples(subject, tokens, args.samples, args.judged))
     if args.cloze and any(s.floor for s in scores.values()):
+        say("asking cloze questions")
         items = questions(args.cloze, avoid=trained_on(args.folder))
         print("\n" + format_cloze(items, answer(subject, items)))
 

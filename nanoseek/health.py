@@ -19,9 +19,9 @@ import statistics
 import torch
 
 from nanoseek import cli
-from nanoseek.checkpoint import checkpoints, load_model, newest_intact
+from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_json
 from nanoseek.data import TokenStream, read_manifest
-from nanoseek.evaluate import held_out, nats
+from nanoseek.evaluate import few_threads, held_out, nats
 from nanoseek.tokenizer import Tokenizer
 
 NAME = "check"
@@ -46,14 +46,18 @@ def read_log(path):
     Raises ValueError for a log that is missing, empty, damaged, or lacks rows in its middle.
     """
     path, rows = pathlib.Path(path), []
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is no run: it holds no log.jsonl")
+    lines = path.read_bytes().split(b"\n")
     cut = bool(lines and lines[-1])
     for number, line in enumerate(lines[:-1], start=1):
         try:
             row = json.loads(line)
-            rows.append({k: row[k] for k in ("step", "loss", "gradient_norm", "learning_rate")}
-                        | {"held_out": row.get("held_out", {})})
-        except (ValueError, KeyError, TypeError):
+            rows.append({"step": row["step"], "learning_rate": float(row["learning_rate"])}
+                        | {k: row[k] if row[k] is None else float(row[k])
+                           for k in ("loss", "gradient_norm")}
+                        | {"held_out": {s: float(v) for s, v in row.get("held_out", {}).items()}})
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{path}, line {number} is damaged or no row of a training log") \
                 from None
         if rows[-1]["step"] != number:
@@ -71,8 +75,7 @@ class Run:
         self.folder = pathlib.Path(folder)
         self.rows, self.cut = read_log(self.folder / "log.jsonl")
         newest = newest_intact(folder) if checkpoints(folder) else None
-        self.state = {} if newest is None else json.loads(
-            (newest / "trainer.json").read_text(encoding="utf-8"))
+        self.state = {} if newest is None else read_json(newest / "trainer.json")
         self.config = self.state.get("config", {})
         self.model = newest and load_model(newest)
         self.tokens = pathlib.Path(self.config.get("tokens") or self.folder / "tokens")
@@ -99,8 +102,7 @@ def measure(run, steps=None):
     path = run.folder / "cost.json"
     if path.is_file():
         try:
-            tag = json.loads(path.read_text("utf-8"))
-            found["share of the machine's ceiling"] = float(tag["mfu"])
+            found["share of the machine's ceiling"] = float(read_json(path)["mfu"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path} is damaged: finish the run again") from None
     return found
@@ -279,10 +281,13 @@ def other_recipe(config, bands):
                      if name in config and config[name] != bands["recipe"][name])
 
 
-def check(folder, bands):
+def check(folder, bands, say=lambda text: None):
     """Return (report, names of the likely causes) of a run; bands: what bands.json holds."""
     run = Run(folder)
-    measured, differs = measure(run, bands["recipe"]["steps"]), other_recipe(run.config, bands)
+    say("scoring stories of the run")
+    with few_threads(*filter(None, [run.model])):
+        measured = measure(run, bands["recipe"]["steps"])
+    differs = other_recipe(run.config, bands)
     limits = {} if differs else bands["bands"]
     off = {name: 1 if value > limits[name][1] else -1 for name, value in measured.items()
            if name in limits and not limits[name][0] <= value <= limits[name][1]}
@@ -298,6 +303,8 @@ def check(folder, bands):
                      "was checked")
     if run.cut:
         lines.append("the last line of log.jsonl is cut off: the run was stopped while it wrote")
+    if run.state.get("step", 0) > len(run.rows):
+        lines.append(f"the newest checkpoint is of step {run.state['step']}: rows were lost")
     if slow:
         lines.append("slow: other programs may keep the processor busy, or the rows are too short")
     lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
@@ -317,8 +324,10 @@ def read_bands(path=BANDS):
     """Return what bands.json holds; raises ValueError when it is missing or damaged."""
     try:
         found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("recipe", "seeds", "bands")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        bands = {name: [float(low), float(high)] for name, (low, high) in found["bands"].items()}
+        return {"recipe": {name: found["recipe"][name] for name in RECIPE},
+                "seeds": found["seeds"], "bands": bands}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no bands ({error!r}): make them with "
                          "python tutorials/experiments/reference_bands.py") from None
 
@@ -329,6 +338,6 @@ def main(argv):
     parser.add_argument("folder", help="a run")
     parser.add_argument("--bands", default=BANDS, help="the reference (default: beside the code)")
     args = parser.parse_args(argv)
-    report, causes = check(args.folder, read_bands(args.bands))
+    report, causes = check(args.folder, read_bands(args.bands), cli.say)
     print(report)
     return 1 if causes else 0

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -184,7 +185,10 @@ def test_the_report_holds_every_row_and_is_written_as_markdown(folder, tmp_path,
     with pytest.raises(SystemExit) as stop:
         run_arena(folder / "ours", folder / "ours", folder / "llama", "--cloze", 2, "--judged", 2,
                   "--prompts", tmp_path / "prompts.txt", "--markdown", tmp_path / "a.md")
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert captured.err.splitlines() == ["scoring held-out text …", "asking cloze questions …",
+                                         "writing and checking stories …"]
     assert not stop.value.code and (tmp_path / "a.md").read_text("utf-8") == printed
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
@@ -230,6 +234,22 @@ def test_bad_input_is_one_clear_line(folder, broken, monkeypatch, capsys, second
     captured = capsys.readouterr()
     assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("cost.json", "{", "cost.json is damaged"), ("cost.json", "[]", "cost.json is damaged"),
+    ("cost.json", '{"seconds": "x"}', "cost.json is damaged"),
+    ("cost.json", '{"flops": null}', "cost.json is damaged"),
+    ("trainer.json", "{", "trainer.json is damaged"), ("trainer.json", "[]", "trainer.json is"),
+    ("trainer.json", "{}", "trainer.json is damaged"),
+    ("trainer.json", '{"config": {"tokens": 7}}', "trainer.json is damaged")])
+def test_a_damaged_file_of_a_run_is_one_clear_line(folder, tmp_path, capsys, name, text, message):
+    shutil.copytree(folder / "ours", tmp_path / "run")
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        run_arena(folder / "ours", tmp_path / "run", "--cloze", 1, "--judged", 0)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1
 
 
 def test_a_single_folder_is_scored_on_text_and_asked(folder, capsys):

@@ -87,6 +87,22 @@ def test_scores_by_source(model, tmp_path):
     assert "known" in table and "1.500" in table
 
 
+def test_small_models_have_one_core_to_themselves(model, monkeypatch):
+    monkeypatch.setattr(evaluate, "SMALL", sum(p.numel() for p in model.parameters()) + 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), evaluate.few_threads(model):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(evaluate, "SMALL", 10)
+        with evaluate.few_threads(model):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_another_vocabulary_is_refused(model, tmp_path):
     data.write_shards([{"text": "a", "source": "s"}], lambda text: [1], tmp_path / "t", 300)
     with pytest.raises(ValueError, match="vocabulary of 300"):

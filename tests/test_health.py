@@ -1,5 +1,6 @@
 """health.py: planted bugs are caught and named, healthy runs raise nothing, cut logs are told."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -50,6 +51,18 @@ def test_healthy_runs_of_other_seeds_raise_nothing(bench):
         assert causes == [] and "healthy: nothing is off" in report, report
 
 
+def test_the_planted_bugs_take_the_recipe_of_a_run_and_stop_where_they_are_told(bench):
+    folder, _, _, tokens, bands = bench
+    config = planted.config_of(folder / "healthy-0")
+    assert config == dataclasses.replace(CONFIG, out=str(folder / "healthy-0"), tokens=str(tokens))
+    with planted.stopped_after(32):
+        run = planted.trained(config, folder / "stopped", tokens)
+    found = health.Run(run)
+    assert len(found.rows) == found.state["step"] == 32 and not (run / "cost.json").exists()
+    report, causes = health.check(run, bands)
+    assert causes == [] and "32 steps of 80" in report and "stories_en, at 40%" in report
+
+
 @pytest.mark.parametrize("name", planted.BUGS)
 def test_each_planted_bug_is_caught_and_named(bench, name):
     folder, documents, tokenizer, tokens, bands = bench
@@ -89,6 +102,7 @@ def test_a_log_cut_off_in_its_last_line_is_told_and_judged(bench, tmp_path):
     report, causes = health.check(run, bench[4])
     assert causes == [] and "50 steps of 80" in report
     assert "last line of log.jsonl is cut off" in report and "at 100%" not in report
+    assert "the newest checkpoint is of step 80: rows were lost" in report
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_is_judged_by_its_log(bench, tmp_path):
@@ -139,6 +153,10 @@ def test_the_floor_of_training_text_is_that_of_the_tokens_served(bench):
     (lambda lines: "".join(lines[:9] + lines[30:]), "rows are missing"),
     (lambda lines: "".join(lines[3:]), "rows are missing"),
     (lambda lines: "".join(lines[:9]) + '{"step": 10}\n', "line 10 is damaged"),
+    (lambda lines: "".join(lines[:9]) + lines[9].replace('"loss": ', '"loss": [], "x": '),
+     "line 10 is damaged"),
+    (lambda lines: "".join(lines[:9]) + lines[9].replace("}", ', "held_out": [1]}'),
+     "line 10 is damaged"),
     (lambda lines: "", "holds no rows")])
 def test_a_damaged_log_is_one_clear_line(bench, tmp_path, capsys, change, message):
     run = copy_run(bench, tmp_path, change)
@@ -158,13 +176,15 @@ def test_exit_codes_and_missing_bands(bench, tmp_path, capsys):
     (tmp_path / "bands.json").write_text(json.dumps(sick))
     assert evaluate.main(["check", run, "--bands", str(tmp_path / "bands.json")]) == 1
     assert "learning rate too high" in capsys.readouterr().out
-    for text in ("{}", "no json", None):
+    for text in ("{}", "[]", "no json", json.dumps({**bench[4], "recipe": []}),
+                 json.dumps({**bench[4], "bands": {"first loss": 1}}), None):
         path = tmp_path / "other.json"
         path.write_text(text) if text else path.unlink()
         with pytest.raises(ValueError, match="reference_bands.py"):
             health.read_bands(path)
-    with pytest.raises(ValueError, match="holds no rows"):
-        health.check(tmp_path, bench[4])
+    for place in (tmp_path, tmp_path / "absent", bench[0] / "healthy-0" / "log.jsonl"):
+        with pytest.raises(ValueError, match="is no run: it holds no log.jsonl"):
+            health.check(place, bench[4])
 
 
 def test_the_future_is_seen_only_with_a_leaking_mask():
