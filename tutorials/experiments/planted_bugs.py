@@ -2,6 +2,7 @@
 
     python tutorials/experiments/planted_bugs.py                    # scaled down: 2 minutes
     python tutorials/experiments/planted_bugs.py --run runs/tiny    # its recipe, bands.json
+    python tutorials/experiments/planted_bugs.py --run runs/tiny --stop 360   # a fifth of the time
 
 Scaled down, it first trains healthy runs for bands of its own; then healthy runs of other seeds,
 which must raise nothing, and a run with each bug. The bugs are planted the way they happen: in
@@ -14,6 +15,7 @@ import dataclasses
 import io
 import pathlib
 import shutil
+import signal
 import sys
 from unittest import mock
 
@@ -22,12 +24,12 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from nanoseek import data, health
+from nanoseek import data, health, train as loop
 from nanoseek.corpus import read_documents
 from nanoseek.model import ModelConfig
 from nanoseek.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
-from nanoseek.train import TrainConfig, train
+from nanoseek.train import TrainConfig
 
 SMALL = TrainConfig(steps=240, batch_size=8, row_length=128, eval_every=48, save_every=240,
                     warmup_steps=12, model=ModelConfig(
@@ -102,15 +104,30 @@ BUGS = {  # name: (what is planted, where, the cause that the check must name)
 }
 
 
+@contextlib.contextmanager
+def stopped_after(steps):
+    """Let runs stop after so many steps, as Ctrl-C stops them; None: let them end."""
+    real = loop.train_step
+
+    def train_step(run):
+        row = real(run)
+        if run.step == steps:
+            signal.raise_signal(signal.SIGTERM)
+        return row
+    with mock.patch.object(loop, "train_step", train_step):
+        yield
+
+
 def trained(config, folder, tokens):
     """Train quietly in `folder`, anew where a run was half done; return the folder."""
-    if not (folder / "cost.json").is_file():
+    if not (folder / "trained").is_file():
         for name in ("checkpoints", "log.jsonl"):
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(ValueError):
             # A run whose loss is no longer finite ends with a ValueError, and is checked as it is.
-            train(dataclasses.replace(config, out=str(folder), tokens=str(tokens)))
+            loop.train(dataclasses.replace(config, out=str(folder), tokens=str(tokens)))
+        (folder / "trained").touch()
     return folder
 
 
@@ -151,33 +168,18 @@ def small_bands(config, folder, tokens, seeds):
 
 def config_of(run):
     """Return the TrainConfig of a finished run."""
-    flat = health.Run(run).config
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"model"}
-    return TrainConfig(**{k: v for k, v in flat.items() if k in names},
-                       model=ModelConfig(**flat["model"]))
+    flat = health.Run(run).config  # the model's fields stand among the others
+
+    def of(config_class):
+        return {f.name: flat[f.name] for f in dataclasses.fields(config_class) if f.name in flat}
+    return TrainConfig(**of(TrainConfig), model=ModelConfig(**of(ModelConfig)))
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--run", help="a finished run, whose recipe, data and bands are taken")
-    parser.add_argument("--folder", default="runs/planted", help="where the runs go")
-    parser.add_argument("--healthy", type=int, default=2, help="healthy runs to check as well")
-    args = parser.parse_args(argv)
-    folder = pathlib.Path(args.folder) / ("own" if args.run else "small")
-    if args.run:
-        run = pathlib.Path(args.run)
-        config, tokens, bands = config_of(run), run / "tokens", health.read_bands()
-        documents = list(read_documents(run / "clean.jsonl"))
-        tokenizer = Tokenizer.load(run / "tokenizer.json")
-    else:
-        config, tokens, documents = SMALL, folder / "data" / "tokens", write_documents(2000, 60)
-        tokenizer = Tokenizer.train([d["text"] for d in documents], SMALL.model.vocab_size)
-        if not tokens.exists():
-            write_data(folder / "data", documents, tokenizer)
-        bands = small_bands(config, folder, tokens, range(3))
+def table(config, folder, documents, tokenizer, tokens, bands, healthy_runs):
+    """Print what the check says of healthy runs and of every bug; return how often it is wrong."""
     failed = 0
     print(f"{'planted':<26}{'named':<7}what the check says", flush=True)
-    for run in healthy(config, folder, tokens, range(10, 10 + args.healthy)):
+    for run in healthy(config, folder, tokens, range(10, 10 + healthy_runs)):
         report, causes = health.check(run, bands)
         failed += bool(causes)
         print(f"{'nothing, another seed':<26}{'no' if causes else 'yes':<7}"
@@ -189,6 +191,33 @@ def main(argv=None):
         print(f"{name:<26}{'yes' if causes == [cause] else 'no':<7}"
               f"{'; '.join(health.CAUSES[c] for c in causes) or 'healthy'}", flush=True)
     return failed
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", help="a finished run, whose recipe, data and bands are taken")
+    parser.add_argument("--folder", default="runs/planted", help="where the runs go")
+    parser.add_argument("--healthy", type=int, default=2, help="healthy runs to check as well")
+    parser.add_argument("--stop", type=int, help="stop each run after so many steps: it is held to "
+                                                 "the landmarks that it reached")
+    args = parser.parse_args(argv)
+    if args.stop is not None and not args.run:
+        parser.error("--stop goes with --run: bands of small runs need their ends")
+    folder = pathlib.Path(args.folder) / \
+        (f"own-{args.stop or 'whole'}" if args.run else "small")
+    if args.run:
+        run = pathlib.Path(args.run)
+        config, tokens, bands = config_of(run), run / "tokens", health.read_bands()
+        documents = list(read_documents(run / "clean.jsonl"))
+        tokenizer = Tokenizer.load(run / "tokenizer.json")
+    else:
+        config, tokens, documents = SMALL, folder / "data" / "tokens", write_documents(2000, 60)
+        tokenizer = Tokenizer.train([d["text"] for d in documents], SMALL.model.vocab_size)
+        if not tokens.exists():
+            write_data(folder / "data", documents, tokenizer)
+        bands = small_bands(config, folder, tokens, range(3))
+    with stopped_after(args.stop):
+        return table(config, folder, documents, tokenizer, tokens, bands, args.healthy)
 
 
 if __name__ == "__main__":
