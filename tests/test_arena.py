@@ -246,6 +246,7 @@ def test_bad_input_is_one_clear_line(folder, broken, monkeypatch, capsys, second
 def test_a_damaged_file_of_a_run_is_one_clear_line(folder, tmp_path, capsys, name, text, message):
     shutil.copytree(folder / "ours", tmp_path / "run")
     (tmp_path / "run" / name).write_text(text)
+    (tmp_path / "run" / "checksums.json").unlink()  # which would name the file first
     with pytest.raises(SystemExit) as stop:
         run_arena(folder / "ours", tmp_path / "run", "--cloze", 1, "--judged", 0)
     captured = capsys.readouterr()
