@@ -172,8 +172,8 @@ def make_bands(measured):
         values = [m[name] for m in measured if name in m]
         factor = next((f for start, f in FACTORS.items() if name.startswith(start)), FACTOR)
         if len(values) == len(measured):
-            bands[name] = [float(f"{min(values) / factor:.4g}"),
-                           float(f"{max(values) * factor:.4g}")]
+            low = 0 if name.startswith("repeats") else min(values) / factor  # none is no fault
+            bands[name] = [float(f"{low:.4g}"), float(f"{max(values) * factor:.4g}")]
     return bands
 
 

@@ -201,6 +201,8 @@ def test_bands_hold_every_run_that_they_were_made_of():
     assert all(bands[name][0] <= value <= bands[name][1] for run in runs
                for name, value in run.items())
     assert bands["gradient norm"] == [0.5, 4.0] and bands["first loss"][1] < 1.1
+    assert health.make_bands([{"repeats its input, share": 0.001}] * 2) == \
+        {"repeats its input, share": [0.0, 0.004]}
 
 
 def test_the_reference_script_makes_bands_and_goes_on_where_it_was(tmp_path, capsys):
