@@ -71,9 +71,8 @@ setup: .venv/installed
 train-tiny: $(RUN)/report.txt
 	@cat $(RUN)/report.txt
 	@echo
-	@$(PY) -m nanoseek.cost $(RUN)
-	@echo
-	@echo '$(RUN) is trained. More: make sample PROMPT="…"; the curve: $(RUN)/curve.svg'
+	@echo '$(RUN) is trained. More: make sample PROMPT="…"; the curve: $(RUN)/curve.svg;'
+	@echo 'what it cost: $(PY) -m nanoseek.cost $(RUN)'
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.

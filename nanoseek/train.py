@@ -25,7 +25,7 @@ import time
 import torch
 
 from nanoseek.checkpoint import checkpoints, newest_intact, write_whole
-from nanoseek.cost import flops_per_token, price_tag
+from nanoseek.cost import flops_per_token, format_price_tag, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.distributed import PARALLEL, ending_together
 from nanoseek.evaluate import evaluate, nats, write_curve
@@ -347,7 +347,7 @@ def show_samples(run, max_new_tokens=60):
 
 
 def finish(run):
-    """Score all held-out text and store the price tag as cost.json."""
+    """Score all held-out text; print the price tag and store it as cost.json."""
     config = run.config
     run.model.eval()
     scores = evaluate(run.model, config.tokens_folder)
@@ -357,7 +357,8 @@ def finish(run):
     if run.ranks.first:
         write_whole(run.folder / "cost.json", json.dumps(tag, indent=1))
     run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
-            f"nanoseek.evaluate {config.out}; the price tag: python -m nanoseek.cost {config.out}")
+            f"nanoseek.evaluate {config.out}; the price tag, kept as {config.out}/cost.json:\n"
+            f"{format_price_tag(tag)}\n")
 
 
 def main(argv=None):
