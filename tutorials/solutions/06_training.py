@@ -32,3 +32,10 @@ def scheduled(loop, first, last):
     return loop
 
 
+# 4. Write Newton–Schulz
+def orthogonalised(gradient, rounds=30):
+    """a matrix (rows ≤ columns) → the nearest one whose singular values are all 1"""
+    x = gradient / gradient.norm()
+    for _ in range(rounds):
+        x = 1.5 * x - 0.5 * x @ x.T @ x
+    return x
