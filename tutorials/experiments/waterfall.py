@@ -266,23 +266,29 @@ def steps_at(k):
 
 
 def search(results, tricks, seed, data, guess, say):
-    """Train at horizons around `guess` until the target lies between two neighbours."""
-    k, stride, reached, missed = guess, 1, HIGHEST + 1, -1
+    """Train at horizons until the target lies between two neighbours: from what is known on, or
+    from `guess` on where nothing is."""
+    known = [(k, run["bits_per_byte"] <= TARGET) for k in range(HIGHEST + 1)
+             if (run := results.find(tricks, steps_at(k), seed))]
+    missed = max((k for k, hit in known if not hit), default=-1)
+    reached = min((k for k, hit in known if hit and k > missed), default=HIGHEST + 1)
+    stride = 1
     while reached - missed > 1:
-        run = results.find(tricks, steps_at(k), seed)
-        if run is None:
-            run = in_a_process("train_once", tricks, steps_at(k), seed, str(data))
-            results.add(run)
-            say(run)
-        if run["bits_per_byte"] <= TARGET:
-            reached = k
-        else:
-            missed = k
         if missed >= 0 and reached <= HIGHEST:
             k = (missed + reached) // 2
+        elif not known:
+            k = guess
         else:  # one bound only: go on in strides that double
             k = max(0, reached - stride) if missed < 0 else min(HIGHEST, missed + stride)
             stride *= 2
+        run = in_a_process("train_once", tricks, steps_at(k), seed, str(data))
+        known.append((k, run["bits_per_byte"] <= TARGET))
+        results.add(run)
+        say(run)
+        if known[-1][1]:
+            reached = k
+        else:
+            missed = k
 
 
 def crossing(runs):
@@ -396,9 +402,9 @@ def table(stored):
         total, least, most = cost["total"]
         lines.append(
             f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.1f}"
-            f"{f'({least:.0f}-{most:.0f})':>14}{cost['tokens'][0] / 1e6:>7.2f} M"
+            f"{f'({least:.3g}-{most:.3g})':>14}{cost['tokens'][0] / 1e6:>7.2f} M"
             f"{cost['flops'][0] / 1e12:>8.2f}{cost['peak_bytes'][0] / 1e6:>6.0f} MB"
-            f"{cost['kv_bytes_per_token'][0]:>8} B{total / 3600 * dollars:>10.6f}   {said}")
+            f"{cost['kv_bytes_per_token'][0]:>8.0f} B{total / 3600 * dollars:>10.6f}   {said}")
     full = summary(runs, FULL)
     alone = [(tricks, summary(runs, tricks)) for tricks in without_each()]
     if full and all(cost for _, cost in alone):
@@ -406,7 +412,7 @@ def table(stored):
                       f"({full['total'][0]:.1f} s):"]
         for left_out, (tricks, cost) in zip(FULL, alone):
             lines.append(f"without {left_out:<15}{cost['total'][0]:>7.1f} s "
-                         f"({cost['total'][1]:.0f}-{cost['total'][2]:.0f})   "
+                         f"({cost['total'][1]:.3g}-{cost['total'][2]:.3g})   "
                          f"{verdict(cost, full)}")
     return "\n".join(lines)
 
