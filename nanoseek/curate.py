@@ -538,7 +538,9 @@ def repeated_passages(texts, passage_bytes=300):
     of one grammar share that much by nature. Windows of bytes are hashed, and of any `width`
     neighbours the smallest hash is a fingerprint (winnowing, Schleimer et al. 2003): few are
     kept, and no such run is without one. Where two texts share a fingerprint, their equal bytes
-    around it are found. Spans are pulled in to whole words.
+    around it are found. Of many copies only the first and the latest are compared with a new one:
+    a passage just too short, which chance lengthens in another copy, is missed. Spans are pulled
+    in to whole words.
     """
     window = 1 << int(math.log2(passage_bytes * 2 // 3))
     width = 1 << int(math.log2(passage_bytes - window + 1))  # so window + width - 1 is enough
