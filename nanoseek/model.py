@@ -34,6 +34,7 @@ from torch.utils.checkpoint import (CheckpointPolicy, checkpoint,
 SCORES_CHUNK = 1 << 18  # attention scores at once on a CPU: 1 MB of fp32, which stays in the cache
 SHORT = 512  # keys up to which a CPU is faster with these than with torch's own kernel
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
+LEAST_ROWS = 256  # in such a piece, since each goes over the whole gradient of the head
 WINDOW_BLOCK = 64  # queries in a block of the sliding window, at least: fewer would idle a core
 CHECKPOINTING = ("none", "selective", "full")
 
@@ -590,7 +591,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad = torch.empty_like(hidden, dtype=torch.float32)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float32)
-        rows = max(1, LOGITS_CHUNK // weight.shape[0])
+        rows = max(LEAST_ROWS, LOGITS_CHUNK // weight.shape[0])
         low_weight = weight.to(low)
         for part in range(0, len(targets), rows):
             h, target = hidden[part:part + rows].to(low), targets[part:part + rows, None]
