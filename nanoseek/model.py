@@ -14,7 +14,8 @@ config.json.
 Start: all matrices are drawn with standard deviation initializer_range and nothing is scaled by
 depth, as in DeepSeek LLM (§2.2), whose 0.006 belongs to 4096 and more wide. A matrix that keeps
 the size of what passes through needs 1/√width: by that rule 0.006 becomes 0.034 at 128 wide. The
-laptop presets take 0.02, GPT-2's, between the two; `tests/bench/bench_model.py start` compares.
+laptop presets take 0.02, GPT-2's, between the two; `tests/bench/bench_model.py start` compares:
+after 150 steps 0.034 is ahead.
 
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
 K key-value heads, D head_dim, V vocab_size.
@@ -32,7 +33,7 @@ from torch.utils.checkpoint import (CheckpointPolicy, checkpoint,
                                     create_selective_checkpoint_contexts)
 
 SCORES_CHUNK = 1 << 18  # attention scores at once on a CPU: 1 MB of fp32, which stays in the cache
-SHORT = 512  # keys up to which a CPU is faster with these than with torch's own kernel
+SHORT = 256  # keys up to which a CPU can be faster with these than with torch's own kernel
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
 LEAST_ROWS = 256  # in such a piece, since each goes over the whole gradient of the head
 WINDOW_BLOCK = 64  # queries in a block of the sliding window, at least: fewer would idle a core
@@ -220,9 +221,9 @@ def additive(visible, dtype):
 class _ShortAttention(torch.autograd.Function):
     """Attention by plain matrix products, some heads at a time, scores computed again in backward.
 
-    On a CPU torch's kernel works in tiles so small that for short rows most of its time goes
-    beside the products: here it takes up to four times as long. What is kept for the backward
-    pass is the same: queries, keys, values and results, never the scores.
+    On a CPU torch's kernel works in small tiles: in bf16, and where oneDNN does the products, most
+    of its time goes beside them. `tests/bench/bench_model.py attention` compares. What is kept for
+    the backward pass is the same: queries, keys, values and results, never the scores.
     """
 
     @staticmethod
@@ -280,8 +281,10 @@ def attend(q, k, v, mask=None):
 
     q (B, H, T, D); k and v (B, K, S, D), S = T without a mask; mask (T, S) or (B, 1, T, S).
     """
-    T, S = q.shape[2], k.shape[2]
-    if q.is_cpu and q.dtype != torch.float16 and T > 1 and S <= SHORT \
+    # "bf16" is oneDNN's leave: see use_exact_onednn.
+    tiles_are_slow = q.dtype not in (torch.float16, torch.float32) or \
+        q.dtype == torch.float32 and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    if q.is_cpu and tiles_are_slow and 1 < q.shape[2] and k.shape[2] <= SHORT \
             and not torch.compiler.is_compiling():
         return _ShortAttention.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
@@ -305,7 +308,8 @@ def window_mask(window, document_ids):
 def window_attention(q, k, v, mask, back):
     """Attention by blocks: keys that no window reaches are never multiplied.
 
-    q (B, T, H, D), k and v (B, T, K, D) → (B, H, T, D). Costs T·window, not T², in time and memory.
+    q (B, T, H, D), k and v (B, T, K, D) → (B, H, T, D). Costs T·window in time and memory, where
+    all keys cost T² in time.
     """
     B, T, _, D = q.shape
     size = mask.shape[2]
@@ -442,7 +446,8 @@ class Transformer(nn.Module):
         """Return the normalised hidden states (B, T, C) before the logits.
 
         ids (B, T) int64; document_ids (B, T), where given, keep each position from seeing other
-        documents of its row; cache: a KVCache that holds the positions before these.
+        documents of its row; cache: a KVCache that holds the positions before these, with which a
+        single position has no gradients.
         Raises ValueError for ids out of range or more positions than the context holds.
         """
         self._check_length(ids, cache)
@@ -617,15 +622,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                  in zip(ctx.saved_tensors, ctx.dtypes)), None, None
 
 
-def loss(model, inputs, targets, document_ids=None):
+def loss(model, inputs, targets, document_ids=None, scored=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
 
+    scored (B, T) bool, where given: which targets count; the others, such as padding, never meet
+    the head. All false: NaN.
     Under autocast (bf16, fp16) it is computed as the layers are, and summed in fp32.
     """
-    hidden = model.hidden(inputs, document_ids).flatten(0, 1)
+    hidden = model.hidden(inputs, document_ids)
+    if scored is not None:
+        hidden, targets = hidden[scored], targets[scored]
     low = _compute_dtype(model)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, model.lm_head.weight, targets.flatten(), low)
+        return _LinearCrossEntropy.apply(hidden.flatten(0, -2), model.lm_head.weight,
+                                         targets.flatten(), low)
 
 
 def use_exact_onednn():

@@ -100,6 +100,12 @@ def test_shapes_of_the_bills_have_the_published_sizes(module):
         assert billions == pytest.approx(published[name], rel=0.01)
 
 
+def test_the_planner_mixes_the_stories_as_the_makefile_does(module):
+    makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text("utf-8")
+    weights = ",".join(f"{name}={share}" for name, share in module.STORY_WEIGHTS.items())
+    assert f"--weights {weights}\n" in makefile
+
+
 # --- FLOPs --------------------------------------------------------------------------------------
 
 def counted_flops(model, ids, backward=True):

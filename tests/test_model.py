@@ -192,6 +192,25 @@ def test_a_sliding_window_equals_a_masked_reference(module, shape, length, docum
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), share=st.floats(0.1, 0.9))
+def test_only_scored_targets_count_in_the_loss(module, seed, share):
+    """In value and gradients, against torch's cross-entropy with an ignored index."""
+    model, generator = build(module).train(), torch.Generator().manual_seed(seed)
+    ids = random_ids(model.config, 3, 13, seed)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    scored = torch.rand(targets.shape, generator=generator) < share
+    scored[0, 0] = True
+    expected = torch.nn.functional.cross_entropy(
+        model(inputs).flatten(0, 1), torch.where(scored, targets, -100).flatten())
+    found = module.loss(model, inputs, targets, scored=scored)
+    torch.testing.assert_close(found, expected)
+    parameters = list(model.parameters())
+    for ours, torchs in zip(torch.autograd.grad(found, parameters),
+                            torch.autograd.grad(expected, parameters)):
+        torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(batch=st.integers(1, 3), kv=st.integers(1, 3), group=st.integers(1, 3),
        queries=st.integers(2, 40), keys=st.integers(2, 40), size=st.sampled_from([1, 4, 6]),

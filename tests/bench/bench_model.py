@@ -2,6 +2,7 @@
 
     python tests/bench/bench_model.py train       # a step of training, tiny and 10M shapes
     python tests/bench/bench_model.py generate    # greedy, with the cache, tiny and 124M shapes
+    python tests/bench/bench_model.py attention   # ours for short rows beside torch's kernel
     python tests/bench/bench_model.py window      # sliding window, 1k to 16k tokens
     python tests/bench/bench_model.py memory      # activation checkpointing: bytes and time
     python tests/bench/bench_model.py loss        # our cross-entropy beside torch's
@@ -113,6 +114,35 @@ def generation(rounds=4):
         same = "" if ours() == theirs() else "  (their ids differ)"
         one, other = race([ours, theirs], rounds)
         print(f"{name:<10}{count / one:>14.0f}{count / other:>9.0f}{other / one:>12.2f}{same}")
+
+
+def attention(rounds=8):
+    """Forward and backward of attention alone, with each kind of matrix products."""
+    shapes = ((12, 4, 2, 128, 32), (8, 4, 2, 256, 32), (4, 10, 5, 256, 32), (4, 4, 2, 512, 32),
+              (1, 12, 12, 1024, 64))
+    print(f"{'products':<15}{'dtype':<6}{'rows x heads/kv x length x size':>32}{'ours ms':>9}"
+          f"{'torch ms':>10}{'torch/ours':>12}")
+    for products in ("torch's choice", "oneDNN"):
+        if products == "oneDNN" and not use_exact_onednn():
+            break
+        for dtype in (torch.float32, torch.bfloat16):
+            for rows, heads, kv, length, size in shapes:
+                q, k, v = (torch.randn(rows, length, n, size).to(dtype).transpose(1, 2)
+                           .requires_grad_() for n in (heads, kv, kv))
+
+                def ours():
+                    return model_module._ShortAttention.apply(q, k, v, None)
+
+                def torchs():
+                    return F.scaled_dot_product_attention(q, k, v, is_causal=True,
+                                                          enable_gqa=heads != kv)
+
+                def both_ways(function):
+                    return lambda: torch.autograd.grad(function().sum(), (q, k, v))
+                one, other = race([both_ways(ours), both_ways(torchs)], rounds)
+                print(f"{products:<15}{str(dtype)[6:].replace('float', 'f'):<6}"
+                      f"{f'{rows} x {heads}/{kv} x {length} x {size}':>32}{one * 1e3:>9.1f}"
+                      f"{other * 1e3:>10.1f}{other / one:>12.2f}")
 
 
 def window_row(length, window):
@@ -259,8 +289,8 @@ def start(steps=150):
         print(f"{std:>6}  " + "  ".join(f"{value:.3f}" for value in found), flush=True)
 
 
-PARTS = {"train": train, "generate": generation, "window": window, "memory": checkpointing,
-         "loss": losses, "compile": compiled, "start": start}
+PARTS = {"train": train, "generate": generation, "attention": attention, "window": window,
+         "memory": checkpointing, "loss": losses, "compile": compiled, "start": start}
 
 
 def main():

@@ -110,7 +110,7 @@ def prepare(tricks, root):
 
 
 def packed_rows(folder, count, lengths, seed):
-    """Yield (inputs, targets, document ids) of `count` packed rows for each of `lengths`."""
+    """Yield the arguments of `loss`, of `count` packed rows for each of `lengths`."""
     from nanoseek.data import Loader
     loader = Loader(folder / "tokens", count, max(lengths), seed=seed)
     for length in lengths:
@@ -118,8 +118,8 @@ def packed_rows(folder, count, lengths, seed):
 
 
 def padded_rows(folder, count, lengths, seed):
-    """Yield (inputs, targets, None) of `count` rows for each of `lengths`: one document a row, cut
-    to that length, padded to the longest of the batch; targets of padding are -100."""
+    """Yield the arguments of `loss`, of `count` rows for each of `lengths`: one document a row, cut
+    to that length, padded to the longest of the batch; padding is not scored."""
     import numpy as np
     import torch
     from nanoseek.evaluate import held_out
@@ -132,22 +132,12 @@ def padded_rows(folder, count, lengths, seed):
         rows = [documents[order.pop()][:length + 1] for _ in range(count)]
         longest = max(map(len, rows)) - 1
         inputs = torch.zeros(count, longest, dtype=torch.long)
-        targets = torch.full((count, longest), -100)
+        targets, scored = torch.zeros_like(inputs), torch.zeros_like(inputs, dtype=torch.bool)
         for n, ids in enumerate(rows):
             inputs[n, :len(ids) - 1] = torch.from_numpy(ids[:-1])
             targets[n, :len(ids) - 1] = torch.from_numpy(ids[1:])
-        yield inputs, targets, None
-
-
-def loss_of(model, inputs, targets, document_ids):
-    """Return the mean loss of the targets that are not padding; padding never meets the head."""
-    import torch
-    from nanoseek import model as modelling
-    hidden, real = model.hidden(inputs, document_ids), targets >= 0
-    low = modelling._compute_dtype(model)
-    with torch.autocast("cpu", enabled=False):
-        return modelling._LinearCrossEntropy.apply(hidden[real], model.lm_head.weight,
-                                                   targets[real], low)
+            scored[n, :len(ids) - 1] = True
+        yield inputs, targets, None, scored
 
 
 def train_once(tricks, steps, seed, folder, rates=None, keep=None):
@@ -162,7 +152,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     from nanoseek.data import read_manifest
     from nanoseek.evaluate import held_out, nats
     from nanoseek.machine import autocast
-    from nanoseek.model import ModelConfig, Transformer, use_exact_onednn
+    from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
     from nanoseek.optim import build_optimizers, ramp_value, schedule_factor, set_learning_rate
     torch.manual_seed(seed)
     use_exact_onednn()
@@ -188,7 +178,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     for step, batch in enumerate(rows(folder, BATCH // row, lengths, seed)):
         set_learning_rate(optimizers, rate * schedule_factor(schedule, step, steps, 1 + steps // 20))
         with autocast(torch.device("cpu"), "bf16" if "bf16" in tricks else "fp32"):
-            value = loss_of(model, *batch)
+            value = loss(model, *batch)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -196,7 +186,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
             optimizer.zero_grad()
         positions += batch[0].numel()
         squares += batch[0].numel() * batch[0].shape[1]
-        tokens += int((batch[1] >= 0).sum())
+        tokens += batch[0].numel() if "packing" in tricks else int(batch[-1].sum())
     seconds, wall = time.process_time() - began, time.perf_counter() - wall
     peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     model.eval()
@@ -299,7 +289,7 @@ def crossing(runs):
             share = ((before["bits_per_byte"] - TARGET)
                      / (before["bits_per_byte"] - after["bits_per_byte"]))
             found = {key: math.exp((1 - share) * math.log(before[key]) + share * math.log(after[key]))
-                     for key in ("seconds", "tokens", "positions", "flops", "steps")}
+                     for key in ("seconds", "tokens", "flops", "steps")}
             return found | {"peak_bytes": max(before["peak_bytes"], after["peak_bytes"]),
                             "preparation_seconds": after["preparation_seconds"],
                             "total": found["seconds"] + after["preparation_seconds"],
@@ -314,8 +304,9 @@ def summary(runs, tricks):
              if (cost := crossing([run for run in mine if run["seed"] == seed]))]
     if not found:
         return None
-    return {key: (statistics.median(values), min(values), max(values)) for key in found[0]
-            if (values := [cost[key] for cost in found])} | {"seeds": len(found)}
+    several = {key: [cost[key] for cost in found] for key in found[0]}
+    return {key: (statistics.median(values), min(values), max(values))
+            for key, values in several.items()}
 
 
 def measure(results, plan, root):
@@ -396,13 +387,14 @@ def table(stored):
     runs, dollars = stored["runs"], Assumptions().dollars_per_hour
     lines = [f"cost to reach {stored['target']} bits per byte; {stored['machine']}, one "
              f"core a run; median of the seeds (their range), rent at ${dollars}/h",
-             f"{'':<18}{'seconds':>9}{'(range)':>14}{'tokens':>9}{'TFLOP':>8}{'memory':>9}"
-             f"{'KV cache':>10}{'rent':>10}   this trick"]
+             f"{'':<18}{'seconds':>9}{'(range)':>14}{'preparing':>11}{'tokens':>9}{'TFLOP':>8}"
+             f"{'memory':>9}{'KV cache':>10}{'rent':>10}   this trick"]
     for trick, cost, said in rows_of(runs):
         total, least, most = cost["total"]
         lines.append(
             f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.1f}"
-            f"{f'({least:.3g}-{most:.3g})':>14}{cost['tokens'][0] / 1e6:>7.2f} M"
+            f"{f'({least:.3g}-{most:.3g})':>14}{cost['preparation_seconds'][0]:>11.1f}"
+            f"{cost['tokens'][0] / 1e6:>7.2f} M"
             f"{cost['flops'][0] / 1e12:>8.2f}{cost['peak_bytes'][0] / 1e6:>6.0f} MB"
             f"{cost['kv_bytes_per_token'][0]:>8.0f} B{total / 3600 * dollars:>10.6f}   {said}")
     full = summary(runs, FULL)
