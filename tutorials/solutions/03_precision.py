@@ -10,7 +10,7 @@ bits, most, worst = 1 + 5 + 6, (2 - 2.0 ** -6) * 2 ** 15, 2.0 ** -7
 
 # 3. Round by chance
 def stochastic_round(x, generator):
-    """x (n,) fp64 → numbers of bf16, each one of x's two neighbours, x itself on average"""
+    """x (n,) fp64 → fp64 (n,), each one of x's two neighbours in bf16, x itself on average"""
     exponent = torch.frexp(x).exponent - 1
     spacing = 2.0 ** (exponent.clamp(min=-126) - 7).double()
     chance = torch.rand(x.shape, generator=generator, dtype=torch.float64)
@@ -20,9 +20,9 @@ def stochastic_round(x, generator):
 # 4. Remember the rest
 def compensated_add(weight, rest, update):
     """bf16 weight, rest and update → (weight, rest), bf16, with the update added to the two"""
-    update = update + rest
-    new = weight + update
-    return new, update - (new - weight)
+    wanted = update + rest
+    new = weight + wanted
+    return new, wanted - (new - weight)
 
 
 # 5. Mend this step: divide by the scale first, then clip
