@@ -255,27 +255,22 @@ def steps_at(k):
     return round(LEAST_STEPS * GROWTH ** k)
 
 
-def search(results, tricks, seed, data, guess, say):
-    """Train at horizons until the target lies between two neighbours: from what is known on, or
-    from `guess` on where nothing is."""
-    known = [(k, run["bits_per_byte"] <= TARGET) for k in range(HIGHEST + 1)
-             if (run := results.find(tricks, steps_at(k), seed))]
-    missed = max((k for k, hit in known if not hit), default=-1)
-    reached = min((k for k, hit in known if hit and k > missed), default=HIGHEST + 1)
-    stride = 1
+def search(known, train, guess):
+    """Train at horizons until the target lies between two neighbours.
+
+    known: {k: whether the target was reached there}; train(k) tells it of another; guess: the k to
+    begin with where nothing is known.
+    """
+    missed = max((k for k, hit in known.items() if not hit), default=-1)
+    reached = min((k for k, hit in known.items() if hit and k > missed), default=HIGHEST + 1)
+    k, stride = guess, 1
     while reached - missed > 1:
         if missed >= 0 and reached <= HIGHEST:
             k = (missed + reached) // 2
-        elif not known:
-            k = guess
-        else:  # one bound only: go on in strides that double
+        elif missed >= 0 or reached <= HIGHEST:  # one bound only: go on in strides that double
             k = max(0, reached - stride) if missed < 0 else min(HIGHEST, missed + stride)
             stride *= 2
-        run = in_a_process("train_once", tricks, steps_at(k), seed, str(data))
-        known.append((k, run["bits_per_byte"] <= TARGET))
-        results.add(run)
-        say(run)
-        if known[-1][1]:
+        if train(k):
             reached = k
         else:
             missed = k
@@ -314,26 +309,44 @@ def measure(results, plan, root):
     from nanoseek.machine import cores
     stored = HERE / "waterfall.json"  # where crossings were found before, the search begins
     known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
-    began, done = time.monotonic(), []
+    began, found = time.monotonic(), 0
 
-    def one(entry):
-        tricks, seed = entry
+    def guess(tricks):
+        """Return the k, not a whole number, at which the crossing probably lies."""
         cost = summary(results.runs, tricks) or summary(known, tricks)
         steps = cost["steps"][0] if cost else FIRST_GUESS["BPE" in tricks]
-        guess = math.log(steps / LEAST_STEPS, GROWTH)
-        search(results, tricks, seed, tokens_of(tricks, root),
-               min(HIGHEST, max(0, round(guess))), say)
-        done.append(entry)
+        return min(HIGHEST - 1, max(0, math.log(steps / LEAST_STEPS, GROWTH)))
 
-    def say(run):
-        left = (time.monotonic() - began) / (len(done) + 1) * (len(plan) - len(done)) / 60
+    def train(tricks, seed, k):
+        """Train one; tell whether it reached the target."""
+        run = in_a_process("train_once", tricks, steps_at(k), seed, str(tokens_of(tricks, root)))
+        results.add(run)
+        left = (time.monotonic() - began) / (found + 1) * (len(plan) - found) / 60
         print(f"{run['bits_per_byte']:.3f} bits/byte in {run['seconds']:>5.1f} s, "
               f"{run['steps']:>4} steps, seed {run['seed']}: {name_of(run['tricks'])}"
-              f"   [{len(done)} of {len(plan)} found, about {left:.0f} min left]", flush=True)
+              f"   [{found} of {len(plan)} found, about {left:.0f} min left]", flush=True)
+        return run["bits_per_byte"] <= TARGET
+
+    def one(entry):
+        """Find one crossing, from what is known on."""
+        nonlocal found
+        tricks, seed = entry
+        before = {k: run["bits_per_byte"] <= TARGET for k in range(HIGHEST + 1)
+                  if (run := results.find(tricks, steps_at(k), seed))}
+        search(before, lambda k: train(tricks, seed, k), round(guess(tricks)))
+        found += 1
     for tricks in {tokens_of(tricks, root): tricks for tricks, _ in plan}.values():
         in_a_process("prepare", tricks, str(root))
     with concurrent.futures.ThreadPoolExecutor(cores()) as workers:
-        list(workers.map(one, plan))
+        # The slowest recipe's two likely horizons go side by side: one after the other they
+        # would take longer than all the rest.
+        slowest, low = plan[0], math.floor(guess(plan[0][0]))
+        first = [workers.submit(train, *slowest, k) for k in (low + 1, low)
+                 if not results.find(slowest[0], steps_at(k), slowest[1])]
+        rest = [workers.submit(one, entry) for entry in plan[1:]]
+        for done in (*first, *rest):
+            done.result()
+        one(slowest)
 
 
 def tune(root):
