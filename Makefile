@@ -7,7 +7,7 @@ TEXT     ?=
 PROMPT   ?=
 PRESET   ?= tiny
 SEED     ?= 0
-STORIES  ?= 14000
+STORIES  ?= 20000
 
 # TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
 # checksum of its path. Spaces cannot stand in a target, so they never reach one.
@@ -30,9 +30,10 @@ PY := .venv/bin/python
 # Large buffers stay with the process: giving them back each step costs about a tenth (glibc).
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 export MALLOC_TRIM_THRESHOLD_ := 4000000000
-# Threads sleep while they wait for each other. Spinning, as is usual, is faster on an idle machine,
-# but where another program holds a core, each of the many waits in a step lasts as long as its turn.
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait for each other spin for a moment, then sleep. To sleep at once costs a wake-up in
+# each of the many waits of a step, which eats all that a second core gives; to spin for long, the
+# default, holds a core that another program could use. (For GNU's OpenMP, which Linux wheels have.)
+export GOMP_SPINCOUNT ?= 10000
 export PYTHONUNBUFFERED := 1
 # Handed over in the environment, where quotes and spaces in them do no harm.
 export PYTHON PIP_ARGS TEXT PROMPT

@@ -29,7 +29,7 @@ from nanoseek.checkpoint import find_checkpoint, read_json
 from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
 from nanoseek.corpus import read_documents
 from nanoseek.data import TokenStream, read_manifest
-from nanoseek.generate import generate_many, load
+from nanoseek.generate import SAMPLING, generate_many, load
 from nanoseek.stories import check_story
 
 BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the cache
@@ -390,8 +390,7 @@ def tell(subject, openings, max_new_tokens, seed=0):
         for at in range(0, len(numbers), 100):  # so many at once: larger batches gain little
             some = numbers[at:at + 100]
             new = generate_many(subject.model, [prompts[n] for n in some], max_new_tokens,
-                                stop_ids=[subject.end], temperature=0.8, top_p=0.95,
-                                seed=seed + at)
+                                stop_ids=[subject.end], seed=seed + at, **SAMPLING)
             for n, ids in zip(some, new):  # a padded vocabulary has ids without text
                 texts[n] = openings[n] + subject.tokenizer.decode(
                     [i for i in ids if i < subject.tokenizer.vocab_size])

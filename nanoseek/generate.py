@@ -14,6 +14,8 @@ from nanoseek.checkpoint import find_checkpoint, load_model
 from nanoseek.model import KVCache
 from nanoseek.tokenizer import Tokenizer
 
+SAMPLING = {"temperature": 0.6, "top_p": 0.95}  # cooler than 1: a small model's tail is mistakes
+
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Return ids (B,) drawn from logits (B, V); temperature 0 takes the most likely.
@@ -124,10 +126,11 @@ def main(argv=None):
     parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
     parser.add_argument("--prompt", default="", help="the beginning (default: none)")
     parser.add_argument("--max_new_tokens", type=int, default=300, help="at most so many")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    parser.add_argument("--temperature", type=float, default=SAMPLING["temperature"],
+                        help="0: always the likeliest")
     parser.add_argument("--top_k", type=int, default=0,
                         help="choose among so many likeliest tokens; 0: among all")
-    parser.add_argument("--top_p", type=float, default=0.95,
+    parser.add_argument("--top_p", type=float, default=SAMPLING["top_p"],
                         help="choose among the likeliest that together have this probability")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
     args = parser.parse_args(argv)

@@ -29,7 +29,7 @@ from nanoseek.cost import flops_per_token, format_price_tag, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.distributed import PARALLEL, ending_together
 from nanoseek.evaluate import evaluate, nats, write_curve
-from nanoseek.generate import write
+from nanoseek.generate import SAMPLING, write
 from nanoseek.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
 from nanoseek.optim import OPTIMIZERS, parse_ramp, ramp_value, schedule_factor, set_learning_rate
@@ -131,7 +131,7 @@ class TrainConfig:
 
 
 TRAIN_PRESETS = {
-    "tiny": TrainConfig(steps=1800, eval_every=360, save_every=360, model=PRESETS["tiny"]),
+    "tiny": TrainConfig(steps=2500, eval_every=500, save_every=500, model=PRESETS["tiny"]),
     "small": TrainConfig(out="runs/small", steps=4000, batch_size=32, row_length=512,
                          learning_rate=3e-3, embedding_factor=1.0,
                          schedule="multi_step", warmup_steps=100, model=PRESETS["small"]),
@@ -339,7 +339,7 @@ def show_samples(run, max_new_tokens=60):
     for source, documents in run.held_out.items():
         prompt = run.tokenizer.decode(documents[0][1:9].tolist()).rstrip("\ufffd")
         text = "".join(write(run.model, run.tokenizer, prompt, max_new_tokens=max_new_tokens,
-                             temperature=0.8, top_p=0.95, seed=run.step))
+                             seed=run.step, **SAMPLING))
         line = " ".join((prompt + "|" + text).split())
         # A model that knows little yet writes control characters, which a terminal would obey.
         run.say(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")

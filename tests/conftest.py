@@ -19,9 +19,9 @@ import traceback
 import hypothesis
 import pytest
 
-# Before torch is imported, here and in the processes that tests start: threads that spin while
-# they wait make small models crawl on a busy machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch is imported, here and in the processes that tests start: threads that spin for long
+# while they wait make small models crawl on a busy machine.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 HERE = pathlib.Path(__file__).resolve().parent
 # `pytest` alone, unlike `python -m pytest`, finds no nanoseek, and from elsewhere neither does.
