@@ -17,7 +17,7 @@ The forward pass is a third. Work done twice (activation checkpointing) is count
 Sources: PaLM (arXiv 2204.02311, appendix B) for model FLOPs and MFU; for the scaling laws DeepSeek
 LLM (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
 cost_tables.json, beside this file, holds chips, published bills and claims, each with its source;
-only what needs a chip or a bill reads it.
+only what needs a chip or a bill reads it. `python -m nanoseek.cost` is told in bill.py.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
@@ -30,9 +30,7 @@ import json
 import math
 import numbers
 import os
-import shlex
 import statistics
-import sys
 import time
 
 CONVENTION = "6 x matmul parameters + 12 L d s a token, attention in full, no recomputation"
@@ -52,35 +50,6 @@ class Assumptions:
     pue: float = _assumed(1.0, "a machine at home has no building around it")
 
 
-@dataclasses.dataclass(frozen=True)
-class ScalingLaw:
-    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
-    C counts the FLOPs of the layers alone (no head). Fitted from `low` to `high` with a vocabulary,
-    rows of `context` tokens, and the settings of train in `recipe`."""
-
-    flops_per_token: tuple
-    learning_rate: tuple
-    batch_tokens: tuple
-    low: float
-    high: float
-    vocab_size: int
-    context: int
-    recipe: dict
-    source: str
-
-
-DEEPSEEK_LAW = ScalingLaw(
-    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
-    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0,
-     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
-LAW_TINY = ScalingLaw(
-    (0.1034, 0.5844), (98.81, -0.3479), (1.422, 0.2288), 8.9e+10, 4.2e+11, 4096, 256,
-    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0},
-    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
-LAWS = (LAW_TINY, DEEPSEEK_LAW)
-STORY_WEIGHTS = {"stories_en": 0.475, "stories_zh": 0.475, "python_docs": 0.05}  # the Makefile's
-
-
 # --- Counting -----------------------------------------------------------------------------------
 
 def _get(config, name, default=None):
@@ -98,7 +67,8 @@ def _field(config, name, default=None):
     return value
 
 
-def _positive(name, value, most=math.inf):
+def positive(name, value, most=math.inf):
+    """Return a finite number above 0; raise ValueError, with its name, for anything else."""
     if not isinstance(value, numbers.Real) or value is True or not 0 < value <= most \
             or value == math.inf:
         limit = f" and at most {most}" * (most < math.inf)
@@ -155,12 +125,12 @@ def flops_per_token(config, context, active_parameters=None):
     for a mixture of experts ("head" is then part of "matrices").
     """
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
-                 * _reach(config, _positive("context", context)))
+                 * _reach(config, positive("context", context)))
     if active_parameters is None:
         head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
         matrices = 6 * parameters(config)["matmul"] - head
     else:
-        head, matrices = 0, 6 * _positive("active_parameters", active_parameters)
+        head, matrices = 0, 6 * positive("active_parameters", active_parameters)
     total = matrices + attention + head
     return {"matrices": matrices, "attention": attention, "head": head, "total": total,
             "forward": total / 3, "backward": total * 2 / 3,
@@ -205,7 +175,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
-    tokens = _positive("batch", batch) * _positive("context", context)
+    tokens = positive("batch", batch) * positive("context", context)
     count, low = parameters(config), 4 if precision == "fp32" else 2
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices = count["attention"] + count["mlp"]
@@ -256,7 +226,7 @@ def _stated(given, known=()):
         if name not in stated:
             raise ValueError(f"unknown assumption {name!r}: choose {', '.join(stated)}")
         if value is not None:
-            stated[name] = _positive(name, value), "given"
+            stated[name] = positive(name, value), "given"
     return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
 
 
@@ -268,7 +238,7 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     (watts, dollars_per_kwh, dollars_per_hour, pue); the tag holds each with its source.
     peak_bytes, where measured, is passed through. Raises ValueError for a number not above 0.
     """
-    speed = _positive("tokens", tokens) / _positive("seconds", seconds)
+    speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
     assumed = _stated(given)
     value = {name: entry["value"] for name, entry in assumed.items()}
@@ -277,7 +247,7 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
             "context": context, "tokens": tokens, "flops_per_token": each, "flops": each * tokens,
             "seconds": seconds, "flops_per_second": each * speed,
-            "ceiling": _positive("ceiling", ceiling), "mfu": each * speed / ceiling,
+            "ceiling": positive("ceiling", ceiling), "mfu": each * speed / ceiling,
             **({} if peak_bytes is None else {"peak_bytes": peak_bytes}),
             "kwh": kwh, "dollars_electricity": kwh * value["dollars_per_kwh"],
             "dollars_rent": seconds / 3600 * value["dollars_per_hour"],
@@ -293,14 +263,14 @@ LABELS = (  # the keys of a bill or a plan, their names on the screen, their uni
     ("dollars_rent", "rent of such a machine", "$"))
 
 
-def _show(value, unit=""):
+def show(value, unit=""):
     """Write a number to three figures: 1.24e9 B is "1.24 GB", a bare count "1.24 B"."""
     if unit == "%":
         return f"{100 * value:.1f}%"
     if unit == "$":
         return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
     if unit == "s" and value >= 120:
-        return f"{value / 60:.1f} min" if value < 7200 else _show(value / 3600, "h")
+        return f"{value / 60:.1f} min" if value < 7200 else show(value / 3600, "h")
     if unit in ("h", "tokens") and value >= 1000:
         return f"{value:,.0f} {unit}"
     value = float(f"{value * (1000 if unit == 'Wh' else 1):.3g}")  # so that 999.9 becomes 1.00 k
@@ -311,30 +281,44 @@ def _show(value, unit=""):
     return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
 
 
-def _labelled(bill):
-    rows = [(name, _show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
+def labelled(bill):
+    """Return (name, value) of what a bill or a plan holds, as strings, in the order of LABELS."""
+    rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
     return rows + [(f"bits per byte, {source}", f"{bits:.3f}")
                    for source, bits in bill.get("bits_per_byte", {}).items()]
 
 
-def _table(rows):
+def columns(rows):
     """Lay out rows of strings in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
                      for row in rows)
 
 
-def _format_assumptions(bill):
+def format_assumptions(bill):
+    """Return the assumptions of a bill with their sources, a line each."""
     return "\n".join(["assuming", *(f"  {name} {entry['value']:.3g}: {entry['source']}"
                                     for name, entry in bill["assumptions"].items())])
 
 
 def format_price_tag(tag):
     """Return a price tag as a short table, its convention and assumptions below it."""
-    return f"{_table(_labelled(tag))}\nFLOPs: {tag['convention']}\n{_format_assumptions(tag)}"
+    return f"{columns(labelled(tag))}\nFLOPs: {tag['convention']}\n{format_assumptions(tag)}"
 
 
 # --- Bills that were not measured ---------------------------------------------------------------
+
+def read_json(path):
+    """Return the object in a JSON file; raise ValueError, with its path, where there is none."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            value = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
 
 def tables():
     """Read cost_tables.json: "hardware", "bills", "claims", "rented", each figure with its source.
@@ -345,7 +329,7 @@ def tables():
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cost_tables.json")
     if not os.path.isfile(path):
         raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")
-    return _read_json(path)
+    return read_json(path)
 
 
 def _chip(gpu):
@@ -399,7 +383,7 @@ def _rent(flops, gpu, mfu, given):
     peak = chip["tflops"] * 1e12
     assumed = _stated(given, {**tables()["rented"], **{
         name: (chip[name], f"{gpu}: {chip['source']}") for name in ("watts", "dollars_per_hour")}})
-    mfu, source = _usual_mfu(gpu) if mfu is None else (_positive("mfu", mfu, 1), "given")
+    mfu, source = _usual_mfu(gpu) if mfu is None else (positive("mfu", mfu, 1), "given")
     for name, words in (("watts", "power"), ("dollars_per_hour", "rent")):
         if assumed[name]["value"] is None:
             raise ValueError(f"{gpu} has no known {words}: give {name}")
@@ -438,13 +422,41 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
         result["memory"] = {mode: memory(config, batch, context, mode, precision)
                             for mode in MEMORY_CHOICES["checkpointing"]}
     if tokens is not None:
-        result.update(tokens=tokens, flops=each["total"] * _positive("tokens", tokens))
+        result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
     elif gpu is not None:
         raise ValueError("give tokens: the bill of a gpu depends on how many")
     return {**result, **(_rent(result["flops"], gpu, mfu, given) if gpu is not None else {})}
 
 
 # --- The planner --------------------------------------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class ScalingLaw:
+    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
+    C counts the FLOPs of the layers alone (no head). Fitted from `low` to `high` with a vocabulary,
+    rows of `context` tokens, and the settings of train in `recipe`."""
+
+    flops_per_token: tuple
+    learning_rate: tuple
+    batch_tokens: tuple
+    low: float
+    high: float
+    vocab_size: int
+    context: int
+    recipe: dict
+    source: str
+
+
+DEEPSEEK_LAW = ScalingLaw(
+    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
+    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0,
+     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
+LAW_TINY = ScalingLaw(
+    (0.1034, 0.5844), (98.81, -0.3479), (1.422, 0.2288), 8.9e+10, 4.2e+11, 4096, 256,
+    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0},
+    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
+LAWS = (LAW_TINY, DEEPSEEK_LAW)
+
 
 def planned_shape(hidden, vocab_size, context):
     """Return the config that is planned at a width: 2 layers up to 128 wide, as the tiny preset,
@@ -478,7 +490,7 @@ def _fit(config, rows, context, memory_gb, gpu, optimizer):
     """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of
     "memory_limit" (allocators waste some); rows_at_once is None when not even one row does."""
     known = _chip(gpu)["memory_gb"] if gpu and memory_gb is None else memory_gb
-    limit = math.inf if known is None else 1e9 * _positive("memory_gb", known)
+    limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
     precision = "bf16" if gpu else "fp32"
     for mode in ("none", "full"):
         for some in (n for n in range(rows, 0, -1) if rows % n == 0):
@@ -495,7 +507,7 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
     named = [name for name, value in budgets.items() if value is not None]
     if len(named) != 1:
         raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
-    amount = _positive(named[0], budgets[named[0]])
+    amount = positive(named[0], budgets[named[0]])
     if flops is not None:
         return amount
     if gpu is not None:
@@ -504,7 +516,7 @@ def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
     if dollars is not None or flops_per_second is None:
         raise ValueError(f"a budget in {named[0]} needs a gpu: "
                          f"choose {', '.join(tables()['hardware'])}")
-    return amount * _positive("flops_per_second", flops_per_second)
+    return amount * positive("flops_per_second", flops_per_second)
 
 
 def _nearest_law(flops):
@@ -524,8 +536,8 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     missing, negative or too small, and outside the range of the law unless `extrapolate`.
     """
     _refuse_unused(gpu, mfu, given)
-    flops = _positive("the budget in FLOPs", _budget(flops, dollars, seconds, gpu, mfu,
-                                                     flops_per_second, given))
+    flops = positive("the budget in FLOPs", _budget(flops, dollars, seconds, gpu, mfu,
+                                                    flops_per_second, given))
     law = law or _nearest_law(flops)
     vocab_size = law.vocab_size if vocab_size is None else vocab_size
     context = law.context if context is None else context
@@ -543,8 +555,8 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
     fit = _fit(config, rows, context, memory_gb, gpu, law.recipe["optimizer"])
     if fit["rows_at_once"] is None:
-        warnings.append(f"one row needs {_show(fit['memory']['total'], 'B')} of the "
-                        f"{_show(fit['memory_limit'], 'B')} there are: shard the model over "
+        warnings.append(f"one row needs {show(fit['memory']['total'], 'B')} of the "
+                        f"{show(fit['memory_limit'], 'B')} there are: shard the model over "
                         "several devices")
     return {"config": config, "parameters": parameters(config)["total"], "context": context,
             "tokens": tokens, "flops": flops, "law_flops": compute, "learning_rate": rate,
@@ -554,315 +566,7 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
             **({} if gpu is None else _rent(flops, gpu, mfu, given))}
 
 
-# --- The command line ---------------------------------------------------------------------------
-
-START_SECONDS = 8.0  # of a run before its first step and for its samples: 6 measured, and some
-MEASURED_FLOPS = 1e11  # of a step that is measured, where one row has no more: about a second
-
-USAGE = """Print what a model or a run costs.
-
-  runs/tiny                                  the price tag that a run left
-  deepseek-llm-7b --gpu H800 --tokens 2e12   a preset, or the path of a config.json
-  plan --dollars 100 --gpu H100              what to train; also --flops 1e18, --minutes 10
-  compare runs/a runs/b                      two runs side by side
-  calibrate, claims                          published bills and chips; claims and the record"""
-
-
-def _read_json(path):
-    with open(path, encoding="utf-8") as file:
-        try:
-            value = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
-
-
-def _read_tag(run):
-    path = os.path.join(run, "cost.json")
-    if not os.path.isfile(path):
-        raise ValueError(f"{run} has no cost.json: a run writes it at its end")
-    tag = _read_json(path)
-    if any(key not in tag for key in ("flops", "seconds", "convention", "assumptions")):
-        raise ValueError(f"{path} is not a price tag: finish the run again")
-    return tag
-
-
-def _find_config(what):
-    """Return the config of a preset, a config.json, or a folder that holds one."""
-    from nanoseek.model import PRESETS
-    path = os.path.join(what, "config.json") if os.path.isdir(what) else what
-    if what in PRESETS:
-        return PRESETS[what]
-    if os.path.isfile(os.path.join(what, "log.jsonl")):
-        raise ValueError(f"{what} is a run that has not ended: it gets its price tag at its end")
-    if not os.path.isfile(path):
-        raise ValueError(f"{what} is neither a run, nor a config.json, nor a preset: choose "
-                         f"{', '.join(PRESETS)}")
-    return _read_json(path)
-
-
-def _parser(name):
-    from nanoseek.cli import Parser
-    parser = Parser(f"nanoseek.cost{name}", USAGE)
-    for field in dataclasses.fields(Assumptions):
-        parser.add_argument(f"--{field.name}", type=float, help="replaces what is assumed")
-    parser.add_argument("--gpu", help="a chip of cost_tables.json, such as H100")
-    parser.add_argument("--mfu", type=float, help="share of the peak that is reached, such as 0.4")
-    parser.add_argument("--context", type=int, help="length of a row")
-    return parser
-
-
-def _parts(title, parts, unit, *names):
-    return (title, _show(parts["total"], unit), " + ".join(
-        f"{name} {_show(parts[name], unit)}" for name in names if parts[name]))
-
-
-def _breakdown(bill, batch, precision):
-    """Return what a config costs by part, as a table."""
-    each = bill["flops_per_token"]
-    rows = [("row", f"{bill['context']:,} tokens", ""),
-            _parts("training, a token", each, "FLOP", "matrices", "attention", "head"),
-            _parts("  the same by pass", each, "FLOP", "forward", "backward"),
-            ("  full checkpointing adds", _show(each["recomputation"], "FLOP"), "")]
-    if "memory" in bill:
-        rows += [_parts("parameters", bill["parameters"], "", "embedding", "attention", "mlp",
-                        "norms", "head"),
-                 ("memory of training", "", f"{batch} row(s) at once, {precision}, AdamW")]
-        rows += [_parts(f"  checkpointing {mode}", parts, "B", "weights", "gradients",
-                        "optimizer", "weight_copies", "activations", "working")
-                 for mode, parts in bill["memory"].items()]
-        rows.append(("KV cache to generate", _show(bill["memory"]["none"]["kv_cache"], "B"), ""))
-    return _table(rows)
-
-
-def _main_price(argv):
-    parser = _parser("")
-    parser.add_argument("what", help="a run's folder, a config.json, or a preset")
-    parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
-    parser.add_argument("--batch", type=int, default=1, help="rows at once, for the memory")
-    parser.add_argument("--precision", default="bf16", help="bf16, fp16 or fp32")
-    parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
-    given = vars(parser.parse_args(argv))
-    what = given["what"]
-    if os.path.isfile(os.path.join(what, "cost.json")):
-        if given != vars(parser.parse_args([what])):
-            raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
-        return print(format_price_tag(_read_tag(what)))
-    del given["what"]
-    bill = cost(_find_config(what), **given)
-    print(_breakdown(bill, given["batch"], given["precision"]))
-    bill = {key: value for key, value in bill.items() if key not in ("context", "parameters")}
-    if "flops" in bill:
-        print(format_price_tag(bill) if "gpu" in bill else _table(_labelled(bill)))
-
-
-def _main_compare(argv):
-    from nanoseek.cli import Parser
-    parser = Parser("nanoseek.cost compare", USAGE)
-    parser.add_argument("runs", nargs=2)
-    runs = parser.parse_args(argv).runs
-    tags = [_read_tag(run) for run in runs]
-    left, right = (dict(_labelled(tag)) for tag in tags)
-    ratios = {name: f"{tags[1][key] / tags[0][key]:.2f}x" for key, name, _ in LABELS
-              if all(tag.get(key) for tag in tags)}
-    print(_table([("", *runs, "second / first")] + [
-        (name, left.get(name, "-"), right.get(name, "-"), ratios.get(name, ""))
-        for name in {**left, **right}]))
-
-
-BILL_COLUMNS = (  # of `calibrate`: key, heading, format
-    ("model", "published bill", "{}"), ("chip", "chip", "{}"), ("tokens", "tokens", "{:.3g}"),
-    ("flops", "FLOPs", "{:.3g}"), ("ratio", "/ published", "{:.1%}"),
-    ("gpu_hours", "GPU-hours", "{:,.0f}"), ("mfu", "MFU", "{:.1%}"),
-    ("predicted_hours", "predicted", "{:,.0f}"), ("error", "error", "{:+.0%}"),
-    ("scope", "scope of the hours", "{}"), ("source", "source", "{}"))
-
-
-def _main_calibrate(argv):
-    _parser(" calibrate").parse_args(argv)
-    data, bills = tables(), calibrate()
-    print(_table([["chip", "TFLOP/s", "in", "watts", "$/hour", "GB", "source"], *(
-        [name, *("-" if value is None else str(value) for value in chip.values())]
-        for name, chip in data["hardware"].items())]))
-    print()
-    print(_table([[heading for _, heading, _ in BILL_COLUMNS], *(
-        ["-" if row[key] is None else form.format(row[key]) for key, _, form in BILL_COLUMNS]
-        for row in bills)]))
-    errors = [abs(row["error"]) for row in bills if row["error"] is not None]
-    print(f"""
-chips        TFLOP/s: the published peak of dense matrix products
-FLOPs        {CONVENTION}
-/ published  our FLOPs without attention, over those that the source gives
-MFU          FLOPs / (GPU-hours x peak)
-predicted    hours at the median MFU of the other dense models on the chip; of {len(errors)} errors
-             half are within {statistics.median(errors):.0%}, the largest is {max(errors):.0%}
-source       {data['marks']} (shown as -)""")
-
-
-def _main_claims(argv):
-    _parser(" claims").parse_args(argv)
-    data = tables()
-    print("What is often said of DeepSeek, and the record [source]")
-    for row in data["claims"]:
-        print(f"\n{row['claim']}?\n    {row['record']} [{row['source']}]")
-    print(f"\n{data['marks'].split(';')[0]}")
-
-
-def _measure_training(planned, seconds=4.0):
-    """Return the FLOP/s that steps of the planned model reach here, optimizer included, and the
-    choices of train, made as it makes them: {"threads", "precision"}."""
-    import torch
-    from nanoseek.machine import autocast, choose_precision, choose_threads, pick_device
-    from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
-    from nanoseek.optim import build_optimizers
-    use_exact_onednn()
-    device, recipe = pick_device("auto"), planned["recipe"]
-    context = planned["context"]
-    row = flops_per_token(planned["config"], context)["total"] * context
-    if planned["rows_at_once"] is None:
-        raise ValueError(f"{planned['warnings'][-1]}, or plan less")
-    rows = max(1, min(planned["rows_at_once"], int(MEASURED_FLOPS / row)))
-    model = Transformer(ModelConfig(**planned["config"])).to(device)
-    model.activation_checkpointing = planned["checkpointing"]
-    chosen = {"threads": choose_threads(model, rows, context)[0]} if device.type == "cpu" else {}
-    chosen["precision"] = choose_precision(model, device, rows, context)[0]
-    optimizers = build_optimizers(model, recipe["optimizer"], 1e-4, 0.1)
-    ids = torch.randint(planned["config"]["vocab_size"], (rows, context), device=device)
-    documents = (torch.arange(context, device=device) // 64).expand(rows, context)  # as train masks
-    times, end = [], time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        began = time.perf_counter()
-        with autocast(device, chosen["precision"]):
-            value = loss(model, ids, ids, documents)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        value.item()  # a GPU returns before it has computed
-        times.append(time.perf_counter() - began)
-    speed = row * rows / statistics.mean(times[1:])  # the first warms up
-    print(f"measured: training {planned['config']['hidden_size']} wide reaches "
-          f"{_show(speed, 'FLOP/s')} here", file=sys.stderr)
-    return speed, chosen
-
-
-def _plan_here(given, held_out):
-    """Return (the plan for given["seconds"] on this machine, the choices of train).
-
-    held_out: {source: tokens} that the run will be scored on. What a shape reaches decides how
-    large it should be, so a first guess is measured, then the shape that it leads to.
-    """
-    whole = given["seconds"]
-    speed, outside, chosen = 0.3 * measure_ceiling(), 0.1 * whole, {}
-    for kept in (False, False, True):
-        if outside > whole / 2:
-            raise ValueError(f"a budget of {whole:.0f} seconds is too small: a run takes about "
-                             f"{outside:.0f} of them outside its steps")
-        given |= {"seconds": whole - outside, "flops_per_second": speed,
-                  "config": planned["config"] if kept else None}
-        planned = plan(**given | {"extrapolate": True})
-        if not kept:
-            speed, chosen = _measure_training(planned)
-            scored = sum(count + 2 * min(count, 8192) for count in held_out.values())  # as train
-            forward = flops_per_token(planned["config"], planned["context"])["forward"]
-            outside = START_SECONDS + scored * forward / speed
-    return {**planned, "seconds": whole}, chosen
-
-
-def _command(planned, data, out, more):
-    """Return the command line that trains a plan."""
-    steps = planned["steps"]
-    flags = {**planned["config"], "row_length": planned["context"], "steps": steps,
-             "batch_size": planned["rows"],
-             "accumulation": planned["rows"] // (planned["rows_at_once"] or 1),
-             "activation_checkpointing": planned["checkpointing"], **planned["recipe"],
-             "learning_rate": f"{planned['learning_rate']:.2e}",
-             "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
-             "eval_every": math.ceil(steps / 2), "save_every": steps, **more,
-             "tokens": data, "out": out}
-    flags.pop("vocab_size")  # train takes it from the tokens
-    return "python -m nanoseek.train " + " ".join(
-        f"--{name} {shlex.quote(str(value))}" for name, value in flags.items())
-
-
-def _corpus(folder):
-    """Return (vocabulary, {source: tokens} to train on, the same held out) of a token folder;
-    (None, {}, {}) where there is none yet."""
-    if not os.path.isdir(folder):
-        return None, {}, {}
-    from nanoseek.data import read_manifest
-    manifest = read_manifest(folder)
-    return (manifest["vocab_size"], *({source: entry["tokens"] for source, entry in part.items()}
-                                      for part in manifest["splits"].values()))
-
-
-def _main_plan(argv):
-    parser = _parser(" plan")
-    for name in ("flops", "dollars", "minutes", "memory_gb"):
-        parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--vocab_size", type=int, help="(default: that of the tokens)")
-    parser.add_argument("--extrapolate", action="store_true", help="plan outside the fitted range")
-    parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
-    parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
-    given = vars(parser.parse_args(argv))
-    data, out, minutes = given.pop("tokens"), given.pop("out"), given.pop("minutes")
-    given["seconds"] = None if minutes is None else 60 * _positive("minutes", minutes)
-    vocabulary, train, held_out = _corpus(data)
-    if given["vocab_size"] is None:
-        given["vocab_size"] = vocabulary
-    elif vocabulary not in (None, given["vocab_size"]):
-        raise ValueError(f"vocab_size is {given['vocab_size']}, but {data} has a vocabulary of "
-                         f"{vocabulary}: leave it out, or name other --tokens")
-    if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
-        given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    if given["seconds"] and not any(given[name] for name in ("gpu", "flops", "dollars")):
-        planned, chosen = _plan_here(given, held_out)
-    else:
-        planned, chosen = plan(**given), {}
-    print(_format_plan(planned))
-    if "assumptions" in planned:
-        print(_format_assumptions(planned))
-    for warning in planned["warnings"] + _warn_of_tokens(planned, data, sum(train.values())):
-        print(f"warning: {warning}", file=sys.stderr)
-    if train.keys() == STORY_WEIGHTS.keys() and planned["law"] == LAW_TINY.source:
-        chosen["weights"] = ",".join(f"{name}={share}" for name, share in STORY_WEIGHTS.items())
-    print(_command(planned, data, out, chosen))
-
-
-def _warn_of_tokens(planned, data, count):
-    if not count:
-        return [f"{data} is not there yet: the command reads it"]
-    times = planned["tokens"] / count
-    return [f"the plan reads {data} {times:,.0f} times; after about 4, text that is read again "
-            "teaches less (arXiv 2305.16264): name more with --tokens"] * (times > 4)
-
-
-def _format_plan(planned):
-    shape = planned["config"]
-    return _table(_labelled(planned) + [
-        ("law", planned["law"]),
-        ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
-                  f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
-        ("learning rate", f"{planned['learning_rate']:.2e}, {planned['recipe']['optimizer']}"),
-        ("batch", f"{_show(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
-                  f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
-        ("memory", f"{_show(planned['memory']['total'], 'B')} of tensors in "
-                   f"{planned['memory_limit'] / 1e9:.3g} GB, "
-                   f"checkpointing {planned['checkpointing']}")])
-
-
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    commands = {"plan": _main_plan, "compare": _main_compare, "calibrate": _main_calibrate,
-                "claims": _main_claims}
-    if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:])
-    return _main_price(argv)
-
-
 if __name__ == "__main__":
+    from nanoseek.bill import main
     from nanoseek.cli import run
     run(main)

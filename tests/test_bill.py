@@ -1,0 +1,186 @@
+"""bill.py: what the command line prints, and the plans that it measures this machine for."""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nanoseek import cost
+from nanoseek.data import write_shards
+from nanoseek.model import ModelConfig
+
+MODULE = "nanoseek.bill"
+TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "tie_word_embeddings": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are faster on one thread, above all beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    tag = cost.price_tag(TINY, 5e6, 50, 1e11)
+    tag["bits_per_byte"] = {"stories": 1.25}
+    (folder / "cost.json").write_text(json.dumps(tag), encoding="utf-8")
+    return folder
+
+
+def test_a_run_shows_its_tag_and_compares(module, run, capsys):
+    module.main([str(run)])
+    shown = capsys.readouterr().out
+    assert cost.format_price_tag(json.loads((run / "cost.json").read_text())) in shown
+    assert "1.250" in shown
+    twice = run.parent / "twice"
+    twice.mkdir()
+    (twice / "cost.json").write_text(json.dumps(cost.price_tag(TINY, 1e7, 50, 1e11)))
+    module.main(["compare", str(run), str(twice)])
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("FLOPs")).endswith("2.00x")
+    assert next(line for line in lines if line.startswith("time")).endswith("1.00x")
+
+
+def test_presets_and_config_files_are_priced(module, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    for what in (str(tmp_path), str(tmp_path / "config.json")):
+        module.main([what])
+        assert "checkpointing selective" in capsys.readouterr().out
+    module.main(["deepseek-llm-67b", "--gpu", "H800", "--tokens", "2e12"])
+    shown = capsys.readouterr().out
+    assert "67.4 B" in shown and "601,200 h" in shown and "median" in shown
+
+
+def test_tables_are_printed_from_the_data(module, capsys):
+    module.main(["calibrate"])
+    shown, tables = capsys.readouterr().out, cost.tables()
+    assert all(bill["model"] in shown and bill["scope"] in shown for bill in tables["bills"])
+    assert all(name in shown for name in tables["hardware"])
+    module.main(["claims"])
+    shown = capsys.readouterr().out
+    assert all(text in shown for row in tables["claims"] for text in row.values())
+
+
+def test_a_plan_prints_a_command_that_train_reads(module, capsys):
+    module.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens",
+                 "--out", "my $run's"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("python -m nanoseek.train ")
+    words = shlex.split(lines[-1])[3:]
+    flags = dict(zip(words[::2], words[1::2]))
+    planned = cost.plan(dollars=100, gpu="H100")
+    assert flags["--hidden_size"] == str(planned["config"]["hidden_size"])
+    assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "some/tokens"
+    assert flags["--out"] == "my $run's" and flags["--schedule"] == "multi_step"
+    from nanoseek.train import TrainConfig
+    known = {f"--{field.name}" for kind in (TrainConfig, ModelConfig)
+             for field in dataclasses.fields(kind)}
+    assert set(flags) <= known
+
+
+def test_the_planner_mixes_the_stories_as_the_makefile_does(module):
+    makefile = (pathlib.Path(__file__).parent.parent / "Makefile").read_text("utf-8")
+    weights = ",".join(f"{name}={share}" for name, share in module.STORY_WEIGHTS.items())
+    assert f"--weights {weights}\n" in makefile
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Token shards of the default recipe's sources, with a vocabulary of 512."""
+    documents = [{"text": "a" * 300, "source": source, "split": split}
+                 for source in ("stories_en", "stories_zh", "python_docs")
+                 for split in ("train", "held_out")]
+    write_shards(documents, lambda text: list(text.encode()), tmp_path / "tokens", 512, 511)
+    return str(tmp_path / "tokens")
+
+
+def test_a_plan_in_minutes_measures_the_machine(module, monkeypatch, capsys, tokens):
+    measured = []
+
+    def measure(planned):
+        measured.append(planned["config"])
+        return 1e11, {"threads": 2, "precision": "fp32"}
+    monkeypatch.setattr(module, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(module, "_measure_training", measure)
+    module.main(["plan", "--minutes", "3", "--tokens", tokens])
+    shown = capsys.readouterr()
+    words = shlex.split(shown.out.splitlines()[-1])
+    flags = dict(zip(words[3::2], words[4::2]))
+    assert len(measured) == 2 and flags["--hidden_size"] == str(measured[1]["hidden_size"])
+    assert flags["--threads"] == "2" and flags["--optimizer"] == "muon"
+    assert flags["--weights"] == "stories_en=0.475,stories_zh=0.475,python_docs=0.05"
+    assert measured[1]["vocab_size"] == 512  # that of the tokens
+    # Start and evaluations aside, steps fill the time at the speed that was measured.
+    each = cost.flops_per_token(measured[1], int(flags["--row_length"]))
+    trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
+    scored = 3 * 301 * 3  # 3 sources of 301 held-out tokens: at the end, and quickly twice before
+    seconds = (each["total"] * trained + each["forward"] * scored) / 1e11 + module.START_SECONDS
+    assert seconds == pytest.approx(180, rel=0.01)
+    assert "3.0 min" in shown.out
+    assert "times" in shown.err  # 903 tokens to learn from are few
+
+
+def test_minutes_too_few_or_too_many_are_named(module, monkeypatch, tokens):
+    monkeypatch.setattr(module, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(module, "_measure_training", lambda planned: (1e11, {}))
+    with pytest.raises(ValueError, match="a budget of 6 seconds is too small"):
+        module.main(["plan", "--minutes", "0.1", "--tokens", tokens])
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="shard the model over several devices"):
+        module.main(["plan", "--minutes", "1e11", "--tokens", tokens])
+
+
+def test_tokens_decide_the_vocabulary(module, tokens, capsys):
+    module.main(["plan", "--flops", "1e18", "--tokens", tokens])
+    assert "vocabulary 512" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has a vocabulary of 512"):
+        module.main(["plan", "--flops", "1e18", "--tokens", tokens, "--vocab_size", "4096"])
+
+
+def test_measured_speed_counts_real_steps(module):
+    planned = cost.plan(seconds=10, flops_per_second=1e12, extrapolate=True,
+                        config={**TINY, "max_position_embeddings": 512})
+    speed, chosen = module._measure_training({**planned, "rows_at_once": 1}, seconds=0.01)
+    assert speed > 0 and chosen["threads"] >= 1 and chosen["precision"] in ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("argv", [
+    ["nowhere"], ["compare", "nowhere", "nowhere"], ["tiny", "--gpu", "H1", "--tokens", "1e9"],
+    ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
+    ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
+    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
+    ["plan", "--minutes", "1e300"], ["plan", "--minutes", "1", "--flops", "1e18"],
+    ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"],
+    ["calibrate", "extra"]])
+def test_bad_command_lines(module, argv, capsys):
+    with pytest.raises((ValueError, SystemExit)) as caught:
+        module.main(argv)
+    if caught.type is SystemExit:
+        assert caught.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff"])
+def test_a_damaged_tag_is_named(module, run, content):
+    (run / "cost.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="cost.json"):
+        module.main([str(run)])
+
+
+def test_bad_input_ends_in_one_line_and_exit_code_2():
+    done = subprocess.run([sys.executable, "-m", "nanoseek.cost", "plan", "--dollars", "5", "--gpu",
+                           "H200"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "nanoseek.cost: H200 has no known power: give watts\n"
