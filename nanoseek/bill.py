@@ -256,6 +256,28 @@ def _corpus(folder):
                                       for part in manifest["splits"].values()))
 
 
+def _warn_of_tokens(planned, data, count):
+    if not count:
+        return [f"{data} is not there yet: the command reads it"]
+    times = planned["tokens"] / count
+    return [f"the plan reads {data} {times:,.0f} times; after about 4, text that is read again "
+            "teaches less (arXiv 2305.16264): name more with --tokens"] * (times > 4)
+
+
+def _format_plan(planned):
+    shape = planned["config"]
+    return columns(labelled(planned) + [
+        ("law", planned["law"]),
+        ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
+                  f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
+        ("learning rate", f"{planned['learning_rate']:.2e}, {planned['recipe']['optimizer']}"),
+        ("batch", f"{show(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
+                  f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
+        ("memory", f"{show(planned['memory']['total'], 'B')} of tensors in "
+                   f"{planned['memory_limit'] / 1e9:.3g} GB, "
+                   f"checkpointing {planned['checkpointing']}")])
+
+
 def _main_plan(argv):
     parser = _parser(" plan")
     for name in ("flops", "dollars", "minutes", "memory_gb"):
@@ -287,28 +309,6 @@ def _main_plan(argv):
     if train.keys() == STORY_WEIGHTS.keys() and planned["law"] == LAW_TINY.source:
         chosen["weights"] = ",".join(f"{name}={share}" for name, share in STORY_WEIGHTS.items())
     print(_command(planned, data, out, chosen))
-
-
-def _warn_of_tokens(planned, data, count):
-    if not count:
-        return [f"{data} is not there yet: the command reads it"]
-    times = planned["tokens"] / count
-    return [f"the plan reads {data} {times:,.0f} times; after about 4, text that is read again "
-            "teaches less (arXiv 2305.16264): name more with --tokens"] * (times > 4)
-
-
-def _format_plan(planned):
-    shape = planned["config"]
-    return columns(labelled(planned) + [
-        ("law", planned["law"]),
-        ("shape", f"{shape['num_hidden_layers']} layers, {shape['hidden_size']} wide, "
-                  f"{shape['num_attention_heads']} heads, vocabulary {shape['vocab_size']}"),
-        ("learning rate", f"{planned['learning_rate']:.2e}, {planned['recipe']['optimizer']}"),
-        ("batch", f"{show(planned['batch_tokens'])} tokens by the law: {planned['rows']} rows, "
-                  f"{planned['rows_at_once']} at once, {planned['steps']} steps"),
-        ("memory", f"{show(planned['memory']['total'], 'B')} of tensors in "
-                   f"{planned['memory_limit'] / 1e9:.3g} GB, "
-                   f"checkpointing {planned['checkpointing']}")])
 
 
 def main(argv=None):
