@@ -452,7 +452,7 @@ DEEPSEEK_LAW = ScalingLaw(
     {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0,
      "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
 LAW_TINY = ScalingLaw(
-    (0.1034, 0.5844), (98.81, -0.3479), (1.422, 0.2288), 8.9e+10, 4.2e+11, 4096, 256,
+    (2.683, 0.4591), (82.71, -0.3411), (0.03625, 0.3714), 8.9e+10, 8.8e+12, 4096, 256,
     {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0},
     "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
 LAWS = (LAW_TINY, DEEPSEEK_LAW)
