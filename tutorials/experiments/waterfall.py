@@ -309,7 +309,10 @@ def measure(results, plan, root):
     from nanoseek.machine import cores
     stored = HERE / "waterfall.json"  # where crossings were found before, the search begins
     known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
-    began, found = time.monotonic(), 0
+    found = 0
+    # The horizons on both sides of a crossing take about twice what the crossing does.
+    expected = sum(2.1 * cost["seconds"][0] for tricks, _ in plan
+                   if (cost := summary(known, tricks)))
 
     def guess(tricks):
         """Return the k, not a whole number, at which the crossing probably lies."""
@@ -321,10 +324,10 @@ def measure(results, plan, root):
         """Train one; tell whether it reached the target."""
         run = in_a_process("train_once", tricks, steps_at(k), seed, str(tokens_of(tricks, root)))
         results.add(run)
-        left = (time.monotonic() - began) / (found + 1) * (len(plan) - found) / 60
+        left = (expected - sum(run["seconds"] for run in results.runs)) / cores() / 60
         print(f"{run['bits_per_byte']:.3f} bits/byte in {run['seconds']:>5.1f} s, "
               f"{run['steps']:>4} steps, seed {run['seed']}: {name_of(run['tricks'])}"
-              f"   [{found} of {len(plan)} found, about {left:.0f} min left]", flush=True)
+              f"   [{found} of {len(plan)} found, about {max(1, left):.0f} min left]", flush=True)
         return run["bits_per_byte"] <= TARGET
 
     def one(entry):
