@@ -68,6 +68,8 @@ def test_a_trick_saves_or_costs_only_where_the_seeds_agree():
             for run in runs if len(run["tricks"]) < 2]
     dear = [run | {"seconds": run["seconds"] * 2} if run["tricks"] else run for run in dear]
     assert waterfall.rows_of(dear)[1][2].startswith("cost")
+    alone = [run for run in runs if run["seed"] == 0]  # 12.5 s, then 11.5 s: one seed proves nothing
+    assert [said.split(":")[0] for _, _, said in waterfall.rows_of(alone)] == ["", "saved", "neutral"]
 
 
 def test_recipes_are_a_ladder_and_the_full_one_without_each():
