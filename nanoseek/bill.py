@@ -41,7 +41,10 @@ def _read_tag(run):
     if not os.path.isfile(path):
         raise ValueError(f"{run} has no cost.json: a run writes it at its end")
     tag = read_json(path)
-    if any(key not in tag for key in ("flops", "seconds", "convention", "assumptions")):
+    needed = [tag.get(key) for key in ("flops", "seconds", "convention", "assumptions")]
+    numbers = [tag[key] for key, *_ in LABELS if tag.get(key) is not None]
+    if None in needed or not isinstance(tag["assumptions"], dict) \
+            or any(type(number) not in (int, float) for number in numbers):
         raise ValueError(f"{path} is not a price tag: finish the run again")
     return tag
 

@@ -276,16 +276,20 @@ class _ShortAttention(torch.autograd.Function):
                 v_grad.unflatten(0, (B, -1)), None)
 
 
+def _tiles_are_slow(dtype):
+    """Tell whether torch's kernel is slower for short rows than plain products are."""
+    if dtype == torch.float32:  # "bf16" is oneDNN's leave: see use_exact_onednn
+        return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    return dtype != torch.float16
+
+
 def attend(q, k, v, mask=None):
     """Return softmax(q·kᵀ/√D + mask)·v, (B, H, T, D), causal where no mask is given.
 
     q (B, H, T, D); k and v (B, K, S, D), S = T without a mask; mask (T, S) or (B, 1, T, S).
     """
-    # "bf16" is oneDNN's leave: see use_exact_onednn.
-    tiles_are_slow = q.dtype not in (torch.float16, torch.float32) or \
-        q.dtype == torch.float32 and torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-    if q.is_cpu and tiles_are_slow and 1 < q.shape[2] and k.shape[2] <= SHORT \
-            and not torch.compiler.is_compiling():
+    if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+            and not torch.compiler.is_compiling() and _tiles_are_slow(q.dtype):
         return _ShortAttention.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                           enable_gqa=q.shape[1] != k.shape[1])
@@ -626,11 +630,14 @@ def loss(model, inputs, targets, document_ids=None, scored=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
 
     scored (B, T) bool, where given: which targets count; the others, such as padding, never meet
-    the head. All false: NaN.
+    the head. All false: NaN. Raises ValueError for one that is not bool, or of another shape.
     Under autocast (bf16, fp16) it is computed as the layers are, and summed in fp32.
     """
     hidden = model.hidden(inputs, document_ids)
     if scored is not None:
+        if scored.dtype != torch.bool or scored.shape != targets.shape:
+            raise ValueError(f"scored is {scored.dtype} {tuple(scored.shape)}: it must be bool, "
+                             f"of the targets' shape {tuple(targets.shape)}")
         hidden, targets = hidden[scored], targets[scored]
     low = _compute_dtype(model)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -172,8 +172,11 @@ def test_bad_command_lines(module, argv, capsys):
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff", '{"seconds": null}',
+                                     '{"flops": "much"}', '{"assumptions": [1]}'])
 def test_a_damaged_tag_is_named(module, run, content):
+    if ":" in content:  # a good tag, but for one entry
+        content = json.dumps(json.loads((run / "cost.json").read_text()) | json.loads(content))
     (run / "cost.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="cost.json"):
         module.main([str(run)])

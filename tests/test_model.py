@@ -2,6 +2,9 @@
 
 import dataclasses
 import gc
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -192,6 +195,22 @@ def test_a_sliding_window_equals_a_masked_reference(module, shape, length, docum
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+COMPILED = """
+import importlib, sys, torch
+module = importlib.import_module(sys.argv[1])
+model = module.Transformer(module.ModelConfig(vocab_size=50, hidden_size=16, intermediate_size=24))
+ids = torch.arange(48).view(2, 24)
+whole = torch.compile(model, fullgraph=True, backend="eager")
+torch.testing.assert_close(whole(ids), model(ids))
+"""
+
+
+def test_the_model_compiles_without_a_graph_break():
+    """In a process of its own: the compiler leaves tensors behind that have no memory."""
+    subprocess.run([sys.executable, "-c", COMPILED, MODULE], check=True, timeout=300,
+                   cwd=pathlib.Path(__file__).parent.parent)
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), share=st.floats(0.1, 0.9))
 def test_only_scored_targets_count_in_the_loss(module, seed, share):
@@ -204,6 +223,9 @@ def test_only_scored_targets_count_in_the_loss(module, seed, share):
     expected = torch.nn.functional.cross_entropy(
         model(inputs).flatten(0, 1), torch.where(scored, targets, -100).flatten())
     found = module.loss(model, inputs, targets, scored=scored)
+    for wrong in (scored.long(), scored[:, 0]):
+        with pytest.raises(ValueError, match="scored"):
+            module.loss(model, inputs, targets, scored=wrong)
     torch.testing.assert_close(found, expected)
     parameters = list(model.parameters())
     for ours, torchs in zip(torch.autograd.grad(found, parameters),

@@ -60,7 +60,7 @@ TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
          "embedding rate": (1e-2, 2e-2, 4e-2)}
 SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1), 25, 1.5, 15
 FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
-ONE_SEED = 1.15  # two seeds of one recipe were up to so far apart
+ONE_SEED = 1.15  # of two seeds of one recipe, one cost up to 1.14 times the other
 SETUP = {"pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
          "row_length": ROW, "rates": RATES}
 
@@ -223,8 +223,8 @@ class Results:
         if path.exists():
             stored = json.loads(path.read_text("utf-8"))
             if stored["setup"] != SETUP or stored["machine"] != self.machine:
-                sys.exit(f"{path} is of another set-up or machine: move it away, or name another "
-                         "--out")
+                raise ValueError(f"{path} is of another set-up or machine: move it away, or name "
+                                 "another --out")
             self.runs = stored["runs"]
 
     def find(self, tricks, steps, seed):
@@ -345,8 +345,10 @@ def measure(results, plan, root):
         # The slowest recipe's two likely horizons go side by side: one after the other they
         # would take longer than all the rest.
         slowest, low = plan[0], math.floor(guess(plan[0][0]))
-        first = [workers.submit(train, *slowest, k) for k in (low + 1, low)
-                 if not results.find(slowest[0], steps_at(k), slowest[1])]
+        known_already = any((run["tricks"], run["seed"]) == (list(slowest[0]), slowest[1])
+                            for run in results.runs)
+        first = [] if known_already else [workers.submit(train, *slowest, k)
+                                          for k in (low + 1, low)]
         rest = [workers.submit(one, entry) for entry in plan[1:]]
         for done in (*first, *rest):
             done.result()
@@ -377,9 +379,9 @@ def name_of(tricks):
 
 def verdict(before, after):
     """Say what a trick did to the cost, given its summaries without and with it: saved or cost
-    only where the ranges of the seeds do not meet; of one seed each, ONE_SEED apart."""
+    only where the ranges of the seeds do not meet; where one is of one seed, ONE_SEED apart."""
     ratio = before["total"][0] / after["total"][0]
-    alone = all(cost["total"][1] == cost["total"][2] for cost in (before, after))
+    alone = any(cost["total"][1] == cost["total"][2] for cost in (before, after))
     apart = ONE_SEED if alone else 1
     if after["total"][2] * apart < before["total"][1]:
         return f"saved: {ratio:.2f}x as cheap"
@@ -412,7 +414,7 @@ def table(stored):
     for trick, cost, said in rows_of(runs):
         total, least, most = cost["total"]
         lines.append(
-            f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.1f}"
+            f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.3g}"
             f"{f'({least:.3g}-{most:.3g})':>14}{cost['preparation_seconds'][0]:>11.1f}"
             f"{cost['tokens'][0] / 1e6:>7.2f} M"
             f"{cost['flops'][0] / 1e12:>8.2f}{cost['peak_bytes'][0] / 1e6:>6.0f} MB"
@@ -423,7 +425,7 @@ def table(stored):
         lines += ["", "each trick taken out alone from the recipe that has all of them "
                       f"({full['total'][0]:.1f} s):"]
         for left_out, (tricks, cost) in zip(FULL, alone):
-            lines.append(f"without {left_out:<15}{cost['total'][0]:>7.1f} s "
+            lines.append(f"without {left_out:<15}{cost['total'][0]:>7.3g} s "
                          f"({cost['total'][1]:.3g}-{cost['total'][2]:.3g})   "
                          f"{verdict(cost, full)}")
     return "\n".join(lines)
@@ -490,10 +492,12 @@ def main():
             for tricks in recipes]
     measure(results, plan[:len(ladder())] if args.quick else plan, runs / "waterfall-tokens")
     stored = json.loads(results.path.read_text("utf-8"))
-    plot(stored).savefig(out / "waterfall.svg", bbox_inches="tight")
     (out / "waterfall.txt").write_text(table(stored) + "\n", "utf-8")
     print(table(stored))
+    if rows_of(stored["runs"]):
+        plot(stored).savefig(out / "waterfall.svg", bbox_inches="tight")
 
 
 if __name__ == "__main__":
-    main()
+    from nanoseek.cli import run
+    run(main)
