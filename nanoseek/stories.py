@@ -27,6 +27,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 LANGUAGES = ("en", "zh")
+NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
@@ -136,7 +137,8 @@ class Grammar:
         if name in known:
             self.fail(number, f"{kind} {name!r} stands in line {self._lines[kind, name]} already")
         known[name], self._lines[kind, name] = [], number
-        return kind, name, float(power or 2), ["text", *attributes]
+        law = (0, float(power)) if power else NEARLY_ALIKE
+        return kind, name, law, ["text", *attributes]
 
     def _weight(self, number, row):
         """Split an explicit weight (None if there is none) from a row."""
@@ -146,7 +148,7 @@ class Grammar:
         return weight and float(weight), rest.strip()
 
     def _read_entries(self, number, row, header):
-        _, name, power, attributes = header
+        _, name, (shift, power), attributes = header
         entries = self.lists[name]
         weight, rest = self._weight(number, row)
         texts, *cells = [cell.strip() for cell in rest.split("|")]
@@ -162,7 +164,7 @@ class Grammar:
             if entry.setdefault("a", "-") == "-":
                 entry["a"] = ("an " if VOWEL_SOUND.match(entry["text"]) else "a ") + entry["text"]
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
-            entries.append((entry, weight or (1 + len(entries)) ** -power))
+            entries.append((entry, weight or (1 + len(entries) + shift) ** -power))
 
     def _read_alternative(self, number, row, header):
         alternatives = self.rules[header[1]]

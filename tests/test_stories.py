@@ -8,8 +8,8 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "0a8a817cd2d5d19983960301ceb8fd466768487f703ef7b5489a2e47ffb116ef",
-          "zh": "9dd0de67b3d1caa09e66784fa112c91f2ba3be46d18840231f5306d5cb3758ad"}
+SHA256 = {"en": "c55d4941f4db67ff53d0776f7f06a3ea7ae27abe37e1d58e75b29637ffe90b2d",
+          "zh": "0496ae80f75622d6299a4a65f5ed48e20d676e879f3e90af7787b3da1751c974"}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
