@@ -7,7 +7,7 @@ TEXT     ?=
 PROMPT   ?=
 PRESET   ?= tiny
 SEED     ?= 0
-STORIES  ?= 20000
+STORIES  ?= 48000
 
 # TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
 # checksum of its path. Spaces cannot stand in a target, so they never reach one.
