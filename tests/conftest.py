@@ -122,3 +122,13 @@ def module(request):
     """The module that the test file names in MODULE, or the file given with --module."""
     graded = request.config.stash.get(GRADED, None)
     return graded or importlib.import_module(request.module.MODULE)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models of the tests' size are faster on one thread, above all beside other work."""
+    import torch  # not above: a graded copy of the tokenizer needs none
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,25 +8,16 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from nanoseek import cost
 from nanoseek.data import write_shards
 from nanoseek.model import ModelConfig
 
 MODULE = "nanoseek.bill"
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
         "tie_word_embeddings": True}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are faster on one thread, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -18,17 +18,7 @@ from nanoseek.model import PRESETS, KVCache, ModelConfig, Transformer, loss
 from nanoseek.optim import build_optimizers
 
 MODULE = "nanoseek.cost"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are faster on one thread, above all beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
         "tie_word_embeddings": True}
