@@ -36,6 +36,7 @@ SCORES_CHUNK = 1 << 18  # attention scores at once on a CPU: 1 MB of fp32, which
 SHORT = 256  # keys up to which a CPU can be faster with these than with torch's own kernel
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
 LEAST_ROWS = 256  # in such a piece, since each goes over the whole gradient of the head
+TURNS = 64  # positions whose RoPE is made into matrices at once, for generation
 WINDOW_BLOCK = 64  # queries in a block of the sliding window, at least: fewer would idle a core
 CHECKPOINTING = ("none", "selective", "full")
 
@@ -171,6 +172,7 @@ class KVCache:
         self.starts = starts
         self.length = 0  # positions seen; Transformer moves it on after the last layer
         self.weights = None  # the model's, as `_decode` takes them: looked up once
+        self._turns, self._turned = (), 0  # matrices of RoPE, and the position of the first
         # Computed once: for a small model it would cost as much per token as a layer.
         self.rotary = [table.to(dtype) for table in
                        rotary_table(config, torch.arange(max_positions, device=device))]
@@ -198,6 +200,23 @@ class KVCache:
                 found.append(torch.cat((kept[:, :, before % self.size], more), dim=2))
                 kept[:, :, after % self.size] = more[:, :, -len(after):]
         return found
+
+    def turn(self):
+        """Return RoPE at the next position as a matrix (D, D), or (B, D, D) where rows differ.
+
+        Made for some positions at once: alone, each would cost a third of what a small layer does.
+        """
+        at = self.length - self._turned
+        if not 0 <= at < len(self._turns):
+            table, at, self._turned = self.rotary[0], 0, self.length
+            positions = torch.arange(self.length, min(self.length + TURNS, len(table)),
+                                     device=table.device)
+            if self.starts is not None:
+                positions = (positions - self.starts[:, None]).clamp(min=0)  # (B, TURNS)
+            identity = torch.eye(table.shape[-1], dtype=table.dtype, device=table.device)
+            matrices = rotate(identity, *(table[positions] for table in self.rotary))
+            self._turns = matrices.unbind(-3)
+        return self._turns[at]
 
     def slots(self):
         """Return of each layer the keys and values (B, K, S, D) that one more position sees, and
@@ -456,10 +475,12 @@ class Transformer(nn.Module):
         """
         self._check_length(ids, cache)
         x = self._embed(ids)  # (B, T, C)
-        sight = self._sight(ids, document_ids, cache)
         if cache is not None and ids.shape[1] == 1:
-            x = self._decode(x[:, 0], sight, cache)[:, None]
+            # All that is kept may be seen, but for the padding before rows of other lengths.
+            mask = None if cache.starts is None else self._sight(ids, None, cache).mask
+            x = self._decode(x[:, 0], mask, cache)[:, None]
         else:
+            sight = self._sight(ids, document_ids, cache)
             for layer in self.model.layers:
                 x = self._through(layer, x, sight, cache)
             x = self.model.norm(x)
@@ -468,7 +489,7 @@ class Transformer(nn.Module):
         return x
 
     @torch.no_grad()
-    def _decode(self, x, sight, cache):
+    def _decode(self, x, mask, cache):
         """Take one more position, x (B, C), through the layers and the last norm.
 
         The mathematics of their forward in half as many calls, for in a small model a call costs
@@ -487,8 +508,7 @@ class Transformer(nn.Module):
         def norm(x, weight):  # x / √(|x|²/C + eps) · weight
             length = torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True)
             return (x / torch.hypot(length, least)).mul_(weight).type_as(x)
-        turn = rotate(torch.eye(D, dtype=sight.cos.dtype, device=x.device), sight.cos, sight.sin)
-        turn = turn.view(-1, D, D).expand(B, D, D)
+        turn = cache.turn().expand(B, D, D)
         for weights, (keys, values, key, value) in zip(layers, cache.slots()):
             q, k, v, o, gate, up, down, first, second = weights  # in the order of their modules
             h = norm(x, first)
@@ -496,7 +516,7 @@ class Transformer(nn.Module):
             value.copy_(linear(h, v).view(B, K, D))
             # The heads of a group stand as positions before their key-value head: no copies.
             y = torch.bmm(linear(h, q).view(B, -1, D), turn).view(B, K, -1, D)
-            y = F.scaled_dot_product_attention(y, keys, values, sight.mask)
+            y = F.scaled_dot_product_attention(y, keys, values, mask)
             x = x + linear(y.view(B, -1), o)
             h = norm(x, second)
             x = x + linear(F.silu(linear(h, gate)) * linear(h, up), down)
