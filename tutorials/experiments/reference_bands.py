@@ -4,7 +4,7 @@
     python tutorials/experiments/reference_bands.py --seeds 2 --output b.json \\
         STORIES=400 TRAIN_ARGS="--steps 50"                             # scaled down
 
-The recipe is that of `make train-tiny`, which does the work, 2 to 3 minutes a seed on two cores;
+The recipe is that of `make train-tiny`, which does the work, 3 to 4 minutes a seed on two cores;
 what stands after the flags goes to make. Stopped, the same command goes on where it was; a changed
 recipe (word lists, Makefile, preset) starts anew. The seed decides the weights' start and the
 order of the data; the data are the same.

@@ -12,7 +12,8 @@ a parabola in the logarithms; its lowest point is the optimum. A straight line t
 all budgets is the law, coefficient·C^exponent, where C is the FLOPs of the layers alone, as in
 DeepSeek LLM (arXiv 2401.02954, §3). It is LAW_TINY in nanoseek/cost.py. At the largest budget only
 the width is searched; rate and batch are those of the law so far, on the nearest rung.
-One thread, seed 0, about half an hour on one core; results go to scaling_sweep.json one by one.
+One thread, seed 0, about half an hour on one core; results go to scaling_sweep.json one by one. The
+stored ones are of 14,000 to 20,000 stories of a plainer grammar, whose floor was 0.099 bits a byte.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from nanoseek.data import read_manifest
 from nanoseek.model import ModelConfig
 from nanoseek.train import TrainConfig, train
 
-BUDGETS = (3e11, 1.2e12, 4.8e12, 1.92e13)  # FLOPs; the tiny preset's run is 2.3e13
+BUDGETS = (3e11, 1.2e12, 4.8e12, 1.92e13)  # FLOPs; the tiny preset's run is 3.8e13
 VOCAB, ROW = 4096, 256
 LADDERS = {"hidden_size": (16, 32, 48, 64, 96, 128, 192, 256),
            "learning_rate": (6.25e-4, 1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2),
