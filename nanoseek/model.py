@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.checkpoint import (CheckpointPolicy, checkpoint,
                                     create_selective_checkpoint_contexts)
 
-SCORES_CHUNK = 1 << 18  # attention scores at once on a CPU: 1 MB of fp32, which stays in the cache
+SCORES_CHUNK = 1 << 19  # attention scores at once on a CPU: 2 MB of fp32, which stays in the cache
 SHORT = 256  # keys up to which a CPU can be faster with these than with torch's own kernel
 LOGITS_CHUNK = 1 << 20  # logits in one piece of the loss: 4 MB of fp32, which stays in the cache
 LEAST_ROWS = 256  # in such a piece, since each goes over the whole gradient of the head
@@ -238,44 +238,50 @@ def additive(visible, dtype):
 
 
 class _ShortAttention(torch.autograd.Function):
-    """Attention by plain matrix products, some heads at a time, scores computed again in backward.
+    """Attention by plain matrix products, some queries at a time with the keys up to them.
 
     On a CPU torch's kernel works in small tiles: in bf16, and where oneDNN does the products, most
     of its time goes beside them. `tests/bench/bench_model.py attention` compares. What is kept for
-    the backward pass is the same: queries, keys, values and results, never the scores.
+    the backward pass is the same: queries, keys, values and results. The scores are computed again.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, mask):
-        B, H, T, D = q.shape
-        # The heads of a group lie end to end before their key-value head: (B·K, H/K·T, D).
-        q = (q * D ** -0.5).reshape(B * k.shape[1], -1, D)
+        shape, groups = q.shape, q.shape[1] // k.shape[1]
+        q = (q * shape[-1] ** -0.5).unflatten(1, (-1, groups)).flatten(0, 1)  # (B·K, H/K, T, D)
         k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, D)
         y = torch.empty_like(q)
         with torch.autocast("cpu", enabled=False):
-            for some in _ShortAttention.chunks(q, k):
-                y[some] = _ShortAttention.weights(q, k, mask, some, B) @ v[some]
+            for some, end in _ShortAttention.blocks(q, k):
+                weights = _ShortAttention.weights(q, k, mask, some, end)
+                y[:, :, some] = (weights @ v[:, :end]).unflatten(1, (groups, -1))
         ctx.save_for_backward(q, k, v, y, mask)
-        ctx.shape = B, H, T, D
-        return y.view(B, H, T, D)
+        ctx.shape = shape
+        return y.view(shape)
 
     @staticmethod
-    def chunks(q, k):
-        """Yield slices of the key-value heads, each with about SCORES_CHUNK scores."""
-        count = max(1, SCORES_CHUNK // (q.shape[1] * k.shape[1]))
-        for first in range(0, len(q), count):
-            yield slice(first, min(first + count, len(q)))
+    def blocks(q, k):
+        """Yield slices of the queries, each with about SCORES_CHUNK scores, and how many of the
+        keys the last query of each may see."""
+        (heads, groups, T, _), S = q.shape, k.shape[1]
+        size = max(16, SCORES_CHUNK // (heads * groups * S) // 16 * 16)
+        for first in range(0, T, size):
+            last = min(first + size, T)
+            yield slice(first, last), S - T + last
 
     @staticmethod
-    def weights(q, k, mask, some, batch):
-        """Return the attention weights (heads, H/K·T, S) of some key-value heads."""
-        scores = q[some] @ k[some].mT
-        if mask is None:
-            S = k.shape[1]
-            mask = torch.full((S, S), -math.inf, dtype=q.dtype).triu_(1)
-        elif mask.ndim == 4:  # (B, 1, T, S): each head has its row's
-            mask = mask[torch.arange(some.start, some.stop) // (len(q) // batch)]
-        scores.view(len(scores), -1, *mask.shape[-2:]).add_(mask)
+    def weights(q, k, mask, some, end):
+        """Return the attention weights (B·K, H/K·some, end) of some queries."""
+        scores = q[:, :, some].flatten(1, 2) @ k[:, :end].mT
+        T = some.stop - some.start
+        if mask is None:  # keys of other blocks all stand before
+            mask = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
+            scores.unflatten(1, (-1, T))[..., end - T:].add_(mask)
+        elif mask.ndim == 2:
+            scores.unflatten(1, (-1, T)).add_(mask[some, :end])
+        else:  # (B, 1, T, S): each head has its row's
+            heads = scores.view(len(mask), -1, q.shape[1], T, end)
+            heads.add_(mask[:, :, None, some, :end])
         return scores.softmax(dim=-1)
 
     @staticmethod
@@ -283,16 +289,20 @@ class _ShortAttention(torch.autograd.Function):
         q, k, v, y, mask = ctx.saved_tensors
         grad = grad.reshape(q.shape)
         along = (grad * y).sum(dim=-1, keepdim=True)
-        q_grad, k_grad, v_grad = (torch.empty_like(x) for x in (q, k, v))
-        for some in _ShortAttention.chunks(q, k):
-            weights = _ShortAttention.weights(q, k, mask, some, ctx.shape[0])
-            v_grad[some] = weights.mT @ grad[some]
-            scores_grad = (grad[some] @ v[some].mT).sub_(along[some]).mul_(weights)
-            q_grad[some] = scores_grad @ k[some]
-            k_grad[some] = scores_grad.mT @ q[some]
-        B, H, T, D = ctx.shape
-        return (q_grad.mul_(D ** -0.5).view(B, H, T, D), k_grad.unflatten(0, (B, -1)),
-                v_grad.unflatten(0, (B, -1)), None)
+        q_grad = torch.empty_like(q)
+        wide = torch.promote_types(k.dtype, torch.float32)  # for sums over blocks
+        k_grad, v_grad = (torch.zeros_like(k, dtype=wide) for _ in range(2))
+        for some, end in _ShortAttention.blocks(q, k):
+            weights = _ShortAttention.weights(q, k, mask, some, end)
+            queries, part = q[:, :, some].flatten(1, 2), grad[:, :, some].flatten(1, 2)
+            v_grad[:, :end] += weights.mT @ part
+            scores_grad = part @ v[:, :end].mT
+            scores_grad.sub_(along[:, :, some].flatten(1, 2)).mul_(weights)
+            q_grad[:, :, some] = (scores_grad @ k[:, :end]).unflatten(1, (q.shape[1], -1))
+            k_grad[:, :end] += scores_grad.mT @ queries
+        B, _, _, D = ctx.shape
+        return (q_grad.mul_(D ** -0.5).view(ctx.shape),
+                *(x.to(k.dtype).unflatten(0, (B, -1)) for x in (k_grad, v_grad)), None)
 
 
 def _tiles_are_slow(dtype):
@@ -305,7 +315,8 @@ def _tiles_are_slow(dtype):
 def attend(q, k, v, mask=None):
     """Return softmax(q·kᵀ/√D + mask)·v, (B, H, T, D), causal where no mask is given.
 
-    q (B, H, T, D); k and v (B, K, S, D), S = T without a mask; mask (T, S) or (B, 1, T, S).
+    q (B, H, T, D); k and v (B, K, S, D), S = T without a mask; mask (T, S) or (B, 1, T, S), in
+    which query i sees no key after the (S - T + i)-th: its own, for the queries are the last.
     """
     if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
             and not torch.compiler.is_compiling() and _tiles_are_slow(q.dtype):
@@ -608,9 +619,9 @@ _selective = functools.partial(create_selective_checkpoint_contexts, _keep_produ
 class _LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of hidden @ weight.T without ever holding all logits.
 
-    Loss and gradients are computed together, a few rows at a time, in place (DeepSeek LLM §2.4
-    computes its cross-entropy in place too): the (B·T, V) logits, their softmax and their
-    gradient would each be larger than everything else in a small model. Products are computed in
+    Loss and gradients are computed together, a few rows at a time (DeepSeek LLM §2.4 computes its
+    cross-entropy in place): the (B·T, V) logits, their softmax and their gradient would each be
+    larger than everything else in a small model. Products are computed in
     `low`, all sums in fp32. The mean is taken last: divided by thousands of tokens before the
     products, and before the loss is scaled, gradients would vanish in fp16.
     """
@@ -624,14 +635,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         low_weight = weight.to(low)
         for part in range(0, len(targets), rows):
             h, target = hidden[part:part + rows].to(low), targets[part:part + rows, None]
-            logits = (h @ low_weight.T).float()  # (rows, V)
-            highest = logits.amax(dim=-1, keepdim=True)
-            total -= (logits.gather(1, target) - highest).sum()
-            grad = logits.sub_(highest).exp_()
-            norm = grad.sum(dim=-1, keepdim=True)
-            total += norm.log().sum()
-            grad.div_(norm)  # softmax, then minus one at the target
-            grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+            # The gradient of the logits (rows, V) is their softmax, minus one at the target.
+            grad = (h @ low_weight.T).float().softmax(dim=-1)
+            chance = grad.gather(1, target)
+            grad.scatter_(1, target, chance - 1)
+            # What fp32 holds as 0 counts as its least number, 87 nats: far beyond any guess.
+            total -= chance.clamp_(min=torch.finfo(chance.dtype).tiny).log_().sum()
             grad = grad.to(low)
             hidden_grad[part:part + rows] = grad @ low_weight
             weight_grad += grad.T @ h
