@@ -130,10 +130,23 @@ def _of_the_log(run, steps):
                     statistics.fmean(row["loss"] for row in near)
             found[f"gradient norm at {share:.0%}"] = \
                 statistics.median(row["gradient_norm"] for row in near)
-            for source, value in rows[at - 1]["held_out"].items():
-                if source in run.stories:
+            for source in run.stories:
+                value = _look(rows, source, at)
+                if value is not None:
                     found[f"bits per byte, {source}, at {share:.0%}"] = value
     return found
+
+
+def _look(rows, source, at):
+    """Return held-out bits per byte at a step, between the looks around it on a line in logarithms;
+    None where one is missing: a run looks as often as it likes (--eval_every)."""
+    looks = [(row["step"], row["held_out"][source]) for row in rows if row["held_out"].get(source)]
+    before = max((look for look in looks if look[0] <= at), default=None)
+    after = min((look for look in looks if look[0] >= at), default=None)
+    if not before or not after or before[0] == after[0]:
+        return before and after and after[1]
+    way = math.log(at / before[0]) / math.log(after[0] / before[0])
+    return before[1] ** (1 - way) * after[1] ** way
 
 
 def _of_the_tokens(run):

@@ -194,6 +194,14 @@ def test_the_future_is_seen_only_with_a_leaking_mask():
         assert health.sees_the_future(model)
 
 
+def test_a_look_is_taken_from_the_looks_around():
+    rows = [{"step": step, "held_out": look} for step, look in
+            ((1, {}), (100, {"s": 4.0}), (200, {}), (400, {"s": 1.0, "other": 9.0}))]
+    assert [health._look(rows, "s", at) for at in (99, 100, 400, 401)] == [None, 4.0, 1.0, None]
+    assert health._look(rows, "s", 200) == pytest.approx(2.0)  # halfway in both logarithms
+    assert health._look(rows, "never", 200) is None
+
+
 def test_bands_hold_every_run_that_they_were_made_of():
     runs = [{"first loss": 1.0, "gradient norm": 2.0, "x": 5.0}, {"first loss": 1.02, "x": 6.0,
                                                                   "gradient norm": 1.0}]
