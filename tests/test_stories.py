@@ -8,8 +8,8 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "c55d4941f4db67ff53d0776f7f06a3ea7ae27abe37e1d58e75b29637ffe90b2d",
-          "zh": "0496ae80f75622d6299a4a65f5ed48e20d676e879f3e90af7787b3da1751c974"}
+SHA256 = {"en": "4069dda3667287978e60715651b99a46cc1e38a59bbef77a4832b671d186c783",
+          "zh": "97e827626eaed1df8cb464dd8164799c581bbcf0a9313cd7030bc0a86b6c968b"}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
