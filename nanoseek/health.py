@@ -140,7 +140,7 @@ def _of_the_log(run, steps):
 def _look(rows, source, at):
     """Return held-out bits per byte at a step, between the looks around it on a line in logarithms;
     None where one is missing: a run looks as often as it likes (--eval_every)."""
-    looks = [(row["step"], row["held_out"][source]) for row in rows if row["held_out"].get(source)]
+    looks = [(row["step"], row["held_out"][source]) for row in rows if source in row["held_out"]]
     before = max((look for look in looks if look[0] <= at), default=None)
     after = min((look for look in looks if look[0] >= at), default=None)
     if not before or not after or before[0] == after[0]:

@@ -209,10 +209,11 @@ class KVCache:
         at = self.length - self._turned
         if not 0 <= at < len(self._turns):
             table, at, self._turned = self.rotary[0], 0, self.length
-            positions = torch.arange(self.length, min(self.length + TURNS, len(table)),
+            count = TURNS if self.starts is None else max(1, TURNS // len(self.starts))
+            positions = torch.arange(self.length, min(self.length + count, len(table)),
                                      device=table.device)
             if self.starts is not None:
-                positions = (positions - self.starts[:, None]).clamp(min=0)  # (B, TURNS)
+                positions = (positions - self.starts[:, None]).clamp(min=0)  # (B, count)
             identity = torch.eye(table.shape[-1], dtype=table.dtype, device=table.device)
             matrices = rotate(identity, *(table[positions] for table in self.rotary))
             self._turns = matrices.unbind(-3)
@@ -619,9 +620,9 @@ _selective = functools.partial(create_selective_checkpoint_contexts, _keep_produ
 class _LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of hidden @ weight.T without ever holding all logits.
 
-    Loss and gradients are computed together, a few rows at a time (DeepSeek LLM §2.4 computes its
-    cross-entropy in place): the (B·T, V) logits, their softmax and their gradient would each be
-    larger than everything else in a small model. Products are computed in
+    Loss and gradients are computed together, a few rows at a time, in place (DeepSeek LLM §2.4
+    computes its cross-entropy in place too): the (B·T, V) logits, their softmax and their
+    gradient would each be larger than everything else in a small model. Products are computed in
     `low`, all sums in fp32. The mean is taken last: divided by thousands of tokens before the
     products, and before the loss is scaled, gradients would vanish in fp16.
     """
@@ -635,12 +636,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         low_weight = weight.to(low)
         for part in range(0, len(targets), rows):
             h, target = hidden[part:part + rows].to(low), targets[part:part + rows, None]
-            # The gradient of the logits (rows, V) is their softmax, minus one at the target.
-            grad = (h @ low_weight.T).float().softmax(dim=-1)
-            chance = grad.gather(1, target)
-            grad.scatter_(1, target, chance - 1)
-            # What fp32 holds as 0 counts as its least number, 87 nats: far beyond any guess.
-            total -= chance.clamp_(min=torch.finfo(chance.dtype).tiny).log_().sum()
+            logits = (h @ low_weight.T).float()  # (rows, V)
+            highest = logits.amax(dim=-1, keepdim=True)
+            total -= (logits.gather(1, target) - highest).sum()
+            grad = logits.sub_(highest).exp_()
+            norm = grad.sum(dim=-1, keepdim=True)
+            total += norm.log().sum()
+            grad.div_(norm)  # softmax, then minus one at the target
+            grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
             grad = grad.to(low)
             hidden_grad[part:part + rows] = grad @ low_weight
             weight_grad += grad.T @ h

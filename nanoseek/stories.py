@@ -129,7 +129,7 @@ class Grammar:
 
     def _read_header(self, number, row):
         kind, name, *attributes = [part.strip() for part in re.split(r"^(\w+) |\|", row) if part]
-        found = re.fullmatch(r"(\w+)(?: \^(\d+\.?\d*))?", name)
+        found = re.fullmatch(r"(\w+)(?: \^([0-9]+\.?[0-9]*))?", name)
         if kind not in ("list", "rule") or not found:
             self.fail(number, f"{row!r} should read 'list name' or 'rule name'")
         name, power = found.groups()
@@ -137,6 +137,8 @@ class Grammar:
         if name in known:
             self.fail(number, f"{kind} {name!r} stands in line {self._lines[kind, name]} already")
         known[name], self._lines[kind, name] = [], number
+        if power and (kind == "rule" or float(power) > 9):
+            self.fail(number, "a power, at most 9, stands in the head of a list only")
         law = (0, float(power)) if power else NEARLY_ALIKE
         return kind, name, law, ["text", *attributes]
 

@@ -8,8 +8,8 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "4069dda3667287978e60715651b99a46cc1e38a59bbef77a4832b671d186c783",
-          "zh": "97e827626eaed1df8cb464dd8164799c581bbcf0a9313cd7030bc0a86b6c968b"}
+SHA256 = {"en": "b0cadc3366d386ad2554141405fa6dd7225b5c367f579a10e8a7dfaacb95c39e",
+          "zh": "2408e138ab5e2917fa69a47223a68fdd4b820ef92c8d0ad5c6a4965ab8fca7e8"}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -149,6 +149,7 @@ def test_words_enough_and_none_of_the_other_language(module):
     ("rule story\n  {nobody} slept.", 2, "nobody"), ("rule story\n  Ann <went>.", 2, "went"),
     ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "no list or rule"),
     ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 1, "story"),
+    ("list x ^400\n  a, b\nrule story\n  x", 1, "at most 9"), ("rule story ^2\n  x", 1, "of a list"),
     ("rule story\n  {name", 2, "partner"), ("rule story\n  x\n  0 y", 3, "weight of 0")])
 def test_a_wrong_entry_is_named_with_its_line(module, tmp_path, line, number, message):
     path = tmp_path / "bad.txt"
