@@ -8,8 +8,8 @@ import re
 import pytest
 
 MODULE = "nanoseek.stories"
-SHA256 = {"en": "b0cadc3366d386ad2554141405fa6dd7225b5c367f579a10e8a7dfaacb95c39e",
-          "zh": "2408e138ab5e2917fa69a47223a68fdd4b820ef92c8d0ad5c6a4965ab8fca7e8"}
+SHA256 = {"en": "5ad3ade1274049ef0b0c1f9f026cfdd2bc8a27f95d77af5a936c9f82a30d7215",
+          "zh": "88c98cb30d231498b351057a800d55c3ac2b2a7889fa54c93dd643eb6aaa316a"}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
