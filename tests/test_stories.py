@@ -9,7 +9,7 @@ import pytest
 
 MODULE = "nanoseek.stories"
 SHA256 = {"en": "5ad3ade1274049ef0b0c1f9f026cfdd2bc8a27f95d77af5a936c9f82a30d7215",
-          "zh": "88c98cb30d231498b351057a800d55c3ac2b2a7889fa54c93dd643eb6aaa316a"}
+          "zh": "43dba543502416fdcbffff18ae3206b79d7598beb017fa10ba2094d25749ae1b"}
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
