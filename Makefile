@@ -50,7 +50,7 @@ help:
 	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
 	@echo '  make test                    run the tests'
 	@echo '  make tutorials               execute the notebooks into runs/tutorials'
-	@echo '  make waterfall QUICK=1       what each trick saves, measured here (without QUICK: an hour)'
+	@echo '  make waterfall QUICK=1       what each trick saves, measured here (else: over half an hour)'
 	@echo '  make lab                     open the notebooks'
 	@echo '  make bench                   compare with peers; takes minutes'
 	@echo '  make setup                   only make .venv and install into it'

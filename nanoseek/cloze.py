@@ -12,7 +12,7 @@ one was drawn from, so that neither frequency nor novelty gives the answer away.
     name     who is spoken of: against the story's other people, then other names
     pronoun  he or she: two choices, the pronoun's person having been named before
     object   which thing, and so who has it: against the story's other thing, then other things
-    season   what the season brings: weather, clothes, games of another season
+    season   what the season brings: weather, clothes, skills of another season
     ending   the last sentence: against the last sentences of other stories, about this one's people
 
 Cloze tests: Taylor 1953; choices scored by likelihood as in LAMBADA and HellaSwag (1606.06031,

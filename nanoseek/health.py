@@ -143,8 +143,10 @@ def _look(rows, source, at):
     looks = [(row["step"], row["held_out"][source]) for row in rows if source in row["held_out"]]
     before = max((look for look in looks if look[0] <= at), default=None)
     after = min((look for look in looks if look[0] >= at), default=None)
-    if not before or not after or before[0] == after[0]:
-        return before and after and after[1]
+    if before is None or after is None:
+        return None
+    if before == after:
+        return after[1]
     way = math.log(at / before[0]) / math.log(after[0] / before[0])
     return before[1] ** (1 - way) * after[1] ** way
 

@@ -278,11 +278,9 @@ class _ShortAttention(torch.autograd.Function):
         if mask is None:  # keys of other blocks all stand before
             mask = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
             scores.unflatten(1, (-1, T))[..., end - T:].add_(mask)
-        elif mask.ndim == 2:
-            scores.unflatten(1, (-1, T)).add_(mask[some, :end])
-        else:  # (B, 1, T, S): each head has its row's
-            heads = scores.view(len(mask), -1, q.shape[1], T, end)
-            heads.add_(mask[:, :, None, some, :end])
+        else:  # (T, S) for all, or (B, 1, T, S): each head has its row's
+            mask = mask[..., None, some, :end]
+            scores.view(len(mask), -1, q.shape[1], T, end).add_(mask)
         return scores.softmax(dim=-1)
 
     @staticmethod
