@@ -130,20 +130,29 @@ PRESETS = {
 }
 
 
-def rotary_table(config, positions):
-    """Return cosines and sines, fp32, of the RoPE angles at `positions` (…, T): each (…, T, 1, D).
+@torch.compiler.assume_constant_result  # powers are dear to compute anew for every number turned
+def rotary_frequencies(config, device):
+    """Return by how much a position turns each pair of numbers: (D/2,), fp32, in radians.
 
-    The sines of the first half are negated, as `rotate` wants them. The frequencies are computed
-    in the order of Hugging Face's Llama: far out, a last bit of theirs would show.
+    Computed in the order of Hugging Face's Llama: far out, a last bit of theirs would show.
     """
-    pairs = torch.arange(0, config.head_size, 2, device=positions.device, dtype=torch.float32)
-    frequencies = 1.0 / config.rope_theta ** (pairs / config.head_size)  # (D/2,)
+    pairs = torch.arange(0, config.head_size, 2, device=device, dtype=torch.float32)
+    frequencies = 1.0 / config.rope_theta ** (pairs / config.head_size)
     scaling = config.rope_scaling
     if scaling is not None:
         turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
         fast = ((turns - scaling.low_freq_factor)
                 / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
         frequencies = (1 - fast) * (frequencies / scaling.factor) + fast * frequencies
+    return frequencies
+
+
+def rotary_table(config, positions):
+    """Return cosines and sines, fp32, of the RoPE angles at `positions` (…, T): each (…, T, 1, D).
+
+    The sines of the first half are negated, as `rotate` wants them.
+    """
+    frequencies = rotary_frequencies(config, positions.device)
     angles = positions.float()[..., None, None] * frequencies  # (…, T, 1, D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
@@ -528,7 +537,7 @@ class Transformer(nn.Module):
             # The heads of a group stand as positions before their key-value head: no copies.
             y = torch.bmm(linear(h, q).view(B, -1, D), turn).view(B, K, -1, D)
             y = F.scaled_dot_product_attention(y, keys, values, mask)
-            x = x + linear(y.view(B, -1), o)
+            x = x + linear(y.reshape(B, -1), o)
             h = norm(x, second)
             x = x + linear(F.silu(linear(h, gate)) * linear(h, up), down)
         return norm(x, last)
@@ -643,7 +652,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             norm = grad.sum(dim=-1, keepdim=True)
             total += norm.log().sum()
             grad.div_(norm)  # softmax, then minus one at the target
-            grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
+            if torch.compiler.is_compiling():  # which fuses this with all around it
+                grad = grad - (torch.arange(len(weight), device=grad.device) == target).float()
+            else:
+                grad.scatter_add_(1, target, grad.new_full(target.shape, -1.0))
             grad = grad.to(low)
             hidden_grad[part:part + rows] = grad @ low_weight
             weight_grad += grad.T @ h

@@ -202,10 +202,19 @@ model = module.Transformer(module.ModelConfig(vocab_size=50, hidden_size=16, int
 ids = torch.arange(48).view(2, 24)
 whole = torch.compile(model, fullgraph=True, backend="eager")
 torch.testing.assert_close(whole(ids), model(ids))
+
+whole = torch.compile(module.loss, fullgraph=True, backend="aot_eager")
+for theta in (10000.0, 3.0):  # a compiled step that took the first for a constant would show
+    model = module.Transformer(module.ModelConfig(vocab_size=50, hidden_size=16, rope_theta=theta,
+                                                  initializer_range=0.3))
+    found, expected = (f(model, ids, ids.roll(-1)) for f in (whole, module.loss))
+    torch.testing.assert_close(found, expected)
+    weights = list(model.parameters())
+    torch.testing.assert_close(*(torch.autograd.grad(v, weights) for v in (found, expected)))
 """
 
 
-def test_the_model_compiles_without_a_graph_break():
+def test_model_and_loss_compile_without_a_graph_break():
     """In a process of its own: the compiler leaves tensors behind that have no memory."""
     subprocess.run([sys.executable, "-c", COMPILED, MODULE], check=True, timeout=300,
                    cwd=pathlib.Path(__file__).parent.parent)
