@@ -131,20 +131,13 @@ PRESETS = {
 
 
 @torch.compiler.assume_constant_result  # powers are dear to compute anew for every number turned
-def rotary_frequencies(config, device):
-    """Return by how much a position turns each pair of numbers: (D/2,), fp32, in radians.
+def rotary_frequencies(size, theta, device):
+    """Return by what angle one position turns each pair of numbers: (D/2,), fp32.
 
     Computed in the order of Hugging Face's Llama: far out, a last bit of theirs would show.
     """
-    pairs = torch.arange(0, config.head_size, 2, device=device, dtype=torch.float32)
-    frequencies = 1.0 / config.rope_theta ** (pairs / config.head_size)
-    scaling = config.rope_scaling
-    if scaling is not None:
-        turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
-        fast = ((turns - scaling.low_freq_factor)
-                / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
-        frequencies = (1 - fast) * (frequencies / scaling.factor) + fast * frequencies
-    return frequencies
+    pairs = torch.arange(0, size, 2, device=device, dtype=torch.float32)
+    return 1.0 / theta ** (pairs / size)
 
 
 def rotary_table(config, positions):
@@ -152,7 +145,13 @@ def rotary_table(config, positions):
 
     The sines of the first half are negated, as `rotate` wants them.
     """
-    frequencies = rotary_frequencies(config, positions.device)
+    frequencies = rotary_frequencies(config.head_size, config.rope_theta, positions.device)
+    scaling = config.rope_scaling
+    if scaling is not None:
+        turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
+        fast = ((turns - scaling.low_freq_factor)
+                / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+        frequencies = (1 - fast) * (frequencies / scaling.factor) + fast * frequencies
     angles = positions.float()[..., None, None] * frequencies  # (…, T, 1, D/2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
