@@ -188,12 +188,15 @@ class Muon(torch.optim.Optimizer):
         return update if p.shape[0] <= p.shape[1] else update.mT
 
 
-def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=1.0):
+def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=1.0,
+                     beta2=BETAS[1]):
     """Return the optimizers ("adamw", or "muon" for the layers' matrices with AdamW for the rest).
 
     Embeddings and norms get no weight decay with either: a rare token's row would fade between
     its few gradients. Their rate is embedding_factor times that of the matrices: with few steps,
-    a row that rarely has a gradient needs large ones. Raises ValueError for another name.
+    a row that rarely has a gradient needs large ones. beta2: the share of AdamW's mean of squared
+    gradients that a step keeps; a rare token has none for many steps, so a mean over the last 20,
+    as with 0.95, forgets how large they were. Raises ValueError for another name.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
@@ -206,7 +209,7 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
         optimizers.append(Muon(matrices, learning_rate, weight_decay))
     else:
         groups.append({"params": matrices, "weight_decay": weight_decay})
-    optimizers.append(torch.optim.AdamW(groups, learning_rate, BETAS, fused=True))
+    optimizers.append(torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True))
     set_learning_rate(optimizers, learning_rate)
     return optimizers
 

@@ -41,7 +41,7 @@ ROUNDING = {"accumulation", "activation_checkpointing", "device", "threads", "pa
 # and these, another plan for the steps to come, only a branch may change.
 PLAN = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
         "schedule", "decay_share", "warmup_steps"}
-FREE_IN_A_BRANCH = PLAN | {"weight_decay", "clip", "spike"}
+FREE_IN_A_BRANCH = PLAN | {"weight_decay", "beta2", "clip", "spike"}
 
 
 class Run:
@@ -124,7 +124,8 @@ class Run:
         self.loss = self.ranks.wrap(self.model, self.device, self.choices["precision"],
                                     config.optimizer)
         self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
-                                           config.weight_decay, config.embedding_factor)
+                                           config.weight_decay, config.embedding_factor,
+                                           config.beta2)
         torch.set_num_threads(self.choices["threads"])
         if state is not None:
             load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)

@@ -32,7 +32,8 @@ from nanoseek.evaluate import evaluate, nats, write_curve
 from nanoseek.generate import SAMPLING, write
 from nanoseek.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
-from nanoseek.optim import OPTIMIZERS, parse_ramp, ramp_value, schedule_factor, set_learning_rate
+from nanoseek.optim import (BETAS, OPTIMIZERS, parse_ramp, ramp_value, schedule_factor,
+                            set_learning_rate)
 from nanoseek.run import Run
 
 PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
@@ -59,6 +60,7 @@ class TrainConfig:
     learning_rate: float = _setting(5e-3, "the peak")
     embedding_factor: float = _setting(5.0, "the embeddings' learning rate, in units of that")
     weight_decay: float = _setting(0.1, "of the layers' matrices")
+    beta2: float = _setting(BETAS[1], "share of its mean of squared gradients that AdamW keeps")
     clip: float = _setting(1.0, "largest norm of the gradient")
     schedule: str = _setting("linear", "linear, multi_step, wsd, cosine or constant")
     decay_share: float = _setting(0.2, "share of the steps, the last, over which wsd decays")
@@ -103,10 +105,10 @@ class TrainConfig:
         above, least = (self.learning_rate, self.embedding_factor, self.clip), \
             (self.weight_decay, self.spike, self.threads)
         if not (all(0 < x < math.inf for x in above) and all(0 <= x < math.inf for x in least)
-                and 0 < self.decay_share <= 1):
+                and 0 < self.decay_share <= 1 and 0 <= self.beta2 < 1):
             raise ValueError("learning_rate, embedding_factor and clip must be above 0, "
-                             "weight_decay, spike and threads at least 0, all of them finite, and "
-                             "decay_share above 0 and at most 1")
+                             "weight_decay, spike and threads at least 0, all of them finite, "
+                             "decay_share above 0 and at most 1, and beta2 from 0 to below 1")
         for name, full in (("batch", self.batch_size), ("length", self.row_length)):
             stages = parse_ramp(getattr(self, f"{name}_ramp"))
             if stages and stages[-1][0] >= full:

@@ -121,6 +121,24 @@ def test_norms_and_embeddings_do_not_decay(module):
         torch.testing.assert_close(p.detach(), expected)
 
 
+@pytest.mark.parametrize("beta2", [0.5, 0.99])
+def test_embeddings_move_by_adam_s_formula(module, beta2):
+    """Kingma and Ba (arXiv 1412.6980), algorithm 1, written out; the matrices' rate is not theirs."""
+    model, rate, factor = Toy(), 0.01, 3.0
+    row = model.model.embed_tokens.weight
+    expected, first, second = row.detach().double(), 0.0, 0.0
+    optimizers = module.build_optimizers(model, "muon", rate, 0.1, factor, beta2)
+    for step in range(1, 5):
+        give_gradients(list(model.parameters()), step)
+        first = 0.9 * first + 0.1 * row.grad.double()
+        second = beta2 * second + (1 - beta2) * row.grad.double() ** 2
+        expected -= rate * factor * (first / (1 - 0.9 ** step)) \
+            / ((second / (1 - beta2 ** step)).sqrt() + 1e-8)
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(row.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.contract
 def test_ramps_rise_stage_by_stage(module):
     stages = module.parse_ramp("2:0.1,4:0.3")

@@ -579,7 +579,7 @@ def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
     (["--batch_ramp", "8:0.5"], "batch_ramp must stay below the full batch of 8"),
     (["--length_ramp", "long"], "does not read as value:share"),
     (["--length_ramp", "256:0.5"], "length_ramp must stay below the full length of 256"),
-    (["--decay_share", "0"], "decay_share"),
+    (["--decay_share", "0"], "decay_share"), (["--beta2", "1"], "beta2"),
     (["--spike", "-1"], "spike"),
     (["--threads", "-1"], "threads"),
     (["--branch_from", "nowhere"], "nowhere"),

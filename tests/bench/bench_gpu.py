@@ -148,7 +148,7 @@ def train():
         for mode, packed in (*((mode, None) for mode in CHECKPOINTING), ("none", documents)):
             model.activation_checkpointing = mode
             torch.compiler.reset()
-            compute = torch.compile(loss, fullgraph=True) if compiled else loss
+            compute = torch.compile(loss, fullgraph=True, dynamic=False) if compiled else loss
             spent, peak = measured(stepper(model, ids, packed, compute))
             says = memory(config, ROWS, LENGTH, mode, "bf16", document_mask=packed is not None)
             says = says["total"] - says["optimizer"]
