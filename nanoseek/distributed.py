@@ -26,12 +26,12 @@ PARALLEL = ("auto", "ddp", "fsdp")
 class _Loss(nn.Module):
     """DDP hooks into forward, so the loss of a batch becomes one."""
 
-    def __init__(self, model):
+    def __init__(self, model, compute):
         super().__init__()
-        self.model = model
+        self.model, self.compute = model, compute
 
     def forward(self, inputs, targets, document_ids):
-        return loss(self.model, inputs, targets, document_ids)
+        return self.compute(self.model, inputs, targets, document_ids)
 
 
 class Ranks:
@@ -58,16 +58,18 @@ class Ranks:
             parallel = "fsdp" if sum(p.numel() for p in model.parameters()) >= LARGE else "ddp"
         self.sliced = self.size > 1 and parallel == "fsdp"
 
-    def wrap(self, model, device, precision, optimizer):
+    def wrap(self, model, device, precision, optimizer, compiled=False):
         """Return loss(inputs, targets, document_ids), whose backward averages over the ranks.
 
         Slicing replaces the weights of `model` in place: build optimizers only afterwards.
         Raises ValueError for what cannot be sliced.
         """
+        # A ramp's shapes are few: each is compiled anew, and stays as fast as one alone.
+        compute = torch.compile(loss, dynamic=False) if compiled else loss
         if self.size == 1:
-            return functools.partial(loss, model)
+            return functools.partial(compute, model)
         if not self.sliced:
-            self.engine = nn.parallel.DistributedDataParallel(_Loss(model))
+            self.engine = nn.parallel.DistributedDataParallel(_Loss(model, compute))
             return self.engine
         if optimizer == "muon":
             raise ValueError("Muon needs whole matrices, which fsdp slices: --optimizer adamw")
@@ -83,7 +85,7 @@ class Ranks:
             fully_shard(module, mesh=mesh, mp_policy=policy)
         register_fsdp_forward_method(model, "hidden")  # what loss() calls
         self.engine = model
-        return functools.partial(loss, model)
+        return functools.partial(compute, model)
 
     @contextlib.contextmanager
     def accumulating(self, more):

@@ -37,7 +37,7 @@ QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the 
 # What a resumed run may change: none of these moves a weight,
 HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from"}
 # these move the last bits only, which is said,
-ROUNDING = {"accumulation", "activation_checkpointing", "device", "threads", "parallel"}
+ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "threads", "parallel"}
 # and these, another plan for the steps to come, only a branch may change.
 PLAN = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
         "schedule", "decay_share", "warmup_steps"}
@@ -122,7 +122,7 @@ class Run:
         self.scale = LossScale(self.choices["precision"] == "fp16")
         self.watch = LossWatch(config.spike)
         self.loss = self.ranks.wrap(self.model, self.device, self.choices["precision"],
-                                    config.optimizer)
+                                    config.optimizer, config.compile)
         self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
                                            config.weight_decay, config.embedding_factor,
                                            config.beta2)

@@ -123,7 +123,7 @@ def test_norms_and_embeddings_do_not_decay(module):
 
 @pytest.mark.parametrize("beta2", [0.5, 0.99])
 def test_embeddings_move_by_adam_s_formula(module, beta2):
-    """Kingma and Ba (arXiv 1412.6980), algorithm 1, written out; the matrices' rate is not theirs."""
+    """Kingma and Ba (arXiv 1412.6980), algorithm 1, written out."""
     model, rate, factor = Toy(), 0.01, 3.0
     row = model.model.embed_tokens.weight
     expected, first, second = row.detach().double(), 0.0, 0.0

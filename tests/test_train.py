@@ -75,6 +75,34 @@ def test_one_batch_is_learned_by_heart(tmp_path):
     assert losses[0] > 5 and losses[-1] < 0.5
 
 
+COMPILED = """
+import sys, torch
+from nanoseek import train
+compiler, calls = torch.compile, []
+def compile_whole(function, **settings):
+    calls.append(function)
+    return compiler(function, backend="eager", fullgraph=True, **settings)
+torch.compile = compile_whole
+train.main(sys.argv[1:])
+assert len(calls) == 1
+"""
+
+
+def test_a_compiled_step_takes_the_same_way(tmp_path):
+    """The eager backend traces like any other, in seconds; a graph break would be an error. In a
+    process of its own: the compiler leaves tensors behind that have no memory."""
+    folders = [make_run(tmp_path / name)[0] for name in ("plain", "compiled")]
+    flags = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--steps", "4",
+             "--warmup_steps", "1", "--row_length", "16", "--batch_size", "4", "--hidden_size", "16",
+             "--intermediate_size", "24", "--length_ramp", "8:0.5"]
+    train.main(["--out", str(folders[0]), *flags])
+    subprocess.run([sys.executable, "-c", COMPILED, "--out", str(folders[1]), "--compile", *flags],
+                   check=True, cwd=ROOT)
+    plain, compiled = ([json.loads(line)["loss"] for line in (folder / "log.jsonl").open()]
+                       for folder in folders)
+    assert len(plain) == 4 and compiled == pytest.approx(plain, rel=1e-5)
+
+
 def test_a_run_leaves_what_it_should(tmp_path, capsys):
     folder, model = make_run(tmp_path / "r")
     train.train(settings(folder, model, steps=40, eval_every=20))

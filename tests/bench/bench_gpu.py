@@ -83,8 +83,7 @@ def check():
                 assert max(errors[:2]) <= limit and errors[2] <= OF_GRADIENTS * limit, \
                     f"{words} is off by {errors}"
         same_with_a_cache(there.eval())
-    print("greedy generation with the cache, of one prompt and of three at once: the ids that whole "
-          "passes give")
+    print("greedy generation with the cache, of one prompt and of three at once: as whole passes say")
 
 
 def same_with_a_cache(model, count=40):
