@@ -293,9 +293,10 @@ def check_same(config, state, branching, fingerprint):
     if state["fingerprint"] != fingerprint:
         raise ValueError(f"{config.tokens_folder} is not the data that this run began with: "
                          "start a new one with another --out")
-    before, now = state["config"], as_json(config)
-    changed = {k: f"{k} from {before.get(k)} to {now[k]}" for k in now
-               if before.get(k) != now[k] and k not in HARMLESS}
+    # A setting that the checkpoint does not know came later, and its default is what was before.
+    before, now = as_json(type(config)()) | state["config"], as_json(config)
+    changed = {k: f"{k} from {before[k]} to {now[k]}" for k in now
+               if before[k] != now[k] and k not in HARMLESS}
     for name, auto in (("precision", "auto"), ("threads", 0)):  # what was measured is kept
         if now[name] in (auto, state["choices"][name]):
             changed.pop(name, None)

@@ -75,6 +75,17 @@ def test_one_batch_is_learned_by_heart(tmp_path):
     assert losses[0] > 5 and losses[-1] < 0.5
 
 
+def test_a_checkpoint_from_before_a_setting_had_its_default(tmp_path):
+    config = settings(*make_run(tmp_path / "r"))
+    state = Run(config, resume=False).state_dict()
+    for name in ("beta2", "compile"):
+        del state["config"][name]
+    check = run_module.check_same
+    assert check(config, state, False, state["fingerprint"]) == ([], True)
+    with pytest.raises(ValueError, match="beta2 from 0.95 to 0.5"):
+        check(dataclasses.replace(config, beta2=0.5), state, False, state["fingerprint"])
+
+
 COMPILED = """
 import sys, torch
 from nanoseek import train
