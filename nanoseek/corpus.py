@@ -1,6 +1,6 @@
 r"""Gather raw documents: bilingual stories, the Python documentation, any text the reader names.
 
-    python -m nanoseek.corpus raw.jsonl --stories 48000 --seed 0      # half English, half Chinese
+    python -m nanoseek.corpus raw.jsonl --stories 52000 --seed 0      # half English, half Chinese
     python -m nanoseek.corpus raw.jsonl --text ~/books/dream.txt      # the reader's own text
     python -m nanoseek.corpus raw.jsonl --dirt 0.5                    # for lessons on curation
 

@@ -111,7 +111,7 @@ def test_a_plan_in_minutes_measures_the_machine(module, monkeypatch, capsys, tok
     flags = dict(zip(words[3::2], words[4::2]))
     assert len(measured) == 2 and flags["--hidden_size"] == str(measured[1]["hidden_size"])
     assert flags["--threads"] == "2" and flags["--optimizer"] == "muon"
-    assert flags["--weights"] == "stories_en=0.475,stories_zh=0.475,python_docs=0.05"
+    assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
     assert measured[1]["vocab_size"] == 512  # that of the tokens
     # Start and evaluations aside, steps fill the time at the speed that was measured.
     each = cost.flops_per_token(measured[1], int(flags["--row_length"]))
