@@ -169,8 +169,9 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     "fp32", or autocast ("bf16", "fp16") over fp32 weights, with its "weight_copies". optimizer:
     "adamw" (two moments), or "muon" (one for the layers' matrices). document_mask: documents in
     a row are kept apart, which takes a mask. Left out: what lives for a moment, such
-    as a chunk of the logits (they never exist all at once). "kv_cache", to generate from as many
-    tokens, is not in "total". Raises ValueError for an unknown choice.
+    as a chunk of the logits (they never exist all at once; on CUDA a chunk takes up to 2 GB).
+    "kv_cache", to generate from as many tokens, is not in "total". Raises ValueError for an
+    unknown choice.
     """
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nanoseek.machine import compiled_loss
 from nanoseek.model import loss
 
 LARGE = 1_000_000_000  # parameters from which "auto" slices: 16 bytes each, a GPU's memory is near
@@ -64,8 +65,7 @@ class Ranks:
         Slicing replaces the weights of `model` in place: build optimizers only afterwards.
         Raises ValueError for what cannot be sliced.
         """
-        # A ramp's shapes are few: each is compiled anew, and stays as fast as one alone.
-        compute = torch.compile(loss, dynamic=False) if compiled else loss
+        compute = compiled_loss() if compiled else loss
         if self.size == 1:
             return functools.partial(compute, model)
         if not self.sliced:

@@ -18,7 +18,7 @@ import time
 
 import torch
 
-from nanoseek.model import loss
+from nanoseek.model import loss, rotary_frequencies
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("fp32", *HALVES)
@@ -44,6 +44,27 @@ def autocast(device, precision):
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, HALVES[precision])
+
+
+def compiled_loss(**settings):
+    """Return `loss` as torch.compile fuses it, anew for each shape of a batch, a minute or less each.
+
+    settings: torch.compile's own. Raises ValueError, when called, where the compiler fails.
+    """
+    # Not above: what this imports takes a second, which the other runs need not wait.
+    torch.compiler.assume_constant_result(rotary_frequencies)  # else powers for each number turned
+    torch._dynamo.config.recompile_limit = 1000  # beyond it, the last rows of a ramp would be slow
+    fused = torch.compile(loss, dynamic=False, **settings)
+
+    def compute(*arguments):
+        try:
+            return fused(*arguments)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                raise
+            raise ValueError(f"torch.compile failed ({str(error).strip().splitlines()[0]}): it needs "
+                             "a C++ compiler, on a GPU Triton too; or leave out --compile") from None
+    return compute
 
 
 def step_times(model, device, precision, rows, row_length, seconds=0.2):

@@ -74,8 +74,8 @@ class TrainConfig:
     parallel: str = _setting("auto", "under torchrun: ddp, fsdp, or auto: fsdp from 1B parameters")
     activation_checkpointing: str = _setting("none", "none; selective: keep matrix products and "
                                              "recompute the rest; full: recompute all")
-    compile: bool = _setting(False, "let torch.compile fuse a step: it takes a minute, and pays on "
-                             "a GPU")
+    compile: bool = _setting(False, "let torch.compile fuse the step, up to a minute for each shape "
+                             "of a batch; pays on a GPU, little under fsdp")
     device: str = _setting("auto", "cpu, cuda, mps, or auto")
     seed: int = _setting(0, "of the weights' start and the order of the data")
     eval_every: int = _setting(240, "steps between evaluations")

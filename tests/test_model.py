@@ -203,6 +203,7 @@ ids = torch.arange(48).view(2, 24)
 whole = torch.compile(model, fullgraph=True, backend="eager")
 torch.testing.assert_close(whole(ids), model(ids))
 
+module.LOGITS_CHUNK, ids = 1, torch.arange(300).view(2, 150) % 50  # in two pieces
 whole = torch.compile(module.loss, fullgraph=True, dynamic=False, backend="aot_eager")
 for theta in (10000.0, 3.0):  # a compiled step that took the first for a constant would show
     model = module.Transformer(module.ModelConfig(vocab_size=50, hidden_size=16, rope_theta=theta,

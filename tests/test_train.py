@@ -89,29 +89,43 @@ def test_a_checkpoint_from_before_a_setting_had_its_default(tmp_path):
 COMPILED = """
 import sys, torch
 from nanoseek import train
-compiler, calls = torch.compile, []
+assert "torch._dynamo" not in sys.modules  # a second that a run without --compile need not wait
+compiler, powers = torch.compile, []
+def trace(graph, inputs):
+    powers.append(sum("pow" in str(node.target) for node in graph.graph.nodes))
+    return graph
 def compile_whole(function, **settings):
-    calls.append(function)
-    return compiler(function, backend="eager", fullgraph=True, **settings)
+    return compiler(function, backend=trace, fullgraph=True, **settings)
 torch.compile = compile_whole
 train.main(sys.argv[1:])
-assert len(calls) == 1
+assert powers == [0, 0], powers  # one graph for each of two shapes, none of which computes RoPE's
 """
+QUICK = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--steps", "4",
+         "--warmup_steps", "1", "--row_length", "16", "--batch_size", "4", "--hidden_size", "16",
+         "--intermediate_size", "24"]
 
 
 def test_a_compiled_step_takes_the_same_way(tmp_path):
-    """The eager backend traces like any other, in seconds; a graph break would be an error. In a
-    process of its own: the compiler leaves tensors behind that have no memory."""
-    folders = [make_run(tmp_path / name)[0] for name in ("plain", "compiled")]
-    flags = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--steps", "4",
-             "--warmup_steps", "1", "--row_length", "16", "--batch_size", "4", "--hidden_size", "16",
-             "--intermediate_size", "24", "--length_ramp", "8:0.5"]
-    train.main(["--out", str(folders[0]), *flags])
-    subprocess.run([sys.executable, "-c", COMPILED, "--out", str(folders[1]), "--compile", *flags],
+    """In a process of its own: the compiler leaves tensors behind that have no memory."""
+    plain, compiled = (make_run(tmp_path / name)[0] for name in ("plain", "compiled"))
+    flags = [*QUICK, "--length_ramp", "8:0.5"]
+    train.main(["--out", str(plain), *flags])
+    subprocess.run([sys.executable, "-c", COMPILED, "--out", str(compiled), "--compile", *flags],
                    check=True, cwd=ROOT)
-    plain, compiled = ([json.loads(line)["loss"] for line in (folder / "log.jsonl").open()]
-                       for folder in folders)
-    assert len(plain) == 4 and compiled == pytest.approx(plain, rel=1e-5)
+    expected, found = ([json.loads(line)["loss"] for line in (folder / "log.jsonl").open()]
+                       for folder in (plain, compiled))
+    assert len(expected) == 4 and found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_compiler_that_is_missing_is_one_clear_line(tmp_path):
+    folder, _ = make_run(tmp_path / "r")
+    done = subprocess.run(
+        [sys.executable, "-m", "nanoseek.train", "--out", str(folder), "--compile", *QUICK],
+        cwd=ROOT, capture_output=True, text=True, env={
+            "PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")})
+    assert done.returncode == 2
+    assert "leave out --compile" in done.stderr and "Traceback" not in done.stderr
+    assert not checkpoints(folder)
 
 
 def test_a_run_leaves_what_it_should(tmp_path, capsys):
@@ -478,9 +492,11 @@ def test_a_branch_that_departs_from_its_past_says_so_or_is_refused(tmp_path, mon
         return Run(settings(branch, model, **{**FIRST_STAGE, "branch_from": checkpoint,
                                               **changes}), False)
     for changes in ({"schedule": "linear"}, {"learning_rate": 0.001}, {"batch_ramp": "2:0.5"},
-                    {"clip": 0.5}):
-        assert not begin(**changes).as_planned
+                    {"clip": 0.5}, {"beta2": 0.5}):
+        run = begin(**changes)
+        assert not run.as_planned
         assert "not the same as a run planned so" in capsys.readouterr().out
+    assert run.optimizers[-1].param_groups[0]["betas"] == (0.9, 0.5)
     with pytest.raises(ValueError, match="a branch keeps these settings; changed: seed from 0 to"):
         begin(seed=1)
     with pytest.raises(ValueError, match="changed: optimizer from muon to adamw"):
@@ -529,9 +545,9 @@ def test_a_billion_steps_are_counted_at_once():
 def test_settings_that_only_round_otherwise_are_said_and_others_refused(tmp_path, capsys):
     folder, model = make_run(tmp_path / "r")
     Run(settings(folder, model), False).save()
-    Run(settings(folder, model, accumulation=2, keep=5), True)
-    assert "equal but for rounding, since these changed: accumulation from 1 to 2\n" in \
-        capsys.readouterr().out
+    Run(settings(folder, model, accumulation=2, compile=True, keep=5), True)
+    assert "equal but for rounding, since these changed: accumulation from 1 to 2, " \
+        "compile from False to True\n" in capsys.readouterr().out
     with pytest.raises(ValueError, match="changed: batch_size from 4 to 2, .*learning_rate"):
         Run(settings(folder, model, batch_size=2, learning_rate=0.1), True)
 
