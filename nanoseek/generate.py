@@ -14,7 +14,7 @@ from nanoseek.checkpoint import find_checkpoint, load_model
 from nanoseek.model import KVCache
 from nanoseek.tokenizer import Tokenizer
 
-SAMPLING = {"temperature": 0.6, "top_p": 0.95}  # cooler than 1: a small model's tail is mistakes
+SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # cooler than 1: a small model's tail is mistakes
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
