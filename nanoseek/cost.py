@@ -450,11 +450,11 @@ class ScalingLaw:
 
 DEEPSEEK_LAW = ScalingLaw(
     (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
-    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0,
+    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
      "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
 LAW_TINY = ScalingLaw(
     (2.683, 0.4591), (82.71, -0.3411), (0.03625, 0.3714), 8.9e+10, 8.8e+12, 4096, 256,
-    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0},
+    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
     "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
 LAWS = (LAW_TINY, DEEPSEEK_LAW)
 

@@ -60,7 +60,8 @@ class TrainConfig:
     learning_rate: float = _setting(5e-3, "the peak")
     embedding_factor: float = _setting(5.0, "the embeddings' learning rate, in units of that")
     weight_decay: float = _setting(0.1, "of the layers' matrices")
-    beta2: float = _setting(BETAS[1], "share of its mean of squared gradients that AdamW keeps")
+    beta2: float = _setting(BETAS[1], "share of its mean of squared gradients that AdamW keeps, also "
+                            "for what muon leaves to it")
     clip: float = _setting(1.0, "largest norm of the gradient")
     schedule: str = _setting("linear", "linear, multi_step, wsd, cosine or constant")
     decay_share: float = _setting(0.2, "share of the steps, the last, over which wsd decays")

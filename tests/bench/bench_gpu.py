@@ -180,11 +180,14 @@ PARTS = {"check": check, "train": train, "window": window}
 
 
 def main():
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return
     unknown = [name for name in sys.argv[1:] if name not in PARTS]
     if unknown:
         sys.exit(f"unknown part {unknown[0]!r}: choose {', '.join(PARTS)}")
     if not torch.cuda.is_available():
-        print("no CUDA GPU here: its rows are left out")
+        print("no CUDA GPU here: nothing to measure")
         return
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
     for name in sys.argv[1:] or PARTS:
