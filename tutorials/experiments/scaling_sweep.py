@@ -4,8 +4,8 @@
     python tutorials/experiments/scaling_sweep.py            # all runs that the .json lacks
     python tutorials/experiments/scaling_sweep.py --runs 0   # only the tables and the law
 
-At each of four budgets (FLOPs of training, head included) models are trained whole, with the tiny
-preset's recipe, and scored on the held-out stories. A search walks along three ladders (width,
+At each of four budgets (FLOPs of training, head included) models are trained whole, with TRAINING
+(the tiny preset's recipe but for beta2 and shares), and scored on the held-out stories. A search walks along three ladders (width,
 learning rate, rows of a batch; a rung is about a doubling of compute, rate or batch) until every
 neighbour of the best point is worse. Through the best point and its two neighbours on a ladder goes
 a parabola in the logarithms; its lowest point is the optimum. A straight line through the optima of
@@ -44,8 +44,8 @@ LADDERS = {"hidden_size": (16, 32, 48, 64, 96, 128, 192, 256),
 START = (32, 5e-3, 2)
 LAW = ("flops_per_token", "learning_rate", "batch_tokens")
 TRAINING = dict(row_length=ROW, optimizer="muon", schedule="linear", embedding_factor=5.0,
-                weights="stories_en=0.475,stories_zh=0.475,python_docs=0.05", precision="fp32",
-                threads=1, seed=0)
+                beta2=0.95, weights="stories_en=0.475,stories_zh=0.475,python_docs=0.05",
+                precision="fp32", threads=1, seed=0)
 SETUP = {"budgets": BUDGETS, "vocab_size": VOCAB, **TRAINING}
 RESULTS = HERE / "scaling_sweep.json"
 
