@@ -1,4 +1,4 @@
-"""What a run computes on: its device, and by measurement its threads and its precision.
+"""What a run computes on: its device, by measurement its threads and precision, compiled or not.
 
     device = pick_device("auto")                        # cuda, mps or cpu
     threads, why = choose_threads(model, rows=8, row_length=256)

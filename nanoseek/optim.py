@@ -195,8 +195,8 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     Embeddings and norms get no weight decay with either: a rare token's row would fade between
     its few gradients. Their rate is embedding_factor times that of the matrices: with few steps,
     a row that rarely has a gradient needs large ones. beta2: the share of AdamW's mean of squared
-    gradients that a step keeps; a rare token has none for many steps, so a mean over the last 20,
-    as with 0.95, forgets how large they were. Raises ValueError for another name.
+    gradients that a step keeps: with 0.95 a mean over the last 20 or so, in most of which a rare
+    token had none. Raises ValueError for another name.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")

@@ -136,7 +136,8 @@ class TrainConfig:
 
 
 TRAIN_PRESETS = {
-    "tiny": TrainConfig(steps=3300, beta2=0.99, eval_every=660, save_every=660, model=PRESETS["tiny"]),
+    "tiny": TrainConfig(steps=3300, beta2=0.99, eval_every=660, save_every=660,
+                        model=PRESETS["tiny"]),
     "small": TrainConfig(out="runs/small", steps=4000, batch_size=32, row_length=512,
                          learning_rate=3e-3, embedding_factor=1.0,
                          schedule="multi_step", warmup_steps=100, model=PRESETS["small"]),

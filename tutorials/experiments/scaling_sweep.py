@@ -4,17 +4,16 @@
     python tutorials/experiments/scaling_sweep.py            # all runs that the .json lacks
     python tutorials/experiments/scaling_sweep.py --runs 0   # only the tables and the law
 
-At each of four budgets (FLOPs of training, head included) models are trained whole, with TRAINING
-(the tiny preset's recipe but for beta2 and shares), and scored on the held-out stories. A search walks along three ladders (width,
-learning rate, rows of a batch; a rung is about a doubling of compute, rate or batch) until every
-neighbour of the best point is worse. Through the best point and its two neighbours on a ladder goes
-a parabola in the logarithms; its lowest point is the optimum. A straight line through the optima of
-all budgets is the law, coefficient·C^exponent, where C is the FLOPs of the layers alone, as in
-DeepSeek LLM (arXiv 2401.02954, §3). It is LAW_TINY in nanoseek/cost.py. At the largest budget only
-the width is searched; rate and batch are those of the law so far, on the nearest rung.
+At each of four budgets (FLOPs of training, head included) models are trained whole, with the
+settings TRAINING below, and scored on the held-out stories. A search walks along three ladders
+(width, learning rate, rows of a batch; a rung is about a doubling of compute, rate or batch) until
+every neighbour of the best point is worse. Through the best point and its two neighbours on a
+ladder goes a parabola in the logarithms; its lowest point is the optimum. A straight line through
+the optima of all budgets is the law, coefficient·C^exponent, where C is the FLOPs of the layers
+alone, as in DeepSeek LLM (arXiv 2401.02954, §3). It is LAW_TINY in nanoseek/cost.py. At the largest
+budget only the width is searched; rate and batch are those of the law so far, on the nearest rung.
 One thread, seed 0, about half an hour on one core; results go to scaling_sweep.json one by one. The
-stored ones are of 14,000 to 20,000 stories of a plainer grammar, whose floor was 0.099 bits a byte.
-"""
+stored ones are of 14,000 to 20,000 stories of a plainer grammar, whose floor was 0.099 bits a byte."""
 
 import argparse
 import contextlib
