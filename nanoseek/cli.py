@@ -101,7 +101,8 @@ def run(main):
     Numbers and nestings too large for the machine or for Python are answered alike.
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
-    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train, nanoseek.corpus.__main__
+    name = spec.name.removesuffix(".__main__") if spec else "nanoseek"
     try:
         code = main()
         sys.stdout.flush()
@@ -115,10 +116,10 @@ def run(main):
                 not (too_large or isinstance(error, (ValueError, OSError))):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        print(f"nanoseek.{name}: {'too large for this machine: ' * too_large}{said}",
+        print(f"{name}: {'too large for this machine: ' * too_large}{said}",
               file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print(f"nanoseek.{name}: stopped", file=sys.stderr)
+        print(f"{name}: stopped", file=sys.stderr)
         code = 130
     raise SystemExit(code)

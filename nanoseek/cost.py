@@ -568,6 +568,6 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
 
 
 if __name__ == "__main__":
-    from nanoseek.bill import main
+    from nanoseek.lab.bill import main
     from nanoseek.cli import run
     run(main)

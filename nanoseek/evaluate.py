@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 
 from nanoseek.checkpoint import find_checkpoint, read_json
-from nanoseek.cloze import ABILITIES, CHANCE, digest, questions
+from nanoseek.lab.cloze import ABILITIES, CHANCE, digest, questions
 from nanoseek.corpus import read_documents
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.generate import SAMPLING, generate_many, load
-from nanoseek.stories import check_story
+from nanoseek.corpus.stories import check_story
 
 BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the cache
 SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
@@ -484,7 +484,7 @@ def _axes(place, right, top):
 
 
 def main(argv=None):
-    from nanoseek import arena, health
+    from nanoseek.lab import arena, health
     from nanoseek.cli import Parser, say
     argv = sys.argv[1:] if argv is None else argv
     for command in (arena, health):

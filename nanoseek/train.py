@@ -27,14 +27,14 @@ import torch
 from nanoseek.checkpoint import checkpoints, newest_intact, write_whole
 from nanoseek.cost import flops_per_token, format_price_tag, price_tag
 from nanoseek.data import read_manifest
-from nanoseek.distributed import PARALLEL, ending_together
+from nanoseek.scale.distributed import PARALLEL, ending_together
 from nanoseek.evaluate import evaluate, nats, write_curve
 from nanoseek.generate import SAMPLING, write
-from nanoseek.machine import PRECISIONS, autocast, peak_memory
+from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
 from nanoseek.optim import (BETAS, OPTIMIZERS, parse_ramp, ramp_value, schedule_factor,
                             set_learning_rate)
-from nanoseek.run import Run
+from nanoseek.scale.run import Run
 
 PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanoseek import arena, cli, cloze, evaluate
+from nanoseek import cli, evaluate
+from nanoseek.lab import arena, cloze
 from nanoseek.checkpoint import save_model
 from nanoseek.corpus import write_documents
 from nanoseek.model import ModelConfig, Transformer
-from nanoseek.stories import LANGUAGES, stories
+from nanoseek.corpus.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
 
 

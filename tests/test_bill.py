@@ -13,7 +13,7 @@ from nanoseek import cost
 from nanoseek.data import write_shards
 from nanoseek.model import ModelConfig
 
-MODULE = "nanoseek.bill"
+MODULE = "nanoseek.lab.bill"
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,

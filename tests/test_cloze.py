@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
-from nanoseek import cloze
-from nanoseek.stories import check_story, log2_probability, stories
+from nanoseek.lab import cloze
+from nanoseek.corpus.stories import check_story, log2_probability, stories
 
 COUNT = 15
 

@@ -15,7 +15,7 @@ TUTORIALS = ROOT / "tutorials"
 spec = importlib.util.spec_from_file_location("make_starters", TUTORIALS / "make_starters.py")
 make_starters = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_starters)
-SOURCES = {name: (ROOT / "nanoseek" / f"{name}.py").read_text("utf-8")
+SOURCES = {name: make_starters.path_of(f"{name}.py").read_text("utf-8")
            for name in make_starters.BLANKS}
 
 
@@ -53,7 +53,7 @@ def test_starters_earn_nothing_and_the_modules_everything(starters, tmp_path):
     for name in SOURCES:
         (tmp_path / name).mkdir()
         for file in [f"{name}.py", *make_starters.BESIDE.get(name, [])]:
-            shutil.copy(ROOT / "nanoseek" / file, tmp_path / name)
+            shutil.copy(make_starters.path_of(file), tmp_path / name)
         calls += [(name, starters / f"{name}.py"), (name, tmp_path / name / f"{name}.py")]
     results = grade(tmp_path, *calls)
     for (name, _), (starter_code, starter_said), (code, said) in zip(
@@ -66,7 +66,7 @@ def test_starters_earn_nothing_and_the_modules_everything(starters, tmp_path):
 def test_each_body_that_is_missing_costs_points(tmp_path):
     names = make_starters.BLANKS["stories"]
     for file in make_starters.BESIDE["stories"]:
-        shutil.copy(ROOT / "nanoseek" / file, tmp_path)
+        shutil.copy(make_starters.path_of(file), tmp_path)
     for number, name in enumerate(names):
         text = make_starters.starter(SOURCES["stories"], {name: ""})
         (tmp_path / f"{number}.py").write_text(text, encoding="utf-8")
@@ -125,7 +125,7 @@ def test_what_cannot_be_graded_is_named_in_one_line(tmp_path):
              ("stories", "leaves.py"): "line 1: it does not import: SystemExit",
              ("stories", "notes.txt"): "no Python file",
              ("stories", "other.py"):
-                 "other.py lacks Grammar, log2_probability, .*copies of nanoseek.stories",
+                 "other.py lacks Grammar, log2_probability, .*copies of nanoseek.corpus.stories",
              ("stories tokenizer", "stories.py"): "name one of test_cost.py, test_curate.py, ",
              ("cli", "stories.py"): "name one of test_cost.py, test_curate.py, "}
     for call, (code, said) in zip(calls, grade(tmp_path, *calls)):
@@ -136,7 +136,7 @@ def test_what_cannot_be_graded_is_named_in_one_line(tmp_path):
 
 def test_the_command_of_the_page_grades_a_file_from_any_folder(tmp_path):
     for file in ("stories.py", *make_starters.BESIDE["stories"]):
-        shutil.copy(ROOT / "nanoseek" / file, tmp_path)
+        shutil.copy(make_starters.path_of(file), tmp_path)
     (tmp_path / "stories.py").rename(tmp_path / "my stories.py")
     done = subprocess.run([sys.executable, "-m", "pytest", ROOT / "tests" / "test_stories.py",
                            "--module", "my stories.py", "-p", "no:cacheprovider"],

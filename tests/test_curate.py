@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from nanoseek import corpus, curate as installed
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 
 MODULE = "nanoseek.curate"
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "tutorials" / "experiments"

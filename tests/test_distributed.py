@@ -15,7 +15,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from nanoseek import run as run_module, train  # noqa: E402
+from nanoseek import train  # noqa: E402
+from nanoseek.scale import run as run_module  # noqa: E402
 from nanoseek.model import ModelConfig  # noqa: E402
 from test_train import make_run, settings  # noqa: E402
 

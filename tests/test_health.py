@@ -9,7 +9,8 @@ import shutil
 
 import pytest
 
-from nanoseek import cli, evaluate, health
+from nanoseek import cli, evaluate
+from nanoseek.lab import health
 from nanoseek.model import ModelConfig, Transformer
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig

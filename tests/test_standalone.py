@@ -43,7 +43,7 @@ def test_module_works_alone_in_an_empty_folder(tmp_path, name):
     assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", code) != []
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_page_names_every_module_that_stands_alone_and_what_it_needs(path):
     tree = ast.parse(path.read_text("utf-8"))
     imported = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import)
@@ -57,7 +57,7 @@ def test_the_page_names_every_module_that_stands_alone_and_what_it_needs(path):
         assert needs == (", ".join(sorted(imported - {*sys.stdlib_module_names})) or "nothing")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_importing_reads_prints_and_seeds_nothing(tmp_path, path):
     done = run_in(tmp_path, f"""
 import builtins, random, sys

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-MODULE = "nanoseek.stories"
+MODULE = "nanoseek.corpus.stories"
 SHA256 = {"en": "5ad3ade1274049ef0b0c1f9f026cfdd2bc8a27f95d77af5a936c9f82a30d7215",
           "zh": "43dba543502416fdcbffff18ae3206b79d7598beb017fa10ba2094d25749ae1b"}
 

@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from nanoseek import cli, data, generate, machine, train
-from nanoseek import run as run_module
+from nanoseek import cli, data, generate, train
+from nanoseek.scale import machine, run as run_module
 from nanoseek.checkpoint import checkpoints, load_model, lock, newest_intact
 from nanoseek.cost import format_price_tag
 from nanoseek.model import ModelConfig, Transformer
-from nanoseek.run import Run
+from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -60,7 +60,14 @@ HELPERS = {
                   "_Merger._merge_one"],
     "model": ["_RMSNorm", "_LinearCrossEntropy", "_ShortAttention"],
 }
+WHERE = {"stories": "corpus"}  # the room of a module that is no chapter
 BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}
+
+
+def path_of(file):
+    """Return the path of a module of nanoseek, or of a data file that travels with one."""
+    rooms = [WHERE.get(name, "") for name in BLANKS if file in (f"{name}.py", *BESIDE.get(name, []))]
+    return ROOT / "nanoseek" / rooms[0] / file
 
 
 def definitions(tree, prefix=""):
@@ -102,7 +109,7 @@ def starter(source, blanks, helpers=()):
 
 def make(name):
     """Return the starter of a module of nanoseek as text."""
-    source = (ROOT / "nanoseek" / f"{name}.py").read_text("utf-8")
+    source = path_of(f"{name}.py").read_text("utf-8")
     head = (f"# A starter made from nanoseek/{name}.py: write the {len(BLANKS[name])} bodies that\n"
             "# raise NotImplementedError. MIT licence: keep the file LICENSE beside this one.\n")
     return head + starter(source, BLANKS[name], HELPERS.get(name, ()))
@@ -125,7 +132,7 @@ def main(argv=None):
     for name, text in texts.items():
         (args.folder / name).write_text(text, encoding="utf-8")
         for file in BESIDE.get(pathlib.Path(name).stem, []):
-            shutil.copy(ROOT / "nanoseek" / file, args.folder)
+            shutil.copy(path_of(file), args.folder)
         print(args.folder / name)
     shutil.copy(ROOT / "LICENSE", args.folder)
 

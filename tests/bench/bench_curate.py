@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek import corpus, curate
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 
 
 def story_documents(count, seed=0):

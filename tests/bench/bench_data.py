@@ -13,7 +13,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek import data, model, optim
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 from nanoseek.tokenizer import Tokenizer
 
 

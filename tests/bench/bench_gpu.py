@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.cost import flops_per_token, measure_ceiling, memory
 from nanoseek.generate import generate_many
-from nanoseek.machine import autocast, compiled_loss
+from nanoseek.scale.machine import autocast, compiled_loss
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, Transformer, loss
 
 CUDA = torch.device("cuda")

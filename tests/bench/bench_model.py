@@ -29,7 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from nanoseek import model as model_module
 from nanoseek.cost import flops_per_token, measure_ceiling, memory
 from nanoseek.generate import generate
-from nanoseek.machine import autocast
+from nanoseek.scale.machine import autocast
 from nanoseek.model import PRESETS, ModelConfig, Transformer, loss, use_exact_onednn
 
 SHAPES = {  # name: (config, rows, tokens in a row)
@@ -274,7 +274,7 @@ def compiled():
 def start(steps=150):
     """Train the tiny shape on stories' bytes from weights of several standard deviations."""
     from nanoseek.optim import build_optimizers, schedule_factor, set_learning_rate
-    from nanoseek.stories import stories
+    from nanoseek.corpus.stories import stories
     use_exact_onednn()
     text = "\n".join(s.text for language in ("en", "zh") for s in stories(language, 1500, 0))
     data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()

@@ -18,7 +18,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from nanoseek.stories import (LANGUAGES, check_story, grammar, log2_probability, sentences,
+from nanoseek.corpus.stories import (LANGUAGES, check_story, grammar, log2_probability, sentences,
                               stories)
 
 THRESHOLD = 0.8

@@ -33,7 +33,7 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 
 import diff_tokenizer as peers
 from nanoseek import tokenizer as ours
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 
 VOCAB_SIZE = 4096
 

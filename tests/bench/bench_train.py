@@ -26,7 +26,7 @@ import torch
 
 from kill_resume import prepare
 from nanoseek import train
-from nanoseek.run import Run
+from nanoseek.scale.run import Run
 
 BUDGET, SAVING = 0.05, 0.01  # what overhead and saving may take
 

@@ -92,7 +92,7 @@ def make_string(rng, characters, words):
 
 def training_texts():
     """Return some English, Chinese, code and emoji to train the peers' tokenizers on."""
-    from nanoseek.stories import stories
+    from nanoseek.corpus.stories import stories
     texts = [story.text for language in ("en", "zh") for story in stories(language, 300, 3)]
     for module in (argparse, json, unicodedata, collections, random, tempfile):
         if getattr(module, "__file__", "").endswith(".py"):

@@ -29,9 +29,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import torch.distributed.fsdp  # here, so that no fork has to
 import torch.distributed.tensor
 
-from nanoseek import checkpoint, data, run as run_module, train
+from nanoseek import checkpoint, data, train
+from nanoseek.scale import run as run_module
 from nanoseek.model import ModelConfig
-from nanoseek.stories import LANGUAGES, stories
+from nanoseek.corpus.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
 
 RAMPS = {"batch_ramp": "2:0.4", "length_ramp": "16:0.3,32:0.65"}

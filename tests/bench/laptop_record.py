@@ -37,7 +37,7 @@ from torch import nn
 
 from nanoseek.cli import Parser, run
 from nanoseek.evaluate import piece_nats, windows
-from nanoseek.machine import autocast
+from nanoseek.scale.machine import autocast
 from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
 from nanoseek.optim import build_optimizers, set_learning_rate
 from nanoseek.tokenizer import Tokenizer

@@ -28,7 +28,7 @@ from nanoseek.corpus import plant_dirt
 from nanoseek.curate import CurateConfig, curate, find_near_duplicates
 from nanoseek.data import write_shards
 from nanoseek.model import ModelConfig
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig, train
 

@@ -22,10 +22,11 @@ from unittest import mock
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from nanoseek import data, health, model, train as loop
+from nanoseek import data, model, train as loop
+from nanoseek.lab import health
 from nanoseek.corpus import read_documents
 from nanoseek.model import ModelConfig
-from nanoseek.stories import LANGUAGES, stories
+from nanoseek.corpus.stories import LANGUAGES, stories
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig
 

@@ -1,6 +1,6 @@
 """Train healthy runs with several seeds and write the bands that `evaluate check` holds runs to.
 
-    python tutorials/experiments/reference_bands.py                     # nanoseek/bands.json
+    python tutorials/experiments/reference_bands.py                     # nanoseek/lab/bands.json
     python tutorials/experiments/reference_bands.py --seeds 2 --output b.json \\
         STORIES=400 TRAIN_ARGS="--steps 50"                             # scaled down
 
@@ -22,7 +22,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from nanoseek import health
+from nanoseek.lab import health
 from nanoseek.train import TRAIN_PRESETS
 
 DATA = ("raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "tokens")

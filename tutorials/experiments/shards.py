@@ -74,7 +74,7 @@ def clusters_over_shards(shards, processes=2):
 
 def main():
     from nanoseek.corpus import plant_dirt
-    from nanoseek.stories import stories
+    from nanoseek.corpus.stories import stories
     clean = [{"text": story.text, "source": story.source}
              for language in ("en", "zh") for story in stories(language, 500, seed=0)]
     texts = [document["text"] for document in plant_dirt(clean, 0, 0.5)[0]]

@@ -152,7 +152,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     from nanoseek.cost import flops_per_token, memory
     from nanoseek.data import read_manifest
     from nanoseek.evaluate import held_out, nats
-    from nanoseek.machine import autocast
+    from nanoseek.scale.machine import autocast
     from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
     from nanoseek.optim import build_optimizers, ramp_value, schedule_factor, set_learning_rate
     torch.manual_seed(seed)
@@ -307,7 +307,7 @@ def summary(runs, tricks):
 
 def measure(results, plan, root):
     """Do what is missing of `plan`, [(tricks, seed)], one run a core; say what is left."""
-    from nanoseek.machine import cores
+    from nanoseek.scale.machine import cores
     stored = HERE / "waterfall.json"  # where crossings were found before, the search begins
     known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
     found = 0

@@ -1,6 +1,6 @@
 r"""Write and judge small stories in English and Chinese whose probability is known exactly.
 
-    python -m nanoseek.stories --language en --count 5 --seed 0
+    python -m nanoseek.corpus.stories --language en --count 5 --seed 0
 
     stories("en", 2, seed=0)      # [Story(text='…', source='stories_en', log2_probability=-96.1…)]
     check_story(text)             # [] when consistent, else what is wrong, in plain words
@@ -641,7 +641,7 @@ def language_of(text):
 def main(argv=None):
     """Print stories."""
     from nanoseek import cli
-    parser = cli.Parser("nanoseek.stories", "Print stories of the bilingual grammar.")
+    parser = cli.Parser("nanoseek.corpus.stories", "Print stories of the bilingual grammar.")
     parser.add_argument("--language", default="en", choices=LANGUAGES, help="en or zh")
     parser.add_argument("--count", type=int, default=5, help="how many stories")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other stories")

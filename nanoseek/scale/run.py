@@ -24,9 +24,9 @@ from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, lock,
                                  read_log, save_checkpoint, verify, write_whole)
 from nanoseek.cost import measure_ceiling
 from nanoseek.data import Loader, read_manifest
-from nanoseek.distributed import Ranks
+from nanoseek.scale.distributed import Ranks
 from nanoseek.evaluate import held_out
-from nanoseek.machine import (choose_precision, choose_threads, pick_device, random_states,
+from nanoseek.scale.machine import (choose_precision, choose_threads, pick_device, random_states,
                               set_random_states)
 from nanoseek.model import Transformer
 from nanoseek.optim import (LossScale, LossWatch, build_optimizers, load_optimizer_tensors,

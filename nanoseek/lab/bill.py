@@ -174,7 +174,7 @@ def _measure_training(planned, seconds=4.0):
     """Return the FLOP/s that steps of the planned model reach here, optimizer included, and the
     choices of train, made as it makes them: {"threads", "precision"}."""
     import torch
-    from nanoseek.machine import autocast, choose_precision, choose_threads, pick_device
+    from nanoseek.scale.machine import autocast, choose_precision, choose_threads, pick_device
     from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
     from nanoseek.optim import build_optimizers
     use_exact_onednn()

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from nanoseek.machine import compiled_loss
+from nanoseek.scale.machine import compiled_loss
 from nanoseek.model import loss
 
 LARGE = 1_000_000_000  # parameters from which "auto" slices: 16 bytes each, a GPU's memory is near

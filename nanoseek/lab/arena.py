@@ -19,12 +19,12 @@ import numpy as np
 
 from nanoseek import cli
 from nanoseek.checkpoint import read_json
-from nanoseek.cloze import ABILITIES, CHANCE, questions
+from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.evaluate import (answer, beside, by_ability, few_threads, floor_of,
                                held_out_documents, open_subject, opening, refuse_known, tell,
                                text_nats, trained_on, wilson)
 from nanoseek.generate import stream
-from nanoseek.stories import check_story
+from nanoseek.corpus.stories import check_story
 
 NAME = "arena"
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table

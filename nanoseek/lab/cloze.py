@@ -24,7 +24,7 @@ import itertools
 import random
 from typing import NamedTuple
 
-from nanoseek.stories import LANGUAGES, Writer, grammar, make_table, plan_of, sentences
+from nanoseek.corpus.stories import LANGUAGES, Writer, grammar, make_table, plan_of, sentences
 
 ABILITIES = ("name", "pronoun", "object", "season", "ending")
 CHOICES = 4  # of every ability but the pronoun: there are only two

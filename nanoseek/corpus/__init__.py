@@ -35,7 +35,7 @@ import urllib.parse
 import urllib.request
 import warnings
 
-from nanoseek.stories import stories
+from nanoseek.corpus.stories import stories
 
 TEXT_ENDINGS = (".txt", ".md", ".jsonl")
 HELD_OUT_TENTHS = 1
@@ -532,6 +532,3 @@ def main(argv=None):
     print(f"{args.output}: {'written' if changed else 'unchanged'}")
 
 
-if __name__ == "__main__":
-    from nanoseek import cli
-    cli.run(main)
