@@ -1,18 +1,61 @@
-"""Turn a frozen dataclass into command-line flags, and bad input into one clear line.
+"""What all commands share: flags from a dataclass, files written whole, mistakes in one clear line.
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        steps: int = setting(100, "how often the weights move", least=1)
+
+        def __post_init__(self):
+            check_limits(self)                       # ValueError: "steps is 0: it must be at least 1"
 
     parser = Parser("nanoseek.train", "Train a model.")
-    add_flags(parser, TrainConfig)                   # one --flag per field, with its type and help
-    config = from_flags(TrainConfig, parser.parse_args(argv))
+    add_flags(parser, Config)                        # --steps, with its type, help and default
+    config = from_flags(Config, parser.parse_args(argv))
+    with writing("clean.jsonl") as path: ...         # the file appears when the block ends well
 
-Only the `main()` of a module imports this file, so the modules still copy out alone.
+A module that is made to be copied out alone imports this file in its main() only.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import importlib
+import math
 import os
+import pathlib
 import sys
 import types
 import typing
+
+
+def setting(default, text, **limits):
+    """Return a dataclass field with its help text and its limits.
+
+    limits: `least` and `most` (inclusive), `above` and `below` (exclusive), or `choices`.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
+def check_limits(config):
+    """Raise ValueError for the first field of a dataclass that breaks its limits (see `setting`).
+
+    A number must also be finite; None, for a field that may be left out, breaks no limit.
+    """
+    for field in dataclasses.fields(config):
+        value, limits = getattr(config, field.name), field.metadata
+        if "choices" in limits and value not in limits["choices"]:
+            *most, last = limits["choices"]
+            raise ValueError(f"unknown {field.name} {value!r}: choose {', '.join(most)} or {last}")
+        if value is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+            continue
+        kept = {"at least": ("least", lambda limit: value >= limit),
+                "above": ("above", lambda limit: value > limit),
+                "at most": ("most", lambda limit: value <= limit),
+                "below": ("below", lambda limit: value < limit)}
+        wanted = [f"{words} {limits[name]}" for words, (name, _) in kept.items() if name in limits]
+        if not math.isfinite(value) or not all(
+                holds(limits[name]) for name, holds in kept.values() if name in limits):
+            raise ValueError(f"{field.name} is {value}: it must be "
+                             f"{' and '.join(wanted) or 'a finite number'}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,6 +114,32 @@ def from_flags(base, args):
     names = {field.name for field in dataclasses.fields(instance)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}
     return dataclasses.replace(instance, **given)
+
+
+def add_fast_flag(parser):
+    """Add --fast: false runs the plain chapter where a back room has the same, sooner."""
+    parser.add_argument("--fast", type=_boolean, nargs="?", const=True, default=True,
+                        metavar="boolean", help="false: the plain code of the chapter (default true)")
+
+
+def hand_over(name, argv):
+    """Go on as another command of the package, such as "nanoseek.lab.arena"; return its code."""
+    return importlib.import_module(name).main(argv)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Yield the path of a new file, which takes the place of `path` when the block ends well.
+
+    So a file is whole or not there, and what stood there before is kept if anything fails.
+    """
+    path = pathlib.Path(path)
+    new = path.with_name(f"{path.name}.writing")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def say(text):
