@@ -8,6 +8,8 @@ PROMPT   ?=
 PRESET   ?= tiny
 SEED     ?= 0
 STORIES  ?= 52000
+# false: everything runs on the plain chapters, without nanoseek/fast.
+FAST     ?= true
 
 # TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
 # checksum of its path. Spaces cannot stand in a target, so they never reach one.
@@ -57,6 +59,7 @@ help:
 	@echo '  make setup                   only make .venv and install into it'
 	@echo '  make clean                   remove the tiny run (CLEAN=runs: all runs)'
 	@echo
+	@echo '  FAST=false                   run on the plain chapters, without nanoseek/fast'
 	@echo '  PYTHON=python3.12            the Python to use (3.10 or newer)'
 	@echo '  PIP_ARGS="…"                 options for pip, such as an index without GPU builds'
 
@@ -88,23 +91,23 @@ $(RUN)/raw.jsonl: | .venv/installed
 endif
 
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
-	@$(PY) -m nanoseek.curate $< $@
+	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST)
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
-	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) $(TOKENIZER_ARGS)
+	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)
 
 # New tokens make the old run another run: it starts anew.
 $(RUN)/tokens/manifest.json: $(RUN)/clean.jsonl $(RUN)/tokenizer.json
-	@$(PY) -m nanoseek.data $^ $(RUN)/tokens
+	@$(PY) -m nanoseek.data $^ $(RUN)/tokens --fast $(FAST)
 	@rm -rf $(RUN)/checkpoints $(RUN)/log.jsonl $(RUN)/curve.svg
 
 # --resume goes on where a stopped run was, and starts one where there is none.
 $(RUN)/cost.json: $(RUN)/tokens/manifest.json
 	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume \
-	    --seed $(SEED) $(TRAIN_ARGS)
+	    --seed $(SEED) --fast $(FAST) $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
-	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 > $@.writing
+	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 --fast $(FAST) > $@.writing
 	@mv $@.writing $@
 
 sample: .venv/installed

@@ -1,0 +1,215 @@
+"""The house: chapters stay short, arrows run one way, copies stand alone, every trick is shown.
+
+The book is what lies directly in nanoseek/; the folders in it are the back rooms.
+"""
+
+import ast
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import nanoseek
+
+PACKAGE = pathlib.Path(nanoseek.__file__).parent
+ROOT = PACKAGE.parent
+# The page on copying out: module → its section, with what it needs and a few lines of real use, so
+# that a hidden import inside a function is noticed.
+PAGE = ROOT / "tutorials" / "COPYING_OUT.md"
+ALONE = dict(re.findall(r"(?ms)^## (\w+)\.py\n(.*?)(?=^## |\Z)", PAGE.read_text("utf-8")))
+CHAPTERS = {  # lines, docstrings and comments included
+    "__init__": 10, "tokenizer": 260, "duplicates": 240, "curate": 300, "data": 300, "model": 300,
+    "optim": 240, "train": 300, "checkpoint": 280, "generate": 150, "evaluate": 250, "cost": 300,
+    "cli": 200}
+BOOK, HOUSE = 2800, 6500
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+         for path in PACKAGE.rglob("*.py")}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
+
+
+def lines(path):
+    return len(path.read_text("utf-8").splitlines())
+
+
+def room(name):
+    """Return "book" for a chapter, else the name of the back room that a module stands in."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else "book"
+
+
+def imports(tree):
+    """Return {module of nanoseek that is imported: whether only inside a function `main`}."""
+    mains = {id(inner) for node in tree.body if getattr(node, "name", "") == "main"
+             or isinstance(node, ast.If) for inner in ast.walk(node)}
+    found = {}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            names = [f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in FILES
+                     else node.module for alias in node.names]
+        for name in names:
+            if name.split(".")[0] == "nanoseek":
+                found[name] = found.get(name, True) and id(node) in mains
+    return found
+
+
+IMPORTS = {name: imports(tree) for name, tree in TREES.items()}
+
+
+# Lengths -----------------------------------------------------------------------------------------
+
+def test_chapters_are_short_and_the_book_is_read_in_an_evening():
+    book = {path.stem: lines(path) for path in PACKAGE.glob("*.py")}
+    assert book.keys() == CHAPTERS.keys()
+    assert {name: size for name, size in book.items() if size > CHAPTERS[name]} == {}
+    assert sum(book.values()) <= BOOK
+
+
+def test_the_house_stays_small():
+    assert sum(lines(path) for name, path in FILES.items() if room(name) != "deepseek") <= HOUSE
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_functions_and_lines_fit_on_a_screen(name):
+    long = [(node.name, node.end_lineno - node.lineno + 1) for node in ast.walk(TREES[name])
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 40]
+    wide = [number for number, line in enumerate(FILES[name].read_text("utf-8").splitlines(), 1)
+            if len(line) > 100]
+    assert long == [] and wide == []
+
+
+# Arrows ------------------------------------------------------------------------------------------
+
+def test_no_circle_between_files():
+    """A file that is reached from itself, also by an import inside a function, is a circle."""
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " → ".join([*path[path.index(name):], name])
+        if name in done:
+            return
+        path.append(name)
+        for other in IMPORTS.get(name, {}):
+            visit(other)
+        done.add(path.pop())
+    for name in FILES:
+        visit(name)
+
+
+# What a room may import at the top of its files; in a main() everything goes, but for circles.
+ARROWS = {"book": {"book", "corpus", "scale"}, "corpus": {"corpus", "cli"},
+          "fast": {"fast", "book"}, "scale": {"scale", "book"},
+          "lab": {"lab", "book", "corpus", "scale", "fast"}, "deepseek": {"deepseek", "book"}}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_arrows_run_one_way(name):
+    for other, only_in_main in IMPORTS[name].items():
+        if only_in_main or name.endswith("__main__"):
+            continue
+        to = "cli" if other == "nanoseek.cli" else room(other)
+        allowed = {*ARROWS[room(name)], "cli"}
+        if name == "nanoseek.train":  # the top of the house
+            allowed |= {"fast", "lab"}
+        assert to in allowed, f"{name} → {other}"
+        assert (to, room(name)) != ("scale", "book") or name == "nanoseek.train"
+
+
+# Copies ------------------------------------------------------------------------------------------
+
+def path_of(file):
+    """Return the path of a module, or of a data file beside one, wherever it stands."""
+    (path,) = PACKAGE.rglob(file)
+    return path
+
+
+def files_of(name):
+    """Return the file of a module and the data files that travel with it."""
+    beside = re.search(r"Beside it: (.*?)\.\n", ALONE[name])
+    return [f"{name}.py", *re.findall(r"`(.+?)`", beside[1] if beside else "")]
+
+
+def run_in(folder, code):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment,
+                          capture_output=True, text=True, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_module_works_alone_in_an_empty_folder(tmp_path, name):
+    for file in files_of(name):
+        shutil.copy(path_of(file), tmp_path)
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", ALONE[name])
+    assert len(code.splitlines()) == 3
+    done = run_in(tmp_path, "import importlib.util\n"
+                  f"assert importlib.util.find_spec('nanoseek') is None\n{code}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", code) != []
+
+
+def test_the_page_names_the_modules_that_stand_alone():
+    assert {*ALONE} == {"stories", "duplicates", "tokenizer", "data", "model", "optim", "cost"}
+    for name in ALONE:
+        (found,) = (found for file, found in IMPORTS.items() if file.split(".")[-1] == name)
+        assert all(found.values()), f"{name}.py imports {found} outside its main()"
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_page_says_what_a_module_needs(name):
+    imported = set()
+    for node in ast.parse(path_of(f"{name}.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    needs = re.search(r"Needs: ([\w, ]+)", ALONE[name])[1]
+    assert needs == (", ".join(sorted(imported - {*sys.stdlib_module_names})) or "nothing")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("__main__")])
+def test_importing_reads_prints_and_seeds_nothing(tmp_path, name):
+    done = run_in(tmp_path, f"""
+import builtins, random, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy, torch, regex, safetensors.torch, json, urllib.request  # their own reading is theirs
+states = random.getstate(), torch.get_rng_state()
+def refuse(path, *rest, **more):
+    if "nanoseek" in str(path):
+        raise AssertionError(f"importing opened {{path}}")
+    return real(path, *rest, **more)
+real, builtins.open = builtins.open, refuse
+import {name}
+assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+# Tricks ------------------------------------------------------------------------------------------
+
+TRICKS = sorted(path.stem for path in (PACKAGE / "fast").glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_every_trick_is_told_in_a_notebook_and_held_by_a_test(trick):
+    named = f"fast/{trick}.py"
+    assert any(named in path.read_text("utf-8") for path in (ROOT / "tutorials").glob("*.ipynb"))
+    (test,) = (ROOT / "tests" / "fast").glob(f"test_{trick}.py")
+    assert f"nanoseek.fast.{trick}" in test.read_text("utf-8") or \
+        re.search(rf"from nanoseek\.fast import .*\b{trick}\b", test.read_text("utf-8"))
+    assert lines(test) > 10 and "assert" in test.read_text("utf-8")
+
+
+def test_the_map_in_the_readme_names_every_file():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name, path in FILES.items():
+        if path.stem not in ("__init__", "__main__"):
+            assert re.search(rf"\b{path.stem}\.py\b", readme), f"README's map lacks {path.stem}.py"
