@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import operator
 import os
 import pathlib
 import sys
@@ -35,27 +36,26 @@ def setting(default, text, **limits):
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
+LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
+          "most": ("at most", operator.le), "below": ("below", operator.lt)}
+
+
 def check_limits(config):
     """Raise ValueError for the first field of a dataclass that breaks its limits (see `setting`).
 
-    A number must also be finite; None, for a field that may be left out, breaks no limit.
+    Numbers must also be finite; None, for a field that may be left out, breaks no limit.
     """
     for field in dataclasses.fields(config):
-        value, limits = getattr(config, field.name), field.metadata
-        if "choices" in limits and value not in limits["choices"]:
-            *most, last = limits["choices"]
-            raise ValueError(f"unknown {field.name} {value!r}: choose {', '.join(most)} or {last}")
-        if value is None or isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        name, value, metadata = field.name, getattr(config, field.name), field.metadata
+        if value not in metadata.get("choices", [value]):
+            raise ValueError(f"unknown {name} {value!r}: choose {', '.join(metadata['choices'])}")
+        if not isinstance(value, (int, float)):
             continue
-        kept = {"at least": ("least", lambda limit: value >= limit),
-                "above": ("above", lambda limit: value > limit),
-                "at most": ("most", lambda limit: value <= limit),
-                "below": ("below", lambda limit: value < limit)}
-        wanted = [f"{words} {limits[name]}" for words, (name, _) in kept.items() if name in limits]
-        if not math.isfinite(value) or not all(
-                holds(limits[name]) for name, holds in kept.values() if name in limits):
-            raise ValueError(f"{field.name} is {value}: it must be "
-                             f"{' and '.join(wanted) or 'a finite number'}")
+        limits = {LIMITS[kind]: metadata[kind] for kind in LIMITS if kind in metadata}
+        if not (math.isfinite(value) and all(holds(value, limit)
+                                             for (_, holds), limit in limits.items())):
+            wanted = " and ".join(f"{words} {limit}" for (words, _), limit in limits.items())
+            raise ValueError(f"{name} is {value}: it must be {wanted or 'a finite number'}")
 
 
 class Parser(argparse.ArgumentParser):
