@@ -1,0 +1,125 @@
+"""Attention over short rows: a few large matrix products instead of many small tiles.
+
+What the chapter spends: torch's scaled_dot_product_attention never makes all scores. It goes
+through them in small tiles, so that a row of any length fits. On a CPU each tile is a call of its
+own with little to do; in bf16, and where oneDNN multiplies (onednn.py), the overhead wins.
+
+The idea: up to SHORT keys a row has few scores. A block of queries of all heads, about SCORES_CHUNK
+scores at once, stays in the processor's cache, so one product for the scores, a softmax and one
+product for the results do it. Keys after the last query of a block are left out.
+
+What is kept for the backward pass is as little as in FlashAttention (arXiv 2205.14135, §3.1 and
+appendix B.2): q, k, v and y, but no weights. They are computed again from q and k. The gradient,
+for one query with scores s = q·Kᵀ, weights p = softmax(s) and result y = p·V, when g = ∂loss/∂y:
+
+    ∂V = pᵀ·g              ∂p = g·Vᵀ
+    ∂s = p ∘ (∂p − Σ p∘∂p)     since ∂pⱼ/∂sᵢ = pⱼ(δᵢⱼ − pᵢ)
+       = p ∘ (∂p − g·y)        since Σ p∘∂p = Σⱼ pⱼ(g·vⱼ) = g·(p·V): D terms instead of S
+    ∂q = ∂s·K              ∂K = ∂sᵀ·q
+
+The saving is printed by `python tests/bench/bench_model.py attention`, that of a whole step of
+training by `… kernels`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from nanoseek.fast.loss import product_dtype
+from nanoseek.fast.onednn import multiplies_fp32
+from nanoseek.model import Attention, Transformer
+
+SHORT = 256  # keys up to which plain products can be faster
+SCORES_CHUNK = 1 << 19  # scores of a block: 2 MB of fp32, which stays in the cache
+
+
+class ShortAttention(torch.autograd.Function):
+    """softmax(q·kᵀ/√D + mask)·v of q (B, H, T, D), k and v (B, K, S, D); mask None: causal."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask):
+        shape, groups = q.shape, q.shape[1] // k.shape[1]
+        # Heads that share their keys stand together: their queries are the rows of one product.
+        q = (q * shape[-1] ** -0.5).unflatten(1, (-1, groups)).flatten(0, 1)  # (B·K, H/K, T, D)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, D)
+        y = torch.empty_like(q)
+        with torch.autocast("cpu", enabled=False):
+            for rows, end in blocks(q, k):
+                weights = block_weights(q, k, mask, rows, end)
+                y[:, :, rows] = (weights @ v[:, :end]).unflatten(1, (groups, -1))
+        ctx.save_for_backward(q, k, v, y, mask)
+        ctx.shape = shape
+        return y.view(shape)
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, y, mask = ctx.saved_tensors
+        grad = grad.reshape(q.shape)
+        row_sum = (grad * y).sum(dim=-1, keepdim=True)  # g·y of each query
+        q_grad = torch.empty_like(q)
+        wide = torch.promote_types(k.dtype, torch.float32)  # for sums over blocks
+        k_grad, v_grad = (torch.zeros_like(k, dtype=wide) for _ in range(2))
+        for rows, end in blocks(q, k):
+            weights = block_weights(q, k, mask, rows, end)
+            q_block, grad_block = q[:, :, rows].flatten(1, 2), grad[:, :, rows].flatten(1, 2)
+            v_grad[:, :end] += weights.mT @ grad_block
+            scores_grad = grad_block @ v[:, :end].mT  # ∂p, of which ∂s is made in place
+            scores_grad.sub_(row_sum[:, :, rows].flatten(1, 2)).mul_(weights)
+            q_grad[:, :, rows] = (scores_grad @ k[:, :end]).unflatten(1, (q.shape[1], -1))
+            k_grad[:, :end] += scores_grad.mT @ q_block
+        B, _, _, D = ctx.shape
+        return (q_grad.mul_(D ** -0.5).view(ctx.shape),
+                *(x.to(k.dtype).unflatten(0, (B, -1)) for x in (k_grad, v_grad)), None)
+
+
+def blocks(q, k):
+    """Yield (rows, end): a slice of the queries, and how many keys the last of them may see."""
+    (heads, groups, T, _), S = q.shape, k.shape[1]
+    size = max(16, SCORES_CHUNK // (heads * groups * S) // 16 * 16)
+    for first in range(0, T, size):
+        last = min(first + size, T)
+        yield slice(first, last), S - T + last
+
+
+def block_weights(q, k, mask, rows, end):
+    """Return the weights (B·K, H/K·rows, end) with which a block of queries sees the first keys."""
+    scores = q[:, :, rows].flatten(1, 2) @ k[:, :end].mT
+    T = rows.stop - rows.start
+    if mask is None:  # the keys before the block are seen by all of it, its own from themselves on
+        mask = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
+        scores.unflatten(1, (-1, T))[..., end - T:].add_(mask)
+    else:  # (T, S) for all, or (B, 1, T, S): the heads of a row share its mask
+        mask = mask[..., None, rows, :end]
+        scores.view(len(mask), -1, q.shape[1], T, end).add_(mask)
+    return scores.softmax(dim=-1)
+
+
+def torch_is_slow(dtype):
+    """Return whether plain products beat torch's kernel on short rows: not in fp16, nor with MKL."""
+    return multiplies_fp32() if dtype == torch.float32 else dtype != torch.float16
+
+
+class FastAttention(Attention):
+    def attend(self, q, k, v, mask):
+        if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+                and not torch.compiler.is_compiling() and torch_is_slow(q.dtype):
+            return ShortAttention.apply(q, k, v, mask)
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
+                                              enable_gqa=q.shape[1] != k.shape[1])
+
+
+def additive(seen, dtype):
+    """Return 0 where `seen` and -inf elsewhere, to be added to the scores."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -math.inf)
+
+
+class FastMask(Transformer):
+    """The mask as attention needs it, made once and not in each layer; None: causal, no mask."""
+
+    def mask(self, ids, columns, document_ids=None):
+        T, window = ids.shape[1], self.config.sliding_window or len(columns)
+        if document_ids is None and len(columns) == T <= window:
+            return None
+        seen = super().mask(ids, columns, document_ids)
+        return additive(seen, product_dtype(self.lm_head.weight))

@@ -1,0 +1,49 @@
+"""RMSNorm with its gradient written out: two passes over x instead of a dozen.
+
+What the chapter spends: on a CPU torch builds rms_norm of small operations, and autograd derives a
+backward step for each. Every one reads and writes all of x, and a norm has next to no arithmetic
+beside: its time is the time of the memory (the roofline of Williams et al. 2009).
+
+The idea: write the derivative of the whole by hand and keep what it needs: n = x/r, one number r a
+row, and the weight w. With y = n∘w, r = √(Σx²/C + eps) and g = ∂loss/∂y:
+
+    ∂w = Σ over rows of g∘n
+    ∂n = g∘w,  and  ∂r/∂xᵢ = xᵢ/(C·r) = nᵢ/C
+    ∂xᵢ = ∂nᵢ/r − Σⱼ ∂nⱼ·xⱼ/r² · ∂r/∂xᵢ = (∂nᵢ − nᵢ·m)/r  with  m = Σⱼ ∂nⱼ·nⱼ / C
+
+So the part of ∂n along n falls away: x grows without changing n. (Zhang and Sennrich, arXiv
+1910.07467, §4, derive the same.) g∘n serves both ∂w and m.
+
+The saving is printed by `python tests/bench/bench_model.py kernels`.
+"""
+
+import torch
+
+from nanoseek.model import RMSNorm
+
+
+class WrittenOutNorm(torch.autograd.Function):
+    """x (…, C) / √(mean(x²) + eps) · weight."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()  # 1/r
+        normed = x * scale
+        ctx.save_for_backward(normed, weight, scale)
+        return normed * weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        normed, weight, scale = ctx.saved_tensors
+        product = grad * normed
+        mean = (product @ weight / weight.shape[0]).unsqueeze(-1)
+        x_grad = (grad * weight).addcmul_(normed, mean, value=-1).mul_(scale)
+        return x_grad, product.flatten(0, -2).sum(0), None
+
+
+class FastRMSNorm(RMSNorm):
+    def forward(self, x):
+        if not (x.is_cpu and torch.is_grad_enabled()):  # a GPU has a kernel of its own
+            return super().forward(x)
+        return WrittenOutNorm.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)

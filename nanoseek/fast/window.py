@@ -1,0 +1,71 @@
+"""A sliding window by blocks: keys that no query can see are never multiplied.
+
+What the chapter spends: it computes all T² scores and hides those outside the window w with a mask.
+Of 4,096 positions with a window of 128 that is thirty times too many, in time and for the mask in
+memory.
+
+The idea: the row is cut into blocks of queries. The window of a block reaches over a known number
+of blocks before it, so each block is given copies of those keys, and all blocks are handled as if
+they were rows of a batch. With blocks of half a window three half windows of keys meet one of
+queries: T·1.5w scores, of which T·w count. (Longformer, arXiv 2004.05150, §3.1, cuts alike.) The
+copies cost memory linear in T.
+
+The saving is printed by `python tests/bench/bench_model.py window`.
+"""
+
+import typing
+
+import torch
+import torch.nn.functional as F
+
+from nanoseek.fast.attention import FastAttention, FastMask, additive
+from nanoseek.fast.loss import product_dtype
+
+WINDOW_BLOCK = 64  # queries in a block, at least: fewer would idle a core
+
+
+class Blocks(typing.NamedTuple):
+    """The mask of each block, (B·n, 1, size, (back + 1)·size), and how many blocks it looks back."""
+
+    mask: torch.Tensor
+    back: int
+
+
+def block_mask(window, document_ids, dtype):
+    """Return the Blocks of documents (B, T), whose ids are not below 0: n blocks in each row."""
+    size = max(WINDOW_BLOCK, -(-window // 2))
+    back, padding = -(-(window - 1) // size), -document_ids.shape[1] % size
+    # Both are cut alike; a row's last block, and what it sees before its first, is padding: -1.
+    queries = F.pad(document_ids, (0, padding), value=-1).unfold(1, size, size)  # (B, n, size)
+    keys = F.pad(document_ids, (back * size, padding), value=-1).unfold(
+        1, (back + 1) * size, size)  # (B, n, (back + 1)·size)
+    at = torch.arange(-back * size, size, device=document_ids.device)  # 0: a block's first query
+    distance = at[-size:, None] - at
+    # Padded queries see padding, themselves at least: a row that saw nothing would be 0/0.
+    seen = (distance >= 0) & (distance < window) & (queries[..., None] == keys[:, :, None])
+    return Blocks(additive(seen.flatten(0, 1)[:, None], dtype), back)
+
+
+class WindowAttention(FastAttention):
+    def attend(self, q, k, v, mask):
+        if not isinstance(mask, Blocks):
+            return super().attend(q, k, v, mask)
+        (B, _, T, _), (mask, back) = q.shape, mask
+        size, n = mask.shape[2], len(mask) // B
+
+        def cut(x, back):  # (B, heads, T, D) → (B·n, heads, (back + 1)·size, D)
+            x = F.pad(x, (0, 0, back * size, n * size - T)).unflatten(2, (-1, size))
+            x = x.transpose(1, 2)  # (B, back + n, heads, size, D)
+            # Block i sees blocks i - back to i: shifted copies, joined along the positions.
+            return torch.cat([x[:, i:i + n] for i in range(back + 1)], dim=3).flatten(0, 1)
+        y = super().attend(cut(q, 0), cut(k, back), cut(v, back), mask)  # (B·n, H, size, D)
+        return y.unflatten(0, (B, n)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+
+
+class WindowMask(FastMask):
+    def mask(self, ids, columns, document_ids=None):
+        T, window = ids.shape[1], self.config.sliding_window
+        if window is None or not len(columns) == T > window:  # short, or after what a cache holds
+            return super().mask(ids, columns, document_ids)
+        documents = torch.zeros_like(ids) if document_ids is None else document_ids.long()
+        return block_mask(window, documents, product_dtype(self.lm_head.weight))
