@@ -29,7 +29,7 @@ from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
-from nanoseek.scale.distributed import PARALLEL, ending_together
+from nanoseek.scale.distributed import ending_together
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -71,7 +71,7 @@ class TrainConfig:
                              choices=("auto", *PRECISIONS))
     threads: int = setting(0, "CPU threads; 0: as many as are fastest here, measured", least=0)
     parallel: str = setting("auto", "under torchrun: ddp, fsdp, or auto: fsdp from 1B parameters",
-                            choices=PARALLEL)
+                            choices=("auto", "ddp", "fsdp"))
     fast: bool = setting(True, "the faster equals of nanoseek/fast in place of the plain chapters' "
                          "parts; false changes last bits and speed only")
     compile: bool = setting(False, "let torch.compile fuse the step, up to a minute for each shape "
@@ -145,7 +145,7 @@ def train(config, resume=False):
             while run.step < config.steps:
                 row = timed_step(run)
                 last, stopping = run.step == config.steps, run.ranks.any(asked)
-                settled = not run.watch.in_a_row  # else weights may be spoilt: they are not used
+                settled = not run.watch.in_a_row  # else the weights may be spoilt: keep none of it
                 if settled and (last or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
                 run.write_log(row)
@@ -182,12 +182,13 @@ def train_step(run):
     """
     learning_rate, rows, row_length = run.config.plan(run.step)
     set_learning_rate(run.optimizers, learning_rate)
-    total = torch.zeros((), device=run.device)  # a mean over the micro-batches, by their shares
-    for batch, share, more in run.micro_batches():
-        with run.ranks.accumulating(more):
-            with autocast(run.device, run.choices["precision"]):
-                part = run.loss(*batch) * share
-            (part * run.scale.value).backward()
+    # The gradients of the micro-batches add up to those of the batch, each weighted by its share.
+    total = torch.zeros((), device=run.device)
+    for batch, share, last in run.micro_batches():
+        run.ranks.average_gradients(now=last)  # once a step is enough
+        with autocast(run.device, run.choices["precision"]):
+            part = run.loss(*batch) * share
+        (part * run.scale.value).backward()
         total += part.detach()
     loss = run.ranks.mean(total).item()
     norm = clip_gradients(run)

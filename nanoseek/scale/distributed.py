@@ -9,21 +9,18 @@ every weight and optimizer state, and a layer is gathered just before it is need
 """
 
 import contextlib
-import functools
 import os
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from nanoseek.model import loss
 from nanoseek.scale.machine import compiled_loss
 
 LARGE = 1_000_000_000  # parameters from which "auto" slices: 16 bytes each, a GPU's memory is near
-PARALLEL = ("auto", "ddp", "fsdp")
 
 
-class _Loss(nn.Module):
+class _Loss(torch.nn.Module):
     """DDP hooks into forward, so the loss of a batch becomes one."""
 
     def __init__(self, model, compute):
@@ -37,10 +34,12 @@ class _Loss(nn.Module):
 class Ranks:
     """The processes that train one model: this one alone, or as many as torchrun started."""
 
-    def __init__(self):
+    def __init__(self, parallel, parameters):
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
-        self.first, self.sliced = self.rank == 0, False
+        self.first = self.rank == 0
+        wanted = parallel == "fsdp" or parallel == "auto" and parameters >= LARGE
+        self.sliced = self.size > 1 and wanted
 
     def start(self, device):
         """Meet the other ranks."""
@@ -50,21 +49,14 @@ class Ranks:
                 torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-    def choose_engine(self, model, parallel):
-        """Decide whether the ranks slice the model: "ddp", "fsdp", or "auto" by its size."""
-        if parallel == "auto":
-            parallel = "fsdp" if sum(p.numel() for p in model.parameters()) >= LARGE else "ddp"
-        self.sliced = self.size > 1 and parallel == "fsdp"
-
     def wrap(self, model, precision, optimizer, compiled=False):
         """Return loss(inputs, targets, document_ids), whose backward averages over the ranks.
 
-        Slicing replaces the weights of `model` in place: build optimizers only afterwards.
-        Raises ValueError for what cannot be sliced.
+        Slicing replaces the weights: build optimizers afterwards. ValueError if it cannot slice.
         """
         compute = compiled_loss() if compiled else loss
         if self.size > 1 and not self.sliced:
-            self.engine = nn.parallel.DistributedDataParallel(_Loss(model, compute))
+            self.engine = torch.nn.parallel.DistributedDataParallel(_Loss(model, compute))
             return self.engine
         if self.sliced:
             if optimizer == "muon" or precision == "fp16":
@@ -79,14 +71,14 @@ class Ranks:
                 fsdp.fully_shard(module, mesh=mesh, mp_policy=policy)
             fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
             self.engine = model
-        return functools.partial(compute, model)
+        return lambda *batch: compute(model, *batch)
 
-    def accumulating(self, more):
-        """Return a context in which gradients stay with their rank when `more` are to come."""
+    def average_gradients(self, now):
+        """Let the coming backward pass average its gradients over the ranks, or leave that."""
         if self.sliced:
-            self.engine.set_requires_gradient_sync(not more)
-        apart = self.size > 1 and more and not self.sliced
-        return self.engine.no_sync() if apart else contextlib.nullcontext()
+            self.engine.set_requires_gradient_sync(now)
+        elif self.size > 1:
+            self.engine.require_backward_grad_sync = now
 
     def mean(self, number):
         """Return the mean over the ranks of a tensor."""
@@ -112,17 +104,16 @@ class Ranks:
 
     def whole(self, tensors):
         """Return {name: tensor} with every slice gathered, on the first rank; {} on the others."""
-        # One at a time: the other ranks need memory for one only.
-        gathered = ((name, self.gathered(tensor)) for name, tensor in tensors.items())
+        gathered = ((name, self.gathered(t)) for name, t in tensors.items())  # one at a time
         return {name: t.cpu() if self.sliced else t for name, t in gathered if self.first}
 
     def place(self, tensor, p):
         """Return a whole tensor where parameter p is, sliced as p is."""
         tensor = tensor.to(p.device)
-        if self.sliced and tensor.ndim:
-            from torch.distributed.tensor import distribute_tensor
-            return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
-        return tensor
+        if not self.sliced or not tensor.ndim:
+            return tensor
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
 
 
 @contextlib.contextmanager
@@ -133,11 +124,11 @@ def ending_together():
     except RuntimeError as error:
         said = str(error).strip()
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            raise ValueError(f"torch.compile failed ({said.splitlines()[0]}): it needs a C++ compiler, "
-                             "on a GPU Triton too; or leave out --compile") from None
+            raise ValueError(f"torch.compile failed ({said.splitlines()[0]}): it needs a C++ "
+                             "compiler, on a GPU Triton too; or leave out --compile") from None
         if isinstance(error, dist.DistError) or "gloo" in said or "peer" in said:
-            raise ValueError("another rank of this run has ended: see what it said, and go on with "
-                             "--resume") from None
+            raise ValueError("another rank of this run has ended: see what it said, and start "
+                             "again with --resume") from None
         raise
     finally:
         if dist.is_initialized():

@@ -1,11 +1,11 @@
 """A run: everything that must be there again when training goes on, and the folder that holds it.
 
     run = Run(TrainConfig(out="runs/tiny"), resume=True)   # opens data, model, optimizers, log
-    run.save()                                            # checkpoints/step-N, whole or not at all
+    run.save()                                             # checkpoints/step-N, whole
 
 A resumed run has its weights, optimizer state, loss scale, place in the data, random states,
-counters, and whatever was chosen by measurement (threads, precision), so it takes the very steps
-that it would have taken. What it may not have is other settings: those are refused by name.
+counters, and what was chosen by measurement (threads, precision), so it takes the very steps that
+it would have taken. Other settings are refused by name.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ import torch
 from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, newest_intact,
                                  save_checkpoint, verify)
 from nanoseek.cli import writing
-from nanoseek.cost import measure_ceiling
+from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
 from nanoseek.model import Transformer
@@ -34,14 +34,11 @@ QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the 
 
 
 class Run:
-    """A run in progress: model, optimizers, loader, counters, and the folder they are saved to.
-
-    speed_up(model): puts faster parts into the model, before anything is measured on it.
-    """
+    """A run in progress: model, optimizers, loader, counters, and the folder they are saved to."""
 
     def __init__(self, config, resume, speed_up=lambda model: model):
         self.config, self.folder = config, pathlib.Path(config.out)
-        self.ranks = Ranks()
+        self.ranks = Ranks(config.parallel, parameters(config.model)["total"])
         self.device = pick_device(config.device, self.ranks.local_rank)
         self.say = print if self.ranks.first else lambda *words, **how: None
         self._open_data()
@@ -64,9 +61,8 @@ class Run:
                 raise ValueError(f"{config.branch_from} is no checkpoint of a run: name a folder "
                                  "such as runs/a/checkpoints/step-00001200")
             verify(config.branch_from)
-        # The manifest holds the sha256 of the shards and of the tokenizer: its own stands for all.
-        self.fingerprint = hashlib.sha256(
-            (pathlib.Path(config.tokens_folder) / "manifest.json").read_bytes()).hexdigest()
+        path = pathlib.Path(config.tokens_folder, "manifest.json")  # holds the sha256 of all else
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
         self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
         self.tokenizer = Tokenizer.load(self.tokenizer_path)
         for rows in [config.batch_size, *(n for n, _ in parse_ramp(config.batch_ramp))]:
@@ -107,10 +103,10 @@ class Run:
             with refusing_foreign_state():
                 self._check(state, branching)
         torch.manual_seed(config.seed)  # on every rank alike
-        self.model = speed_up(Transformer(config.model) if old is None else load_model(old))
+        self.model = Transformer(config.model) if old is None else load_model(old)
+        speed_up(self.model)  # before anything is measured on it
         self.model.activation_checkpointing = config.activation_checkpointing
         self.model.train()
-        self.ranks.choose_engine(self.model, config.parallel)
         if not self.ranks.sliced:  # slicing moves what it slices
             self.model.to(self.device)
         self.choices = self.ranks.agree(lambda: self._choose(state["choices"] if state else {}))
@@ -132,10 +128,9 @@ class Run:
             raise ValueError(f"{self.config.tokens_folder} is not the data that this run began "
                              "with: start a new one with another --out")
         changed, self.as_planned = check_settings(self.config, state, branching)
-        for what, before, now in (("ranks", state["ranks"], self.ranks.size),
-                                  ("device", state["device"], self.device.type)):
-            if before != now:
-                changed.append(f"{what} from {before} to {now}")
+        here = {"ranks": self.ranks.size, "device": self.device.type}
+        changed += [f"{what} from {state[what]} to {now}" for what, now in here.items()
+                    if state[what] != now]
         if changed:
             self.say(f"equal but for rounding, since these changed: {', '.join(changed)}")
         if branching:
@@ -143,23 +138,23 @@ class Run:
                 "the same as a run planned so from its start" if self.as_planned else
                 "not the same as a run planned so from its start: the steps so far went otherwise"))
 
-    def _choose(self, found):
-        """Return what is chosen by measurement: a run keeps it, a new setting replaces it."""
+    def _choose(self, kept):
+        """Return what is chosen by measurement, unless set or `kept` from a checkpoint: a dict."""
         config, size = self.config, (self.rows_at_once, self.config.row_length)
-        if config.threads or "threads" not in found:
-            found["threads"] = config.threads or torch.get_num_threads()
-            if self.device.type == "cpu" and not config.threads:
-                found["threads"], why = choose_threads(self.model, *size, self.ranks.size)
-                print(f"{found['threads']} threads ({why})")
-        torch.set_num_threads(found["threads"])
-        if "precision" not in found:
-            found["precision"] = config.precision
-            if config.precision == "auto" and self.ranks.sliced:
-                found["precision"] = "fp32" if self.device.type == "cpu" else "bf16"
-            elif config.precision == "auto":
-                found["precision"], why = choose_precision(self.model, self.device, *size)
-                print(f"precision {found['precision']} ({why})")
-        return found
+        threads, precision = config.threads or kept.get("threads"), kept.get("precision")
+        if threads:
+            torch.set_num_threads(threads)
+        elif self.device.type == "cpu":
+            threads, why = choose_threads(self.model, *size, self.ranks.size)
+            print(f"{threads} threads ({why})")
+        if not precision and config.precision != "auto":
+            precision = config.precision
+        elif not precision and self.ranks.sliced:
+            precision = "fp32" if self.device.type == "cpu" else "bf16"
+        elif not precision:
+            precision, why = choose_precision(self.model, self.device, *size)
+            print(f"precision {precision} ({why})")
+        return {"threads": torch.get_num_threads(), "precision": precision}
 
     @property
     def rows_at_once(self):
@@ -171,7 +166,9 @@ class Run:
                 "seconds": self.seconds, "score": self.score, "as_planned": self.as_planned,
                 "choices": self.choices, "ranks": self.ranks.size, "device": self.device.type,
                 "loader": self.batches.state, "scale": self.scale.state_dict(),
-                "watch": self.watch.state_dict(), "random": random_states(),
+                "watch": self.watch.state_dict(),
+                "random": {name: bytes(generator.get_rng_state().tolist()).hex()
+                           for name, generator in random_generators().items()},
                 "fingerprint": self.fingerprint, "config": as_json(self.config)}
 
     def load_state_dict(self, state):
@@ -180,11 +177,13 @@ class Run:
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
         self.batches.state = state["loader"]
-        set_random_states(state["random"])
+        for name, generator in random_generators().items():
+            if name in state["random"]:
+                generator.set_rng_state(torch.frombuffer(
+                    bytearray.fromhex(state["random"][name]), dtype=torch.uint8))
 
     def _open_log(self, old):
-        """Keep the rows of log.jsonl up to this step: later ones are written again."""
-        # A branch takes over the rows of the run that it goes on from.
+        """Keep the rows of log.jsonl up to this step, a branch those of the run it goes on from."""
         self.log = read_log(old.absolute().parent.parent, self.step) if old else []
         if len(self.log) < self.step:  # a checkpoint copied out of its run, or a damaged log
             self.say(f"the log of {old} lacks {self.step - len(self.log)} of {self.step} rows: "
@@ -204,8 +203,7 @@ class Run:
     def save(self, score=None):
         """Write a checkpoint of this step; return its folder.
 
-        score: {source: bits per byte} where this step was evaluated; the checkpoint with the
-        lowest mean is kept as the best.
+        score: {source: bits per byte}, if evaluated; the one of the lowest mean is kept as best.
         """
         self.score = sum(score.values()) / len(score) if score else None
         weights = self.ranks.whole(self.model.state_dict())
@@ -220,14 +218,14 @@ class Run:
                              "checkpoints are intact: make room, and go on with --resume") from None
 
     def micro_batches(self):
-        """Yield ((inputs, targets, document_ids), its share of the step, whether more follow)."""
+        """Yield ((inputs, targets, document_ids), share of the step, whether it is the last)."""
         shape, following = (self.config.plan(step)[1:] for step in (self.step, self.step + 1))
         batch = self.batches.next(shape, following if self.step + 1 < self.config.steps else None)
         parts = list(zip(*(part.to(self.device, non_blocking=True).split(self.rows_at_once)
                            for part in batch)))
         for number, (inputs, targets, documents) in enumerate(parts, 1):
             yield ((inputs, targets, documents if self.config.document_mask else None),
-                   len(inputs) / len(batch[0]), number < len(parts))
+                   len(inputs) / len(batch[0]), number == len(parts))
 
 
 class Batches:
@@ -242,8 +240,7 @@ class Batches:
 
     def next(self, shape, following=None):
         """Return a batch of shape (rows, row_length); begin to prepare one of shape `following`."""
-        coming = self.coming or self.thread.submit(self._prepare, *shape)
-        batch, self.state = coming.result()
+        batch, self.state = (self.coming or self.thread.submit(self._prepare, *shape)).result()
         self.coming = following and self.thread.submit(self._prepare, *following)
         return batch
 
@@ -253,22 +250,9 @@ class Batches:
         return [part.pin_memory() if self.pin else part for part in batch], self.loader.state_dict()
 
 
-def random_states():
-    """Return the states of torch's random generators, fit for JSON."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return {name: bytes(state.tolist()).hex() for name, state in states.items()}
-
-
-def set_random_states(states):
-    """Put back what random_states returned, as far as this machine has the devices."""
-    for name, text in states.items():
-        state = torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
-        if name == "cpu":
-            torch.set_rng_state(state)
-        elif torch.cuda.is_available():
-            torch.cuda.set_rng_state(state)
+def random_generators():
+    """Return what holds torch's random generators: {device: module}."""
+    return {"cpu": torch} | ({"cuda": torch.cuda} if torch.cuda.is_available() else {})
 
 
 def parse_weights(text):
