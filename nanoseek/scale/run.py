@@ -36,7 +36,7 @@ QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the 
 class Run:
     """A run in progress: model, optimizers, loader, counters, and the folder they are saved to."""
 
-    def __init__(self, config, resume, speed_up=lambda model: model):
+    def __init__(self, config, resume, speed_up=None):
         self.config, self.folder = config, pathlib.Path(config.out)
         self.ranks = Ranks(config.parallel, parameters(config.model)["total"])
         self.device = pick_device(config.device, self.ranks.local_rank)
@@ -48,7 +48,7 @@ class Run:
         self.lock = lock(self.folder) if self.ranks.first else None
         self.ranks.start(self.device)
         old, branching = self.ranks.agree(lambda: self._old_checkpoint(resume))
-        self._build(old, branching, speed_up)
+        self._build(old, branching, speed_up or (lambda model: model))
         self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
         self._open_log(old)
 
