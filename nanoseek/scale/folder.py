@@ -13,16 +13,16 @@ import pathlib
 
 from nanoseek.optim import CLIP, WEIGHT_DECAY
 
-# What a run that goes on from a checkpoint may change of the settings stored in it.
-# None of these moves a weight,
+# What a run that goes on from a checkpoint may change of the settings stored there: what moves no
+# weight,
 HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from"}
-# these move the last bits only, which is said,
+# what moves last bits only, which is said,
 ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "fast", "threads",
             "parallel"}
-# and these, the plan of the steps to come, only a branch may change,
+# in a branch also the plan of the steps to come,
 PLAN = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
         "schedule", "decay_share", "warmup_steps"}
-# as it may these, after which it is no longer as if it had been planned so from its start.
+# and how a step is taken; it then differs from a run that was planned so from its start.
 FREE_IN_A_BRANCH = PLAN | {"weight_decay", "beta2", "clip", "spike"}
 CONSTANT = {"clip": CLIP, "weight_decay": WEIGHT_DECAY}  # settings of old checkpoints
 
@@ -61,7 +61,7 @@ def check_settings(config, state, branching):
 
 @contextlib.contextmanager
 def refusing_foreign_state():
-    """Within it, a trainer.json that lacks something, or holds something else, is one clear line."""
+    """Within it, a trainer.json that lacks something or holds something else is one clear line."""
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:
