@@ -5,10 +5,9 @@
     set_learning_rate(optimizers, 3e-3 * factor)
     rows = ramp_value(parse_ramp("2:0.1,4:0.3"), step / 400, final=8)  # 2, then 4, then 8
 
-Sources: AdamW (arXiv 1711.05101); multi-step schedule, betas and weight decay of DeepSeek LLM
-(2401.02954, §2.3); Muon (Jordan 2024, kellerjordan.github.io/posts/muon), with the step scaled to
-AdamW's size as in Moonlight (2502.16982, §2.2), so that both share one learning rate; shorter rows
-first (2108.06084); loss scaling (1710.03740, §3.2).
+Sources: AdamW (arXiv 1711.05101); multi-step schedule, betas, decay, clipping: DeepSeek LLM
+(2401.02954, §2.3); Muon (Jordan 2024, kellerjordan.github.io/posts/muon), scaled to AdamW's step
+(Moonlight, 2502.16982, §2.2), so that both share a learning rate; shorter rows first (2108.06084).
 """
 
 import math
@@ -17,9 +16,10 @@ import statistics
 import torch
 
 OPTIMIZERS = ("muon", "adamw")
-BETAS = (0.9, 0.95)  # DeepSeek LLM §2.3
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
+SCHEDULES = ("linear", "multi_step", "wsd", "cosine", "constant")
+BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # DeepSeek LLM §2.3
 MULTI_STEP = ((0.8, 1.0), (0.9, 0.316), (1.0, 0.1))  # DeepSeek LLM §2.3: up to this share, factor
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
 FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # torch.amp.GradScaler's
 RECENT = 32  # steps that a loss is compared with
 
@@ -27,16 +27,16 @@ RECENT = 32  # steps that a loss is compared with
 def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     """Return what the peak learning rate is multiplied by in `step` (0-based).
 
-    A linear warm-up, then "constant"; "multi_step": ×0.316 from 80% and ×0.1 from 90% of the run
-    (DeepSeek LLM); "cosine" down to 0.1; "linear": all the way down to zero (2502.15938); "wsd":
-    constant, then linear to zero over the last decay_share (2404.06395). Raises ValueError for
-    another name.
+    A linear warm-up, then "constant"; "multi_step", ×0.316 from 80% and ×0.1 from 90% of the run
+    (DeepSeek LLM); "cosine", down to 0.1; "linear", down to zero (2502.15938); "wsd", constant,
+    then linear to zero over the last decay_share (2404.06395). ValueError for another name.
     """
+    # The first gradients are large and AdamW's means still rough: begin with small steps.
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    share = step / total_steps
     if schedule == "constant":
         return 1.0
+    share = step / total_steps
     if schedule == "multi_step":
         return next(factor for end, factor in MULTI_STEP if share < end or end == 1.0)
     if schedule == "cosine":
@@ -46,14 +46,13 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
         return (total_steps - step) / max(1, total_steps - warmup_steps)
     if schedule == "wsd":
         return min(1.0, (1 - share) / decay_share)
-    raise ValueError(f"unknown schedule {schedule!r}: choose linear, multi_step, wsd, cosine or "
-                     "constant")
+    raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
 
 
 def parse_ramp(text):
     """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 up to 40%.
 
-    Raises ValueError unless both values and shares rise, values from 1 on, shares within (0, 1).
+    Raises ValueError unless values rise from 1 on, and shares within (0, 1).
     """
     try:
         stages = [(int(value), float(share)) for value, share in
@@ -76,7 +75,7 @@ class LossScale:
     """What an fp16 loss is multiplied by, so that small gradients do not vanish (1710.03740, §3.2).
 
     Halved when a gradient overflows, which skips the step; doubled after GROW_AFTER good steps in
-    a row. A power of two, so that dividing by it rounds nothing. Always 1 unless `enabled`.
+    a row. A power of two, so that dividing by it rounds nothing. Always 1 unless enabled.
     """
 
     def __init__(self, enabled):
@@ -87,11 +86,11 @@ class LossScale:
         """Take note of how a step went."""
         if not self.enabled:
             return
-        self.good = 0 if overflowed else self.good + 1
-        self.overflows += overflowed
         if overflowed:
-            self.value /= 2
-        elif self.good == GROW_AFTER:
+            self.value, self.good, self.overflows = self.value / 2, 0, self.overflows + 1
+        else:
+            self.good += 1
+        if self.good == GROW_AFTER:
             self.value, self.good = self.value * 2, 0
 
     def state_dict(self):
@@ -102,16 +101,16 @@ class LossScale:
 
 
 class LossWatch:
-    """Object to steps that would spoil the weights: a loss that is not finite, or far too high.
+    """Find the steps that would spoil the weights: a loss that is not finite, or far too high.
 
-    spike: nats above the median of the last RECENT accepted losses that are too many (0: any
-    finite loss is accepted). `in_a_row` counts objections since the last accepted step.
+    spike: so many nats above the median of the last RECENT good losses are too many; 0: none are.
     """
 
     def __init__(self, spike):
-        self.spike, self.recent, self.in_a_row = spike, [], 0
+        self.spike, self.recent = spike, []
+        self.in_a_row = 0  # steps to be skipped since the last good one
 
-    def objection(self, loss, gradient_norm):
+    def reason_to_skip(self, loss, gradient_norm):
         """Return why a step with this loss (nats per token) must be skipped, or None."""
         usual = statistics.median(self.recent) if self.recent else math.inf
         if not math.isfinite(loss):
@@ -136,30 +135,27 @@ class LossWatch:
 def newton_schulz(matrices, rounds=5):
     """Return the nearest (semi-)orthogonal matrices, roughly, of a batch (N, rows ≤ columns).
 
-    Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, which moves all singular values towards 1.
+    Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
+    the directions stay, and each singular value moves towards 1.
     """
     a, b, c = NEWTON_SCHULZ
+    # The norm is at least the largest singular value, so that all begin between 0 and 1.
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.mT
+        gram = x @ x.mT  # (N, rows, rows): of the shorter side
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, then each matrix's update made orthogonal (Jordan 2024).
+    """Momentum, then each matrix's update made orthogonal (Jordan 2024), equal shapes at once."""
 
-    Matrices of equal shape (up to transposing) go through Newton–Schulz as one batch in fp32: on
-    a CPU one at a time in bf16, torch.optim.Muon's way, costs as much as half the model.
-    """
-
-    def __init__(self, parameters, lr=1e-3, weight_decay=0.1, momentum=0.95):
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay,
-                                      "momentum": momentum})
-        for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.ndim != 2:
-                raise ValueError(f"Muon takes matrices, not a shape {tuple(parameter.shape)}: "
-                                 "give the others to AdamW")
+    def __init__(self, parameters, lr=1e-3, weight_decay=WEIGHT_DECAY, momentum=0.95):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.ndim != 2:
+                raise ValueError(f"Muon takes matrices, not a shape {tuple(p.shape)}: give the "
+                                 "others to AdamW")
 
     @torch.no_grad()
     def step(self):
@@ -172,37 +168,35 @@ class Muon(torch.optim.Optimizer):
                 updates = newton_schulz(torch.stack(
                     [self._momentum(p, group["momentum"]) for p in parameters]))
                 for p, update in zip(parameters, updates):
-                    # 0.2·√max(rows, columns): the size of an AdamW step (Moonlight, §2.2).
-                    scale = 0.2 * math.sqrt(max(p.shape))
                     p.mul_(1 - group["lr"] * group["weight_decay"])
+                    # 0.2·√max(rows, columns): the size of an AdamW step (Moonlight, §2.2).
                     p.add_(update if p.shape[0] <= p.shape[1] else update.mT,
-                           alpha=-group["lr"] * scale)
+                           alpha=-group["lr"] * (0.2 * math.sqrt(max(p.shape))))
 
     def _momentum(self, p, momentum):
         """Move the momentum on; return its Nesterov look-ahead, wide side last, in fp32."""
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
-        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-        update = p.grad.lerp(buffer, momentum).float()
+        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # a mean that forgets
+        update = p.grad.lerp(buffer, momentum).float()  # where it will be after the next gradient
         return update if p.shape[0] <= p.shape[1] else update.mT
 
 
 def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=1.0,
                      beta2=BETAS[1]):
-    """Return the optimizers ("adamw", or "muon" for the layers' matrices with AdamW for the rest).
+    """Return a model's optimizers: "adamw", or "muon", with AdamW for all but the layers' matrices.
 
-    Embeddings and norms get no weight decay with either: a rare token's row would fade between
-    its few gradients. Their rate is embedding_factor times that of the matrices: with few steps,
-    a row that rarely has a gradient needs large ones. beta2: the share of AdamW's mean of squared
-    gradients that a step keeps: with 0.95 a mean over the last 20 or so, in most of which a rare
-    token had none. Raises ValueError for another name.
+    embedding_factor: the learning rate of embeddings and norms, in units of the matrices' own; a
+    row that rarely has a gradient needs large steps. beta2: 0.95 has AdamW average the squared
+    gradients of the last 20 steps or so, in most of which a rare token had none.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
     parameters = list(model.named_parameters())  # a tied lm_head is listed once
     matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
+    # No weight decay for these: a rare token's row would fade between its few gradients.
     groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor}]
     optimizers = []
     if name == "muon":
@@ -233,20 +227,14 @@ def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: t
 
     place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
     """
-    if not tensors:  # saved before the first step that moved a weight
-        return
-    by_parameter = {}
-    for name, tensor in tensors.items():
-        parameter, key = name.rsplit(".", 1)
-        by_parameter.setdefault(parameter, {})[key] = tensor
+    if not tensors:
+        return  # saved before the first step that moved a weight
     names = {parameter: name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
-        wanted = {"momentum_buffer"} if isinstance(optimizer, Muon) else \
-            {"step", "exp_avg", "exp_avg_sq"}
+        keys = ["momentum_buffer"] if type(optimizer) is Muon else ["step", "exp_avg", "exp_avg_sq"]
         for p in (p for group in optimizer.param_groups for p in group["params"]):
-            found = by_parameter.get(names[p], {})
-            if set(found) != wanted or any(t.ndim and t.shape != p.shape for t in found.values()):
+            found = {key: tensors.get(f"{names[p]}.{key}") for key in keys}
+            if any(t is None or t.ndim and t.shape != p.shape for t in found.values()):
                 raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
                                  "optimizer's: it was made with another")
-            # AdamW keeps its step count on the CPU unless fused there.
             optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}

@@ -179,20 +179,20 @@ def test_the_loss_scale_moves_as_torch_s_does(module, monkeypatch):
     assert plain.value == 1.0
 
 
-def test_only_losses_that_are_not_finite_or_far_too_high_are_objected_to(module):
+def test_only_losses_that_are_not_finite_or_far_too_high_are_skipped(module):
     watch = module.LossWatch(2.0)
     losses = [5 - 0.05 * i + 0.3 * (i % 3) for i in range(60)]
-    assert not any(watch.objection(loss, 1.0) for loss in losses)
-    assert "leapt to 6.0" in watch.objection(6.0, 1.0)
-    assert "loss is nan" in watch.objection(float("nan"), 1.0)
-    assert "not finite" in watch.objection(3.0, float("inf")) and watch.in_a_row == 3
+    assert not any(watch.reason_to_skip(loss, 1.0) for loss in losses)
+    assert "leapt to 6.0" in watch.reason_to_skip(6.0, 1.0)
+    assert "loss is nan" in watch.reason_to_skip(float("nan"), 1.0)
+    assert "not finite" in watch.reason_to_skip(3.0, float("inf")) and watch.in_a_row == 3
     again = module.LossWatch(2.0)
     again.load_state_dict(watch.state_dict())
-    assert again.objection(6.0, 1.0) == watch.objection(6.0, 1.0) is not None
-    assert watch.objection(3.0, 1.0) is None and watch.in_a_row == 0
-    assert module.LossWatch(0.0).objection(1e9, 1.0) is None
+    assert again.reason_to_skip(6.0, 1.0) == watch.reason_to_skip(6.0, 1.0) is not None
+    assert watch.reason_to_skip(3.0, 1.0) is None and watch.in_a_row == 0
+    assert module.LossWatch(0.0).reason_to_skip(1e9, 1.0) is None
     early = module.LossWatch(2.0)
-    assert not any(early.objection(loss, 1.0) for loss in (1.0, 9.0))  # too little to compare with
+    assert not any(early.reason_to_skip(loss, 1.0) for loss in (1.0, 9.0))  # too little to compare with
 
 
 def test_state_of_another_optimizer_is_refused(module):

@@ -1,55 +1,44 @@
 """A run: everything that must be there again when training goes on, and the folder that holds it.
 
     run = Run(TrainConfig(out="runs/tiny"), resume=True)   # opens data, model, optimizers, log
-    run.save()                                            # checkpoints/step-N, whole or not at all
+    run.save()                                             # checkpoints/step-N, whole
 
 A resumed run has its weights, optimizer state, loss scale, place in the data, random states,
-counters, and whatever was chosen by measurement (threads, precision), so it takes the very steps
-that it would have taken. What it may not have is other settings: those are refused by name.
+counters, and what was chosen by measurement (threads, precision), so it takes the very steps that
+it would have taken. Other settings are refused by name.
 """
 
-import bisect
 import concurrent.futures
-import contextlib
-import dataclasses
 import hashlib
-import itertools
 import json
-import math
 import pathlib
 
 import torch
 
-from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, lock, newest_intact,
-                                 read_log, save_checkpoint, verify, write_whole)
-from nanoseek.cost import measure_ceiling
+from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, newest_intact,
+                                 save_checkpoint, verify)
+from nanoseek.cli import writing
+from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
-from nanoseek.scale.distributed import Ranks
 from nanoseek.evaluate import held_out
-from nanoseek.scale.machine import (choose_precision, choose_threads, pick_device, random_states,
-                              set_random_states)
 from nanoseek.model import Transformer
-from nanoseek.optim import (LossScale, LossWatch, build_optimizers, load_optimizer_tensors,
-                            optimizer_tensors, parse_ramp)
+from nanoseek.optim import (WEIGHT_DECAY, LossScale, LossWatch, build_optimizers,
+                            load_optimizer_tensors, optimizer_tensors, parse_ramp)
+from nanoseek.scale.distributed import Ranks
+from nanoseek.scale.folder import (as_json, check_settings, find_tokenizer, lock, read_log,
+                                   refusing_foreign_state)
+from nanoseek.scale.machine import choose_precision, choose_threads, pick_device
 from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
-# What a resumed run may change: none of these moves a weight,
-HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from"}
-# these move the last bits only, which is said,
-ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "threads", "parallel"}
-# and these, another plan for the steps to come, only a branch may change.
-PLAN = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
-        "schedule", "decay_share", "warmup_steps"}
-FREE_IN_A_BRANCH = PLAN | {"weight_decay", "beta2", "clip", "spike"}
 
 
 class Run:
     """A run in progress: model, optimizers, loader, counters, and the folder they are saved to."""
 
-    def __init__(self, config, resume):
+    def __init__(self, config, resume, speed_up=None):
         self.config, self.folder = config, pathlib.Path(config.out)
-        self.ranks = Ranks()
+        self.ranks = Ranks(config.parallel, parameters(config.model)["total"])
         self.device = pick_device(config.device, self.ranks.local_rank)
         self.say = print if self.ranks.first else lambda *words, **how: None
         self._open_data()
@@ -58,13 +47,13 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = lock(self.folder) if self.ranks.first else None
         self.ranks.start(self.device)
-        old = self.ranks.agree(lambda: self._old_checkpoint(resume))
-        self._build(*old)
-        self.total_tokens = self.tokens + tokens_to_come(config, self.step)
+        old, branching = self.ranks.agree(lambda: self._old_checkpoint(resume))
+        self._build(old, branching, speed_up or (lambda model: model))
         self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
-        self._open_log(old[0])
+        self._open_log(old)
 
     def _open_data(self):
+        """Open the tokens and what belongs to them; refuse what does not fit, before all else."""
         config = self.config
         manifest = read_manifest(config.tokens_folder)
         if config.branch_from and not checkpoints(self.folder):
@@ -72,7 +61,8 @@ class Run:
                 raise ValueError(f"{config.branch_from} is no checkpoint of a run: name a folder "
                                  "such as runs/a/checkpoints/step-00001200")
             verify(config.branch_from)
-        self.fingerprint = fingerprint(config.tokens_folder)
+        path = pathlib.Path(config.tokens_folder, "manifest.json")  # holds the sha256 of all else
+        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
         self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
         self.tokenizer = Tokenizer.load(self.tokenizer_path)
         for rows in [config.batch_size, *(n for n, _ in parse_ramp(config.batch_ramp))]:
@@ -83,10 +73,9 @@ class Run:
                              parse_weights(config.weights), config.seed, rank=self.ranks.rank,
                              world=self.ranks.size)
         self.batches = Batches(self.loader, pin=self.device.type == "cuda")
-        self.bytes_per_token = sum(
-            share * manifest["splits"]["train"][source]["bytes"]
-            / manifest["splits"]["train"][source]["tokens"]
-            for source, share in self.loader.weights.items())
+        train = manifest["splits"]["train"]
+        self.bytes_per_token = sum(share * train[source]["bytes"] / train[source]["tokens"]
+                                   for source, share in self.loader.weights.items())
         self.held_out = held_out(config.tokens_folder, QUICK_TOKENS)
         self.floors = {source: -entry["log2_probability"] / entry["bytes"]
                        for source, entry in manifest["splits"]["held_out"].items()
@@ -106,64 +95,42 @@ class Run:
                              f"{self.folder / 'checkpoints'} to start anew")
         return found, False
 
-    def _build(self, old, branching):
+    def _build(self, old, branching, speed_up):
+        """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
         config, state = self.config, None
         if old is not None:
             tensors, state = load_checkpoint(old)
-            self._check(state, branching)
+            with refusing_foreign_state():
+                self._check(state, branching)
         torch.manual_seed(config.seed)  # on every rank alike
         self.model = Transformer(config.model) if old is None else load_model(old)
-        self.ranks.choose_engine(self.model, config.parallel)
-        if not self.ranks.sliced:  # slicing moves what it slices
-            self.model.to(self.device)
+        speed_up(self.model)  # before anything is measured on it
         self.model.activation_checkpointing = config.activation_checkpointing
         self.model.train()
-        self.choices = self.ranks.agree(lambda: self._choose(state and state["choices"]))
+        if not self.ranks.sliced:  # slicing moves what it slices
+            self.model.to(self.device)
+        self.choices = self.ranks.agree(lambda: self._choose(state["choices"] if state else {}))
+        torch.set_num_threads(self.choices["threads"])
         self.scale = LossScale(self.choices["precision"] == "fp16")
         self.watch = LossWatch(config.spike)
-        self.loss = self.ranks.wrap(self.model, self.device, self.choices["precision"],
-                                    config.optimizer, config.compile)
+        self.loss = self.ranks.wrap(self.model, self.choices["precision"], config.optimizer,
+                                    config.compile)
         self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
-                                           config.weight_decay, config.embedding_factor,
-                                           config.beta2)
-        torch.set_num_threads(self.choices["threads"])
+                                           WEIGHT_DECAY, config.embedding_factor, config.beta2)
         if state is not None:
             load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
-            with naming_a_foreign_state():
-                self._load_state(state)
-
-    def _choose(self, before):
-        """Return what is chosen by measurement: a run keeps it, a new setting replaces it."""
-        config, size = self.config, (self.rows_at_once, self.config.row_length)
-        found = dict(before or {})
-        if config.threads or "threads" not in found:
-            found["threads"] = config.threads or torch.get_num_threads()
-            if self.device.type == "cpu" and not config.threads:
-                found["threads"], why = choose_threads(self.model, *size, self.ranks.size)
-                print(f"{found['threads']} threads ({why})")
-        torch.set_num_threads(found["threads"])
-        if "precision" not in found:
-            found["precision"] = config.precision
-            if config.precision == "auto" and self.ranks.sliced:
-                found["precision"] = "fp32" if self.device.type == "cpu" else "bf16"
-            elif config.precision == "auto":
-                found["precision"], why = choose_precision(self.model, self.device, *size)
-                print(f"precision {found['precision']} ({why})")
-        return found
-
-    @property
-    def rows_at_once(self):
-        """The rows of a micro-batch on this rank; a smaller batch of a ramp takes fewer of them."""
-        return max(1, self.config.batch_size // self.config.accumulation // self.ranks.size)
+            with refusing_foreign_state():
+                self.load_state_dict(state)
 
     def _check(self, state, branching):
         """Refuse, by name, what would silently make this another run; say what only rounds."""
-        with naming_a_foreign_state():
-            changed, self.as_planned = check_same(self.config, state, branching, self.fingerprint)
-            for what, before, now in (("ranks", state["ranks"], self.ranks.size),
-                                      ("device", state["device"], self.device.type)):
-                if before != now:
-                    changed.append(f"{what} from {before} to {now}")
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError(f"{self.config.tokens_folder} is not the data that this run began "
+                             "with: start a new one with another --out")
+        changed, self.as_planned = check_settings(self.config, state, branching)
+        here = {"ranks": self.ranks.size, "device": self.device.type}
+        changed += [f"{what} from {state[what]} to {now}" for what, now in here.items()
+                    if state[what] != now]
         if changed:
             self.say(f"equal but for rounding, since these changed: {', '.join(changed)}")
         if branching:
@@ -171,32 +138,60 @@ class Run:
                 "the same as a run planned so from its start" if self.as_planned else
                 "not the same as a run planned so from its start: the steps so far went otherwise"))
 
+    def _choose(self, kept):
+        """Return what is chosen by measurement, unless set or `kept` from a checkpoint: a dict."""
+        config, size = self.config, (self.rows_at_once, self.config.row_length)
+        threads, precision = config.threads or kept.get("threads"), kept.get("precision")
+        if threads:
+            torch.set_num_threads(threads)
+        elif self.device.type == "cpu":
+            threads, why = choose_threads(self.model, *size, self.ranks.size)
+            print(f"{threads} threads ({why})")
+        if not precision and config.precision != "auto":
+            precision = config.precision
+        elif not precision and self.ranks.sliced:
+            precision = "fp32" if self.device.type == "cpu" else "bf16"
+        elif not precision:
+            precision, why = choose_precision(self.model, self.device, *size)
+            print(f"precision {precision} ({why})")
+        return {"threads": torch.get_num_threads(), "precision": precision}
+
+    @property
+    def rows_at_once(self):
+        """The rows of a micro-batch on this rank; a smaller batch of a ramp takes fewer of them."""
+        return max(1, self.config.batch_size // self.config.accumulation // self.ranks.size)
+
     def state_dict(self):
         return {"step": self.step, "tokens": self.tokens, "length_sum": self.length_sum,
                 "seconds": self.seconds, "score": self.score, "as_planned": self.as_planned,
                 "choices": self.choices, "ranks": self.ranks.size, "device": self.device.type,
                 "loader": self.batches.state, "scale": self.scale.state_dict(),
-                "watch": self.watch.state_dict(), "random": random_states(),
+                "watch": self.watch.state_dict(),
+                "random": {name: bytes(generator.get_rng_state().tolist()).hex()
+                           for name, generator in random_generators().items()},
                 "fingerprint": self.fingerprint, "config": as_json(self.config)}
 
-    def _load_state(self, state):
+    def load_state_dict(self, state):
         for name in ("step", "tokens", "length_sum", "seconds"):
             setattr(self, name, state[name])
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
         self.batches.state = state["loader"]
-        set_random_states(state["random"])
+        for name, generator in random_generators().items():
+            if name in state["random"]:
+                generator.set_rng_state(torch.frombuffer(
+                    bytearray.fromhex(state["random"][name]), dtype=torch.uint8))
 
     def _open_log(self, old):
-        """Keep the rows of log.jsonl up to this step: later ones are written again."""
-        # A branch takes over the rows of the run that it goes on from.
+        """Keep the rows of log.jsonl up to this step, a branch those of the run it goes on from."""
         self.log = read_log(old.absolute().parent.parent, self.step) if old else []
         if len(self.log) < self.step:  # a checkpoint copied out of its run, or a damaged log
             self.say(f"the log of {old} lacks {self.step - len(self.log)} of {self.step} rows: "
                      "the curve and the health check will miss them")
         if self.ranks.first:
             path = self.folder / "log.jsonl"
-            write_whole(path, "".join(json.dumps(row) + "\n" for row in self.log))
+            with writing(path) as new:
+                new.write_text("".join(json.dumps(row) + "\n" for row in self.log), "utf-8")
             self.log_file = path.open("a", encoding="utf-8")
 
     def write_log(self, row):
@@ -208,8 +203,7 @@ class Run:
     def save(self, score=None):
         """Write a checkpoint of this step; return its folder.
 
-        score: {source: bits per byte} where this step was evaluated; the checkpoint with the
-        lowest mean is kept as the best.
+        score: {source: bits per byte}, if evaluated; the one of the lowest mean is kept as best.
         """
         self.score = sum(score.values()) / len(score) if score else None
         weights = self.ranks.whole(self.model.state_dict())
@@ -224,23 +218,14 @@ class Run:
                              "checkpoints are intact: make room, and go on with --resume") from None
 
     def micro_batches(self):
-        """Yield ((inputs, targets, document_ids), its share of the step, whether more follow)."""
+        """Yield ((inputs, targets, document_ids), share of the step, whether it is the last)."""
         shape, following = (self.config.plan(step)[1:] for step in (self.step, self.step + 1))
         batch = self.batches.next(shape, following if self.step + 1 < self.config.steps else None)
         parts = list(zip(*(part.to(self.device, non_blocking=True).split(self.rows_at_once)
                            for part in batch)))
         for number, (inputs, targets, documents) in enumerate(parts, 1):
             yield ((inputs, targets, documents if self.config.document_mask else None),
-                   len(inputs) / len(batch[0]), number < len(parts))
-
-
-@contextlib.contextmanager
-def naming_a_foreign_state():
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("trainer.json of this checkpoint is not what this version writes "
-                         f"({error!r}): start anew with another --out") from None
+                   len(inputs) / len(batch[0]), number == len(parts))
 
 
 class Batches:
@@ -255,8 +240,7 @@ class Batches:
 
     def next(self, shape, following=None):
         """Return a batch of shape (rows, row_length); begin to prepare one of shape `following`."""
-        coming = self.coming or self.thread.submit(self._prepare, *shape)
-        batch, self.state = coming.result()
+        batch, self.state = (self.coming or self.thread.submit(self._prepare, *shape)).result()
         self.coming = following and self.thread.submit(self._prepare, *following)
         return batch
 
@@ -266,67 +250,9 @@ class Batches:
         return [part.pin_memory() if self.pin else part for part in batch], self.loader.state_dict()
 
 
-def tokens_to_come(config, first):
-    """Return how many tokens the steps from `first` (0-based) on take: their sum, not step by step.
-
-    Between the ends of the ramps' stages all steps are of one size.
-    """
-    ends = {first, config.steps} | {
-        max(first, bisect.bisect_left(range(config.steps), share, key=lambda s: s / config.steps))
-        for ramp in (config.batch_ramp, config.length_ramp) for _, share in parse_ramp(ramp)}
-    return sum((end - begin) * math.prod(config.plan(begin)[1:])
-               for begin, end in itertools.pairwise(sorted(ends)))
-
-
-def as_json(config):
-    """Return a TrainConfig as a flat dict, the model's fields among the others."""
-    flat = dataclasses.asdict(config)
-    return flat.pop("model") | flat
-
-
-def check_same(config, state, branching, fingerprint):
-    """Return (changes that only round otherwise, whether the past is as `config` plans it).
-
-    state: that of the checkpoint to go on from. Raises ValueError naming every setting whose
-    change would silently make the run another one, and for other data.
-    """
-    if state["fingerprint"] != fingerprint:
-        raise ValueError(f"{config.tokens_folder} is not the data that this run began with: "
-                         "start a new one with another --out")
-    # A setting that the checkpoint does not know came later, and its default is what was before.
-    before, now = as_json(type(config)()) | state["config"], as_json(config)
-    changed = {k: f"{k} from {before[k]} to {now[k]}" for k in now
-               if before[k] != now[k] and k not in HARMLESS}
-    for name, auto in (("precision", "auto"), ("threads", 0)):  # what was measured is kept
-        if now[name] in (auto, state["choices"][name]):
-            changed.pop(name, None)
-    refused = set(changed) - ROUNDING - (FREE_IN_A_BRANCH if branching else set())
-    if refused:
-        raise ValueError(f"a {'branch' if branching else 'resumed run'} keeps these settings; "
-                         f"changed: {', '.join(changed[k] for k in now if k in refused)}")
-    if state["step"] >= config.steps and branching:
-        raise ValueError(f"steps {config.steps} ends before the branch begins, at step "
-                         f"{state['step']}: raise --steps")
-    old = dataclasses.replace(config, **{name: before[name] for name in PLAN})
-    as_planned = state["as_planned"] and not changed.keys() & (FREE_IN_A_BRANCH - PLAN) and \
-        all(config.plan(step) == old.plan(step) for step in range(state["step"]))
-    return [changed[k] for k in changed if k in ROUNDING], as_planned
-
-
-def fingerprint(tokens_folder):
-    """Return the sha256 of the manifest, which holds those of the shards and the tokenizer."""
-    return hashlib.sha256((pathlib.Path(tokens_folder) / "manifest.json").read_bytes()).hexdigest()
-
-
-def find_tokenizer(tokens_folder, manifest):
-    """Return the path of the tokenizer.json beside the tokens; check that it is theirs."""
-    path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: it belongs beside the tokens")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["tokenizer_sha256"]:
-        raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
-                         "build the tokens again")
-    return path
+def random_generators():
+    """Return what holds torch's random generators: {device: module}."""
+    return {"cpu": torch} | ({"cuda": torch.cuda} if torch.cuda.is_available() else {})
 
 
 def parse_weights(text):

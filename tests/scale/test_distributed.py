@@ -12,13 +12,14 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from nanoseek import train  # noqa: E402
-from nanoseek.scale import run as run_module  # noqa: E402
 from nanoseek.model import ModelConfig  # noqa: E402
-from test_train import make_run, settings  # noqa: E402
+from nanoseek.scale import run as run_module  # noqa: E402
+from nanoseek.scale.folder import read_log  # noqa: E402
+from small_run import command, make_run, settings  # noqa: E402
 
 WAYS = {"ddp": {"optimizer": "muon", "accumulation": 2, "batch_ramp": "2:0.4"},
         "fsdp": {"optimizer": "adamw", "accumulation": 2, "parallel": "fsdp"},
@@ -113,7 +114,7 @@ def done(tmp_path_factory):
 
 
 def rows(folder):
-    return run_module.read_log(folder, float("inf"))
+    return read_log(folder)
 
 
 def losses(folder):
@@ -169,7 +170,6 @@ def test_what_ranks_cannot_do_is_one_clear_line(done, name, message):
 
 
 def test_a_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
-    from test_train import command, final_weights
     folder, _ = make_run(tmp_path / "r")
     # torchrun, spelt so that it is this Python's.
     under_torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",

@@ -1,0 +1,104 @@
+"""Between a run and who watches it: progress on the screen, a quick look at its quality, Ctrl-C.
+
+    row["held_out"] = evaluate_quickly(run)      # {source: bits per byte}
+    show(run, row)                               # of log.jsonl: on the screen and in curve.svg
+    with stop_requests() as asked: ...           # not empty once the run is asked to stop
+"""
+
+import contextlib
+import math
+import signal
+import statistics
+import sys
+
+from nanoseek.checkpoint import checkpoints
+from nanoseek.evaluate import nats, write_curve
+from nanoseek.generate import SAMPLING, write
+
+
+def evaluate_quickly(run):
+    """Return {source: bits per byte} on the first held-out documents of each source."""
+    run.model.eval()
+    found = {}
+    for source, documents in run.held_out.items():
+        text_bytes = sum(len(run.tokenizer.decode_bytes(ids[1:-1].tolist())) for ids in documents)
+        found[source] = nats(run.model, documents) / math.log(2) / max(1, text_bytes)
+    run.model.train()
+    return found
+
+
+def say_start(run):
+    config = run.config
+    count = sum(p.numel() for p in run.model.parameters())
+    run.say(f"{'going on at step ' + str(run.step) if run.step else 'training'}: "
+            f"{count:,} parameters, {config.steps} steps of {config.batch_size} rows × "
+            f"{config.row_length} tokens, {run.choices['precision']} on {run.device.type} with "
+            f"{run.choices['threads']} threads" + f" on each of {run.ranks.size} ranks"
+            * (run.ranks.size > 1))
+
+
+def say_stopped(run):
+    run.say(f"\nstopped after step {run.step}; the last checkpoint is "
+            f"{(checkpoints(run.folder) or ['not there yet'])[-1]}: go on with the same command "
+            "(make's, or your own with --resume)")
+
+
+def show(run, row):
+    """Show a step on the screen: all of it after an evaluation, a line now and then."""
+    if "skipped" in row:
+        run.say(f"step {run.step} skipped: {row['skipped']}")
+    if "held_out" in row:
+        show_progress(run, row)
+        run.say("  held-out bits/byte, a quick look  " + "  ".join(
+            f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
+                                       if source in run.floors else "")
+            for source, value in row["held_out"].items()))
+        if not run.ranks.sliced:  # every token would gather the whole model anew
+            show_samples(run)
+        if run.ranks.first:
+            write_curve(run.log, run.floors, run.folder / "curve.svg")
+    elif sys.stdout.isatty():
+        show_progress(run, row, end="\r")
+    elif run.step % 25 == 0:
+        show_progress(run, row)
+
+
+def show_progress(run, row, end="\n"):
+    # The pace of the last steps: a machine may have been busy, or the first step slow.
+    pace = statistics.harmonic_mean(r["tokens_per_second"] for r in run.log[-25:])
+    # With a ramp, this counts more than will come: as if all steps to come were of full size.
+    left = int((run.config.steps - run.step) * run.config.batch_size * run.config.row_length / pace)
+    loss, bits = (row[k] if row[k] is not None else math.nan for k in ("loss", "bits_per_byte"))
+    run.say(f"step {run.step:>5}/{run.config.steps}  loss {loss:.3f}  {bits:.3f} bits/byte  "
+            f"{pace:,.0f} tokens/s  {left // 60}:{left % 60:02d} left", end=end, flush=True)
+
+
+def show_samples(run, max_new_tokens=60):
+    """Print how the model goes on from the beginning of a held-out document of each source."""
+    run.model.eval()
+    for source, documents in run.held_out.items():
+        prompt = run.tokenizer.decode(documents[0][1:9].tolist()).rstrip("\ufffd")
+        text = "".join(write(run.model, run.tokenizer, prompt, max_new_tokens=max_new_tokens,
+                             seed=run.step, **SAMPLING))
+        line = " ".join((prompt + "|" + text).split())
+        # A model that knows little yet writes control characters, which a terminal would obey.
+        run.say(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")
+    run.model.train()
+
+
+@contextlib.contextmanager
+def stop_requests(ranks=1):
+    """Yield a list that is filled when Ctrl-C (SIGINT) or SIGTERM asks the run to stop."""
+    asked = []
+
+    def ask(number, frame):
+        # A second Ctrl-C does not wait for the step; torchrun itself may pass one on twice.
+        if number in asked and number == signal.SIGINT and ranks == 1:
+            raise KeyboardInterrupt
+        asked.append(number)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

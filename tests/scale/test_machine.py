@@ -1,0 +1,44 @@
+"""machine.py: threads and precision by measurement, which moves no weight."""
+
+import pytest
+import torch
+
+from nanoseek.model import Transformer
+from nanoseek.scale import machine
+from small_run import MODEL
+
+
+def test_measuring_moves_no_weight_and_picks_the_faster(tmp_path, monkeypatch):
+    model = Transformer(MODEL)
+    before = [p.clone() for p in model.parameters()]
+    device = torch.device("cpu")
+    assert machine.choose_precision(model, device, 2, 16)[0] in ("fp32", "bf16")
+    assert min(machine.step_times(model, device, "fp16", 2, 16, seconds=0.0)) > 0
+    assert all(torch.equal(p, q) and q.grad is None for p, q in zip(before, model.parameters()))
+    pace = {"fp32": 1.0, "bf16": 0.5}
+    monkeypatch.setattr(machine, "step_times", lambda *given: [pace[given[2]], 9.0])
+    assert machine.choose_precision(model, device, 2, 16)[0] == "bf16"
+    pace["bf16"] = 0.95  # not worth its lost digits
+    assert machine.choose_precision(model, device, 2, 16)[0] == "fp32"
+
+
+@pytest.mark.parametrize("cores, seconds, best", [
+    (8, {8: 3.0, 4: 2.0, 2: 4.0}, 4), (2, {2: 1.0, 1: 1.5}, 2), (2, {2: 9.0, 1: 1.0}, 1),
+    (4, {4: 3.0, 2: 2.0, 1: 1.0}, 1), (1, {}, 1)])
+def test_threads_are_halved_while_that_is_faster(monkeypatch, cores, seconds, best):
+    now = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    tried = []
+
+    def step_times(*_):
+        tried.append(torch.get_num_threads())
+        return [0.1, seconds[tried[-1]], 9.0]
+    monkeypatch.setattr(machine, "step_times", step_times)
+    try:
+        assert machine.choose_threads(None, 2, 16)[0] == best == torch.get_num_threads()
+        assert tried == list(seconds)
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert machine.choose_threads(None, 2, 16) == (best, "OMP_NUM_THREADS")
+    finally:
+        torch.set_num_threads(now)

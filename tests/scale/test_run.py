@@ -1,0 +1,345 @@
+"""run.py and folder.py: resumed bit for bit, and what would change a run silently is refused."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nanoseek import cli, train
+from nanoseek.checkpoint import checkpoints, newest_intact
+from nanoseek.scale import folder as folder_module
+from nanoseek.scale import run as run_module
+from nanoseek.scale.folder import lock
+from nanoseek.scale.run import Run
+from small_run import (ROOT, command, final_weights, make_run, quick_ceiling,  # noqa: F401
+                       settings)
+
+
+def test_a_checkpoint_from_before_a_setting_had_its_default(tmp_path):
+    config = settings(*make_run(tmp_path / "r"))
+    state = Run(config, resume=False).state_dict()
+    for name in ("beta2", "compile", "fast"):
+        del state["config"][name]
+    check = folder_module.check_settings
+    assert check(config, state, False) == ([], True)
+    with pytest.raises(ValueError, match="beta2 from 0.95 to 0.5"):
+        check(dataclasses.replace(config, beta2=0.5), state, False)
+
+
+def test_a_checkpoint_made_with_another_value_of_what_is_now_constant_is_refused(tmp_path):
+    config = settings(*make_run(tmp_path / "r"))
+    state = Run(config, resume=False).state_dict()
+    assert state["config"]["clip"] == 1.0 and state["config"]["weight_decay"] == 0.1
+    state["config"]["clip"] = 0.5
+    with pytest.raises(ValueError, match="changed: clip from 0.5 to 1.0"):
+        folder_module.check_settings(config, state, False)
+    assert not folder_module.check_settings(config, state, True)[1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adamw", "accumulation": 2},
+                                     {"activation_checkpointing": "full", "precision": "bf16"},
+                                     {"precision": "fp16", "optimizer": "adamw"},
+                                     {"batch_ramp": "2:0.4", "length_ramp": "6:0.3,10:0.65"}])
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, changes):
+    whole, model = make_run(tmp_path / "whole")
+    broken, _ = make_run(tmp_path / "broken")
+    real, drawn = train.train_step, {}
+
+    def stop_after_seven(run):
+        row = real(run)
+        drawn.setdefault(str(run.folder), []).append(torch.rand(2).tolist())
+        if run.step == 7 and run.folder == broken:
+            os.kill(os.getpid(), signal.SIGINT)
+        return row
+    monkeypatch.setattr(train, "train_step", stop_after_seven)
+    train.train(settings(whole, model, **changes))
+    assert train.train(settings(broken, model, **changes)) is None
+    torch.manual_seed(99)  # in a new process, the generators begin elsewhere
+    train.train(settings(broken, model, **changes), resume=True)
+    assert drawn[str(whole)] == drawn[str(broken)] and len(drawn[str(whole)]) == 12
+    assert final_weights(whole) == final_weights(broken)
+    one, other = (load_file(newest_intact(f) / "trainer.safetensors") for f in (whole, broken))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    losses = [[(row["step"], row["loss"], row.get("held_out")) for row in
+               map(json.loads, (folder / "log.jsonl").read_text().splitlines())]
+              for folder in (whole, broken)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("way", ["ramps", "two ranks"])
+def test_killed_at_random_instants_a_run_ends_as_if_nothing_had_happened(way):
+    seed = random.SystemRandom().randrange(10**6)  # the instants differ each time; it is printed
+    done = subprocess.run([sys.executable, "tests/bench/kill_resume.py", "--kills", "2", "--seed",
+                           str(seed), "--ways", way], cwd=ROOT, capture_output=True, text=True,
+                          encoding="utf-8")
+    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr[-3000:]}"
+    assert "2 kills in" in done.stdout and "runs ended equal" in done.stdout
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    folder, _ = make_run(tmp_path / "r")
+    process = subprocess.Popen(command(folder, "--steps", "100000"), cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert "--resume" in said.splitlines()[-1]
+    steps = len(log.read_text().splitlines())
+    assert newest_intact(folder).name == f"step-{steps:08d}"
+
+
+def test_a_resumed_run_keeps_its_settings_and_its_data(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    with pytest.raises(SystemExit):
+        cli.run(lambda: train.main(["--out", str(tmp_path / "missing")]))
+    train.train(settings(folder, model))
+    with pytest.raises(ValueError, match="already holds checkpoints"):
+        train.train(settings(folder, model))
+    with pytest.raises(ValueError, match="changed: learning_rate from 0.005 to 0.5"):
+        train.train(settings(folder, model, learning_rate=0.5), resume=True)
+    make_run(folder, sentences=160)
+    with pytest.raises(ValueError, match="is not the data that this run began with"):
+        train.train(settings(folder, model), resume=True)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model))
+    expected = final_weights(folder)
+    weights = checkpoints(folder)[-1] / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    train.train(settings(folder, model), resume=True)
+    said = capsys.readouterr().out
+    assert "passed over a damaged checkpoint" in said and "going on at step 8" in said
+    assert final_weights(folder) == expected
+
+
+def test_a_changed_setting_of_the_model_is_refused_by_its_own_name(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model, steps=4))
+    changed = dataclasses.replace(model, rope_theta=500.0)
+    with pytest.raises(ValueError, match="changed: rope_theta from 10000.0 to 500.0$"):
+        Run(settings(folder, changed, steps=4), True)
+
+
+def test_what_was_measured_is_kept_on_resume(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    monkeypatch.setattr(run_module, "choose_precision", lambda *_: ("bf16", "measured"))
+    monkeypatch.setattr(run_module, "choose_threads", lambda *_: (1, "measured"))
+    config = settings(folder, model, precision="auto", threads=0)
+    Run(config, False).save()
+    for name in ("choose_precision", "choose_threads"):
+        monkeypatch.setattr(run_module, name, lambda *_: pytest.fail("measured again"))
+    assert Run(config, True).choices == {"precision": "bf16", "threads": 1}
+    # Naming what was measured is no change; naming another precision is.
+    Run(dataclasses.replace(config, precision="bf16"), True)
+    with pytest.raises(ValueError, match="precision from auto to fp32"):
+        Run(dataclasses.replace(config, precision="fp32"), True)
+
+
+FIRST_STAGE = {"steps": 100, "save_every": 12, "schedule": "constant", "eval_every": 100}
+
+
+def first_stage(folder, model, monkeypatch):
+    """Train a constant first stage; return its checkpoint after 12 steps."""
+    real = train.train_step
+
+    def stop_after_twelve(run):
+        if run.step == 11:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", stop_after_twelve)
+        assert train.train(settings(folder, model, **FIRST_STAGE)) is None
+    return newest_intact(folder)
+
+
+@pytest.mark.parametrize("plan", [
+    {"steps": 16, "schedule": "wsd", "decay_share": 0.25}, {"steps": 15, "schedule": "multi_step"},
+    {"steps": 24, "schedule": "constant", "accumulation": 1}])
+def test_a_branch_of_a_constant_stage_equals_a_run_planned_so(tmp_path, monkeypatch, capsys, plan):
+    stage, model = make_run(tmp_path / "stage")
+    checkpoint = str(first_stage(stage, model, monkeypatch))
+    whole, branch = (make_run(tmp_path / name)[0] for name in ("whole", "branch"))
+    plan = {**FIRST_STAGE, **plan}
+    train.train(settings(whole, model, **plan))
+    capsys.readouterr()
+    train.train(settings(branch, model, branch_from=checkpoint, **plan))
+    said = capsys.readouterr().out
+    assert "branching at step 12: the same as a run planned so" in said
+    assert final_weights(branch) == final_weights(whole)
+    logs = [[(r["step"], r["loss"], r["learning_rate"]) for r in
+             map(json.loads, (f / "log.jsonl").read_text().splitlines())] for f in (whole, branch)]
+    assert logs[0] == logs[1]
+    # The branch is a run of its own, which is resumed as any other.
+    (branch / "cost.json").unlink()
+    train.train(settings(branch, model, branch_from=checkpoint, **plan), resume=True)
+    assert final_weights(branch) == final_weights(whole)
+
+
+@pytest.mark.parametrize("lose", ["log", "a row in the middle"])
+def test_rows_that_the_log_lacks_are_said(tmp_path, capsys, lose):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model))
+    assert "the log of" not in capsys.readouterr().out
+    if lose == "log":  # of a checkpoint copied out of its run
+        checkpoint = shutil.copytree(checkpoints(folder)[-1], tmp_path / "elsewhere" / "copy")
+        branch, _ = make_run(tmp_path / "branch")
+        run = Run(settings(branch, model, steps=20, branch_from=str(checkpoint)), False)
+        assert run.log == [] and f"the log of {checkpoint} lacks 12 of 12 rows" in \
+            capsys.readouterr().out
+    else:
+        lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+        (folder / "log.jsonl").write_text("".join([*lines[:5], lines[5][:9] + "\n", *lines[6:]]))
+        run = Run(settings(folder, model), True)
+        assert [row["step"] for row in run.log] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+        assert "lacks 1 of 12 rows: the curve" in capsys.readouterr().out
+
+
+def test_a_branch_that_departs_from_its_past_says_so_or_is_refused(tmp_path, monkeypatch, capsys):
+    stage, model = make_run(tmp_path / "stage")
+    checkpoint = str(first_stage(stage, model, monkeypatch))
+    branch, _ = make_run(tmp_path / "branch")
+
+    def begin(**changes):
+        return Run(settings(branch, model, **{**FIRST_STAGE, "branch_from": checkpoint,
+                                              **changes}), False)
+    for changes in ({"schedule": "linear"}, {"learning_rate": 0.001}, {"batch_ramp": "2:0.5"},
+                    {"spike": 0.5}, {"beta2": 0.5}):
+        run = begin(**changes)
+        assert not run.as_planned
+        assert "not the same as a run planned so" in capsys.readouterr().out
+    assert run.optimizers[-1].param_groups[0]["betas"] == (0.9, 0.5)
+    with pytest.raises(ValueError, match="a branch keeps these settings; changed: seed from 0 to"):
+        begin(seed=1)
+    with pytest.raises(ValueError, match="changed: optimizer from muon to adamw"):
+        begin(optimizer="adamw")
+    with pytest.raises(ValueError, match="steps 12 ends before the branch begins, at step 12"):
+        begin(steps=12)
+    with pytest.raises(ValueError, match="nowhere is no checkpoint of a run"):
+        begin(branch_from="nowhere")
+    damaged = pathlib.Path(checkpoint) / "trainer.json"
+    damaged.write_text("{}")
+    with pytest.raises(ValueError, match="trainer.json is damaged"):
+        begin()
+    assert not checkpoints(branch)
+
+
+def test_settings_that_only_round_otherwise_are_said_and_others_refused(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    Run(settings(folder, model), False).save()
+    Run(settings(folder, model, accumulation=2, compile=True, keep=5, fast=False), True)
+    said = capsys.readouterr().out
+    assert "equal but for rounding, since these changed: " in said
+    for change in ("accumulation from 1 to 2", "compile from False to True",
+                   "fast from True to False"):
+        assert change in said
+    with pytest.raises(ValueError, match="changed: batch_size from 4 to 2, .*learning_rate"):
+        Run(settings(folder, model, batch_size=2, learning_rate=0.1), True)
+
+
+def reseal(checkpoint):
+    """Make the checksums of a tampered checkpoint right again."""
+    (checkpoint / "checksums.json").write_text(json.dumps({
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in checkpoint.iterdir() if path.name != "checksums.json"}))
+
+
+def refused(config):
+    """Resume; return the one line that says why not."""
+    with pytest.raises(ValueError) as error:
+        train.train(config, resume=True)
+    return str(error.value)
+
+
+def test_a_foreign_or_malicious_checkpoint_is_named_and_nothing_of_it_runs(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    other, wider = make_run(tmp_path / "other")
+    wider = dataclasses.replace(wider, hidden_size=32)
+    Run(settings(other, wider), False).save()
+    shutil.copytree(other / "checkpoints", folder / "checkpoints")
+    assert "hidden_size from 32 to 16" in refused(settings(folder, model))
+    shutil.rmtree(folder / "checkpoints")
+    foreign, _ = make_run(tmp_path / "foreign", sentences=160)  # another corpus and tokenizer
+    shutil.copytree(other / "checkpoints", foreign / "checkpoints")
+    assert "is not the data that this run began with" in refused(settings(foreign, wider))
+
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+    checkpoint = checkpoints(other)[0]
+    whole = (checkpoint / "trainer.safetensors").read_bytes()
+    torch.save(Bomb(), checkpoint / "trainer.safetensors")
+    reseal(checkpoint)
+    assert "trainer.safetensors is damaged or not a safetensors" in refused(settings(other, wider))
+    (checkpoint / "trainer.safetensors").write_bytes(whole)
+    state = json.loads((checkpoint / "trainer.json").read_text())
+    for bad in ({}, {**state, "scale": None}, {**state, "config": 7},
+                {**state, "loader": {}}, {k: v for k, v in state.items() if k != "random"}):
+        (checkpoint / "trainer.json").write_text(json.dumps(bad))
+        reseal(checkpoint)
+        assert "trainer.json of this checkpoint is not what" in refused(settings(other, wider))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
+    folder, _ = make_run(tmp_path / "r")
+    subprocess.run(command(folder, "--steps", "5"), cwd=ROOT, check=True, capture_output=True)
+    before = newest_intact(folder)
+    full, _ = make_run(tmp_path / "full")
+    # No file may grow beyond 12 kB, which the log stays below and the weights do not.
+    done = subprocess.run(
+        command(full, "--steps", "9", "--save_every", "7", "--branch_from", str(before)), cwd=ROOT,
+        capture_output=True, text=True, encoding="utf-8",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000)))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "step 7 could not be saved" in done.stderr and "are intact: make room" in done.stderr
+    assert list((full / "checkpoints").iterdir()) == [] and newest_intact(folder) == before
+    # With room again, the same command goes on.
+    subprocess.run(command(full, "--steps", "9", "--branch_from", str(before)), cwd=ROOT,
+                   check=True, capture_output=True)
+    assert newest_intact(full).name == "step-00000009"
+
+
+def test_a_run_without_an_intact_checkpoint_is_not_begun_anew(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model))
+    for checkpoint in checkpoints(folder):
+        (checkpoint / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="no checkpoint of .* is intact"):
+        train.train(settings(folder, model), resume=True)
+    assert len(checkpoints(folder)) == 2
+
+
+def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
+    folder, _ = make_run(tmp_path / "r")
+    process = subprocess.Popen(command(folder, "--steps", "100000"), cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    log = folder / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = subprocess.run(command(folder, "--steps", "100000"), cwd=ROOT, capture_output=True,
+                            text=True, encoding="utf-8")
+    process.kill()  # after which nothing is in the way of going on
+    process.communicate()
+    assert second.returncode == 2 and "another process trains in" in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert lock(folder)
