@@ -633,9 +633,9 @@ def check_story(text):
     return problems
 
 
-def language_of(text):
-    """Return "zh" for text with Chinese characters in it, else "en"."""
-    return "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"
+def language_of(text, share=0.0):
+    """Return "zh" for a text of which more than this share is Chinese characters, else "en"."""
+    return "zh" if len(re.findall(r"[\u4e00-\u9fff]", text)) > share * len(text) else "en"
 
 
 def main(argv=None):
