@@ -5,12 +5,16 @@
     inputs, targets, document_ids = loader.next_batch()         # each (8, 256) int64
 
 Every document is stored as its end-of-text token followed by its text, so that one special token
-both begins a document and, as the target of the document before, ends it. Documents longer than
-PIECE tokens are cut in pieces; an epoch of a source lays the pieces end to end in a new order and
-is read at up to LANES places in turn, so that a batch is well mixed. A row is the next T tokens at
-one of them, whatever T and however many rows to a batch, so both may change at every step (token
-scheduling). Nothing is padded, and every token is an input exactly once an epoch. The target of a
-token is the one stored after it, also where its row or piece ends.
+both begins a document and, as the target of the document before, ends it. Nothing is padded:
+
+    stored    |doc 0|doc 1            |doc 2|     documents of a source, end to end
+    pieces    |0    |1a   |1b   |1c   |2    |     cut where they are longer than PIECE tokens
+    epoch     |1b   |2    |1a   |0    |1c   |     the pieces in a new order, end to end
+    lanes      ──►         ──►                    read at up to LANES places in turn
+
+A row is the next T tokens of one lane, whatever T and however many rows to a batch, so both may
+change at every step. The target of a token is the one stored after it, also where its row or
+piece ends. Every token is an input exactly once an epoch.
 
 Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
 batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
@@ -20,10 +24,8 @@ Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row
 import array
 import hashlib
 import json
-import os
 import pathlib
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -47,46 +49,6 @@ class Batch(typing.NamedTuple):
     document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a piece of a document
 
 
-class _Writer:
-    """Append the documents of one source and split to shard files."""
-
-    def __init__(self, folder, name):
-        self.folder, self.name = folder, name
-        self.lengths = array.array("Q")
-        self.shards, self.file = [], None
-        self.text_bytes, self.log2_probability = 0, 0.0
-
-    def add(self, ids, document):
-        if self.file is None:
-            path = self.folder / f"{self.name}-{len(self.shards):03d}.bin"
-            self.file, self.hash, self.tokens = path.open("wb"), hashlib.sha256(), 0
-        self.file.write(ids)
-        self.hash.update(ids)
-        self.tokens += len(ids)
-        self.lengths.append(len(ids))
-        self.text_bytes += len(document["text"].encode("utf-8"))
-        self.log2_probability += document.get("log2_probability", float("nan"))
-        if self.tokens >= SHARD_TOKENS:
-            self.close_shard()
-
-    def close_shard(self):
-        if self.file is not None:
-            self.file.close()
-            self.shards.append({"file": os.path.basename(self.file.name), "tokens": self.tokens,
-                                "sha256": self.hash.hexdigest()})
-            self.file = None
-
-    def finish(self):
-        self.close_shard()
-        bounds = f"{self.name}-lengths.npy"
-        np.save(self.folder / bounds, np.frombuffer(self.lengths, dtype=np.uint64))
-        known = not np.isnan(self.log2_probability)
-        return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
-                "bytes": self.text_bytes, "lengths": bounds,
-                "lengths_sha256": _sha256(self.folder / bounds), "shards": self.shards,
-                "log2_probability": self.log2_probability if known else None}
-
-
 def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokenizer=None,
                  batched=False):
     """Write documents as token shards and return the manifest (a dict, manifest.json in folder).
@@ -95,33 +57,51 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
     Ids are stored as uint16 where vocab_size allows, else uint32, each document behind eot_id if
     there is one. `tokenizer` is the tokenizer's file, of which the sha256 is kept. The folder is
-    built beside its place and swapped in when whole; memory stays flat however long the corpus.
+    built beside its place and moved there when whole; memory stays flat however long the corpus.
     Raises ValueError when there is no text, when an id lies outside vocab_size, or when the
     folder holds anything but token shards, which would be lost.
     """
     folder = pathlib.Path(folder).absolute()
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    small = vocab_size is not None and vocab_size <= 1 << 16
-    building = pathlib.Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
-    try:
-        manifest = {
-            "format": FORMAT, "dtype": "uint16" if small else "uint32", "vocab_size": vocab_size,
-            "eot_id": eot_id, "tokenizer_sha256": tokenizer and _sha256(tokenizer),
-            "splits": _write_all(_encoded(documents, encode, batched), building, small,
-                                 vocab_size, eot_id)}
-        (building / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _swap(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    dtype = "uint16" if vocab_size is not None and vocab_size <= 1 << 16 else "uint32"
+    tokenizer_sha256 = tokenizer and hashlib.sha256(pathlib.Path(tokenizer).read_bytes()).hexdigest()
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
+        new = pathlib.Path(scratch, "new")
+        new.mkdir()
+        encoded = _encoded(documents, encode, vocab_size, eot_id, batched)
+        manifest = {"format": FORMAT, "dtype": dtype, "vocab_size": vocab_size, "eot_id": eot_id,
+                    "tokenizer_sha256": tokenizer_sha256,
+                    "splits": _write_sources(encoded, new, dtype)}
+        (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if folder.exists():
+            folder.rename(pathlib.Path(scratch, "old"))
+        new.rename(folder)
     return manifest
 
 
-def _encoded(documents, encode, batched):
-    """Yield (document, ids)."""
-    for several in _groups(documents, BATCH_CHARACTERS if batched else 0):
-        texts = [document["text"] for document in several]
-        yield from zip(several, encode(texts) if batched else map(encode, texts))
+def _check_replaceable(folder):
+    """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder for the tokens")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    other = sorted(name for name in names if name != "manifest.json" and not re.fullmatch(
+        r"(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)", name))
+    if other or names and "manifest.json" not in names:
+        raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
+                         "would be lost: name a folder of their own, such as runs/tiny/tokens")
+
+
+def _encoded(documents, encode, vocab_size, eot_id, batched):
+    """Yield (document, ids as they are stored)."""
+    for group in _groups(documents, BATCH_CHARACTERS if batched else 0):
+        texts = [document["text"] for document in group]
+        for document, ids in zip(group, encode(texts) if batched else map(encode, texts)):
+            ids = np.asarray(ids)
+            if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+                raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
+                                 "encode with the tokenizer whose size was given")
+            yield document, np.append([] if eot_id is None else [eot_id], ids)
 
 
 def _groups(documents, characters):
@@ -137,19 +117,15 @@ def _groups(documents, characters):
         yield group
 
 
-def _write_all(encoded, folder, small, vocab_size, eot_id):
-    writers, dtype = {}, np.uint16 if small else np.uint32
-    begin = [] if eot_id is None else [eot_id]
+def _write_sources(encoded, folder, dtype):
+    """Write each source of each split to files of its own; return the manifest's "splits"."""
+    writers = {}
     for document, ids in encoded:
-        key = document.get("split", "train"), document["source"]
+        split, source = key = document.get("split", "train"), document["source"]
         if key not in writers:
-            slug = re.sub(r"[^A-Za-z0-9_]+", "_", key[1])[:40]  # source names are free text
-            writers[key] = _Writer(folder, f"{key[0]}-{len(writers):02d}-{slug}")
-        ids = np.asarray(ids)
-        if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-            raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
-                             "encode with the tokenizer whose size was given")
-        writers[key].add(np.concatenate((begin, ids), dtype=dtype, casting="unsafe"), document)
+            slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
+            writers[key] = _SourceWriter(folder, f"{split}-{len(writers):02d}-{slug}")
+        writers[key].add(ids.astype(dtype), document)
     if not any(split == "train" for split, _ in writers):
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
     splits = {split: {} for split in SPLITS}
@@ -158,36 +134,45 @@ def _write_all(encoded, folder, small, vocab_size, eot_id):
     return splits
 
 
-def _check_replaceable(folder):
-    """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder for the tokens")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    other = sorted(name for name in names if name != "manifest.json" and not re.fullmatch(
-        r"(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)", name))
-    if other or names and "manifest.json" not in names:
-        raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
-                         "would be lost: name a folder of their own, such as runs/tiny/tokens")
+class _SourceWriter:
+    """Append documents of one source and split to its shards."""
 
+    def __init__(self, folder, name):
+        self.folder, self.name = folder, name
+        self.lengths, self.shards, self.file = array.array("Q"), [], None
+        self.text_bytes, self.log2_probability = 0, 0.0
 
-def _swap(new, folder):
-    """Put the folder `new` in the place of `folder`."""
-    os.chmod(new, 0o755)  # mkdtemp's folders are private
-    if folder.exists():
-        old = tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent)
-        os.replace(folder, old)
-        os.replace(new, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(new, folder)
+    def add(self, ids, document):
+        if self.file is None:
+            shard = f"{self.name}-{len(self.shards):03d}.bin"
+            self.file, self.sha256 = (self.folder / shard).open("wb"), hashlib.sha256()
+            self.shards.append({"file": shard, "tokens": 0})
+        self.file.write(ids)
+        self.sha256.update(ids)
+        self.shards[-1]["tokens"] += len(ids)
+        self.lengths.append(len(ids))
+        self.text_bytes += len(document["text"].encode("utf-8"))
+        # One document that does not know its probability makes the sum unknown: NaN.
+        self.log2_probability += document.get("log2_probability", float("nan"))
+        if self.shards[-1]["tokens"] >= SHARD_TOKENS:
+            self.close_shard()
 
+    def close_shard(self):
+        if self.file is not None:
+            self.file.close()
+            self.shards[-1]["sha256"], self.file = self.sha256.hexdigest(), None
 
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    def finish(self):
+        """Write the lengths of the documents; return what the manifest says of this source."""
+        self.close_shard()
+        path = self.folder / f"{self.name}-lengths.npy"
+        np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
+        known = not np.isnan(self.log2_probability)
+        return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
+                "bytes": self.text_bytes, "lengths": path.name,
+                "lengths_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "shards": self.shards,
+                "log2_probability": self.log2_probability if known else None}
 
 
 def read_manifest(folder):
@@ -206,12 +191,15 @@ def read_manifest(folder):
     return manifest
 
 
-def _check(path, sha256=None, size=None):
-    """Raise ValueError when a file is missing, or its size or sha256, where given, differs."""
+def _checked(path, size=None, sha256=None):
+    """Return a path; raise ValueError when its size or sha256, where given, is another."""
     if not path.is_file() or size not in (None, path.stat().st_size):
         raise ValueError(f"{path} is missing or cut short: build the tokens again")
-    if sha256 and _sha256(path) != sha256:
+    # As a memory map, so that a file of any size is read page by page.
+    if sha256 and path.stat().st_size and \
+            hashlib.sha256(np.memmap(path, mode="r")).hexdigest() != sha256:
         raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
+    return path
 
 
 class TokenStream:
@@ -221,31 +209,29 @@ class TokenStream:
     """
 
     def __init__(self, folder, entry, dtype, verify=True):
-        folder = pathlib.Path(folder)
-        for shard in entry["shards"]:
-            _check(folder / shard["file"], shard["sha256"] if verify else None,
-                   shard["tokens"] * np.dtype(dtype).itemsize)
-        _check(folder / entry["lengths"], entry["lengths_sha256"])
-        self.shards = [np.memmap(folder / s["file"], dtype=dtype, mode="r")
-                       for s in entry["shards"] if s["tokens"]]
-        self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
+        folder, itemsize = pathlib.Path(folder), np.dtype(dtype).itemsize
+        paths = [_checked(folder / shard["file"], shard["tokens"] * itemsize,
+                          verify and shard["sha256"]) for shard in entry["shards"]]
+        lengths = _checked(folder / entry["lengths"], sha256=entry["lengths_sha256"])
+        self.shards = [np.memmap(path, dtype, mode="r") for path in paths if path.stat().st_size]
+        self.shard_starts = np.cumsum([0, *map(len, self.shards)])
+        self.lengths = np.load(lengths).astype(np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
         self.tokens = int(self.lengths.sum())
-        self.starts = np.concatenate(([0], np.cumsum(self.lengths)))[:-1]
-        self.shard_starts = np.cumsum([0] + [len(s) for s in self.shards])
 
     def __len__(self):
         return len(self.lengths)
 
     def read(self, position, count):
         """Return `count` ids (int64) from a position on; after the last token comes the first."""
-        parts = []
+        parts = [np.empty(0, np.int64)]
         while count:
             position %= self.tokens
             shard = int(np.searchsorted(self.shard_starts, position, side="right")) - 1
             offset = position - self.shard_starts[shard]
             parts.append(self.shards[shard][offset:offset + count])
             position, count = position + len(parts[-1]), count - len(parts[-1])
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        return np.concatenate(parts)
 
     def document(self, number):
         """Return the ids (int64) of document `number`."""
@@ -255,47 +241,50 @@ class TokenStream:
 class _Epochs:
     """The tokens of a TokenStream, shuffled anew in each epoch and read at many places in turn.
 
-    An epoch is cut in lanes of equal length. A row reads on in the lane that has most left, so
-    the rows of a batch lie far apart; `left` holds the tokens that each lane has not served.
+    An epoch is cut in lanes of equal length. A row is read where most is unread, so the rows of a
+    batch lie far apart; `unread` counts the tokens of each lane that are still to be served.
     """
 
     def __init__(self, stream, seed):
         self.stream, self.seed, self.laid_out = stream, seed, None
         lanes = max(1, min(LANES, stream.tokens // LANE_TOKENS))
-        self.ends = np.linspace(0, stream.tokens, lanes + 1).astype(np.int64)[1:]
-        self.epoch, self.left = 0, np.diff(self.ends, prepend=0)
+        self.lane_ends = np.linspace(0, stream.tokens, lanes + 1).astype(np.int64)[1:]
+        self.epoch, self.unread = 0, np.diff(self.lane_ends, prepend=0)
 
     @property
     def served(self):
-        return (self.epoch + 1) * self.stream.tokens - int(self.left.sum())
+        return (self.epoch + 1) * self.stream.tokens - int(self.unread.sum())
 
     def take(self, count):
         """Move `count` tokens on; return where they are: [(epoch, place in the epoch, count)]."""
         spans = []
         while count:
-            lane = int(self.left.argmax())
-            if not self.left[lane]:
-                self.epoch, self.left = self.epoch + 1, np.diff(self.ends, prepend=0)
+            lane = int(self.unread.argmax())
+            if not self.unread[lane]:  # nor is anything unread in the others: the next epoch
+                self.epoch, self.unread = self.epoch + 1, np.diff(self.lane_ends, prepend=0)
                 continue
-            taken = min(count, int(self.left[lane]))
-            spans.append((self.epoch, int(self.ends[lane] - self.left[lane]), taken))
-            self.left[lane] -= taken
+            taken = min(count, int(self.unread[lane]))
+            spans.append((self.epoch, int(self.lane_ends[lane] - self.unread[lane]), taken))
+            self.unread[lane] -= taken
             count -= taken
         return spans
 
     def _lay_out(self, epoch):
-        """Find where each piece of an epoch starts in the stream, and where it begins here."""
-        random, lengths = np.random.default_rng([*self.seed, epoch]), self.stream.lengths
-        # Long documents are cut in other places in each epoch.
-        lead = np.where(lengths > PIECE, random.integers(PIECE), 0)
-        counts = -(-(lengths + lead) // PIECE)
-        document = np.repeat(np.arange(len(lengths)), counts)
-        place = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-        first = np.maximum(place * PIECE - lead[document], 0)
-        last = np.minimum((place + 1) * PIECE - lead[document], lengths[document])
-        order = random.permutation(len(document))
-        self.starts = (self.stream.starts[document] + first)[order]
-        self.begins = np.concatenate(([0], np.cumsum((last - first)[order])))
+        """Cut the documents in pieces and lay these end to end in the order of this epoch.
+
+        Sets `piece_starts` and `piece_places`: where each begins in the stream, and in the epoch.
+        """
+        random, stream = np.random.default_rng([*self.seed, epoch]), self.stream
+        # Long documents are cut in other places in each epoch: their first piece is the shorter.
+        first = PIECE - random.integers(PIECE)
+        cuts = [np.arange(stream.starts[n] + first, stream.starts[n] + stream.lengths[n], PIECE)
+                for n in np.flatnonzero(stream.lengths > PIECE)]
+        # A piece begins where a document begins, or at a cut, and ends where the next one begins.
+        starts = np.sort(np.concatenate([stream.starts[stream.lengths > 0], *cuts]))
+        lengths = np.diff(starts, append=stream.tokens)
+        order = random.permutation(len(starts))
+        self.piece_starts = starts[order]
+        self.piece_places = np.concatenate(([0], np.cumsum(lengths[order])))
         self.laid_out = epoch
 
     def row(self, spans):
@@ -304,13 +293,14 @@ class _Epochs:
         for epoch, place, count in spans:
             if epoch != self.laid_out:
                 self._lay_out(epoch)
-            while count:
-                piece = int(np.searchsorted(self.begins, place, side="right")) - 1
-                some = min(count, int(self.begins[piece + 1]) - place)
-                start = int(self.starts[piece]) + place - int(self.begins[piece])
-                ids = self.stream.read(start, some + 1)
-                parts.append(np.stack((ids[:-1], ids[1:], np.full(some, len(parts)))))
-                place, count = place + some, count - some
+            end = place + count
+            while place < end:  # one piece after the other
+                piece = int(np.searchsorted(self.piece_places, place, side="right")) - 1
+                next_place = min(end, int(self.piece_places[piece + 1]))
+                start = int(self.piece_starts[piece]) + place - int(self.piece_places[piece])
+                ids = self.stream.read(start, next_place - place + 1)  # with the last one's target
+                parts.append(np.stack((ids[:-1], ids[1:], np.full(len(ids) - 1, len(parts)))))
+                place = next_place
         return np.concatenate(parts, axis=1)
 
 
