@@ -28,7 +28,8 @@ from nanoseek.checkpoint import checkpoints, newest_intact, write_whole
 from nanoseek.cost import flops_per_token, format_price_tag, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.scale.distributed import PARALLEL, ending_together
-from nanoseek.evaluate import evaluate, nats, write_curve
+from nanoseek.evaluate import evaluate, nats
+from nanoseek.lab.curve import write_curve
 from nanoseek.generate import SAMPLING, write
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
