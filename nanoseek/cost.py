@@ -1,23 +1,17 @@
-"""Count what a model costs: parameters, FLOPs, bytes, hours, dollars, kWh; and plan a budget.
+"""Count what a model costs: parameters, FLOPs, bytes, hours, dollars, kWh.
 
     tag = price_tag(config, tokens=8e6, seconds=120, ceiling=measure_ceiling())
     print(format_price_tag(tag))                        # the bill of a run on this machine
     cost(config, tokens=2e12, gpu="H800")["dollars"]    # the bill of a run on rented GPUs
-    plan(dollars=100, gpu="H100")["config"]             # the model that a budget should train
 
 A config is any object or dict with the fields of Hugging Face's Llama: hidden_size,
 num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; optional
 num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there), sliding_window.
 
-One convention for FLOPs, everywhere in nanoseek: training costs 6 × (parameters in matrix
-products, the output head among them) + 12·L·d·s per token, where L is layers, d = H·D the width
-of attention, s the length of a row; attention is counted in full although half of it is masked.
-The forward pass is a third. Work done twice (activation checkpointing) is counted apart.
-
-Sources: PaLM (arXiv 2204.02311, appendix B) for model FLOPs and MFU; for the scaling laws DeepSeek
-LLM (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
-cost_tables.json, beside this file, holds chips, published bills and claims, each with its source;
-only what needs a chip or a bill reads it. `python -m nanoseek.cost` is told in bill.py.
+One convention for FLOPs, everywhere in nanoseek (PaLM, arXiv 2204.02311, appendix B): training
+costs 6 × (parameters in matrix products, the output head among them) + 12·L·d·s per token, where
+L is layers, d = H·D the width of attention, s the length of a row; attention is counted in full
+although half of it is masked. The forward pass is a third of that.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
@@ -25,29 +19,20 @@ that model FLOPs reach; PUE power of the whole building over the power of its co
 Shapes: H heads, K key-value heads, D head_dim.
 """
 
-import dataclasses
 import json
 import math
 import numbers
-import os
-import statistics
+import pathlib
 import time
 
 CONVENTION = "6 x matmul parameters + 12 L d s a token, attention in full, no recomputation"
-
-
-def _assumed(value, source):
-    return dataclasses.field(default=value, metadata={"help": source})
-
-
-@dataclasses.dataclass(frozen=True)
-class Assumptions:
-    """What a bill assumes where nobody measured, for a laptop; sources in the fields' metadata."""
-
-    watts: float = _assumed(50.0, "assumption: a laptop under full load; a wall meter knows better")
-    dollars_per_kwh: float = _assumed(0.20, "assumption: a household's price")
-    dollars_per_hour: float = _assumed(0.10, "assumption: rent of a small cloud machine")
-    pue: float = _assumed(1.0, "a machine at home has no building around it")
+ASSUMED = {  # of a machine at home, where nobody measured: (value, source)
+    "watts": (50.0, "assumption: a laptop under full load; a wall meter knows better"),
+    "dollars_per_kwh": (0.20, "assumption: a household's price"),
+    "dollars_per_hour": (0.10, "assumption: rent of a small cloud machine"),
+    "pue": (1.0, "a machine at home has no building around it")}
+MEMORY_CHOICES = {"checkpointing": ("none", "selective", "full"),
+                  "precision": ("fp32", "bf16", "fp16"), "optimizer": ("adamw", "muon")}
 
 
 # --- Counting -----------------------------------------------------------------------------------
@@ -60,17 +45,15 @@ def _get(config, name, default=None):
 def _field(config, name, default=None):
     """Return a whole number of at least 1 from a config; a missing or impossible one is named."""
     value = _get(config, name, default)
-    if value is None:
-        raise ValueError(f"the config has no {name}: take a Llama-family config.json")
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        raise ValueError(f"the config's {name} is {value!r}: it must be a whole number above 0")
     return value
 
 
 def positive(name, value, most=math.inf):
     """Return a finite number above 0; raise ValueError, with its name, for anything else."""
-    if not isinstance(value, numbers.Real) or value is True or not 0 < value <= most \
-            or value == math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) \
+            or not 0 < value <= most or value == math.inf:
         limit = f" and at most {most}" * (most < math.inf)
         raise ValueError(f"{name} is {value!r}: it must be a number above 0{limit}")
     return value
@@ -88,7 +71,7 @@ def _widths(config):
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
-def _reach(config, context):
+def _seen(config, context):
     """Return how many positions attention pays for: the row's, or those of a sliding window."""
     if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True):
         return context
@@ -125,7 +108,7 @@ def flops_per_token(config, context, active_parameters=None):
     for a mixture of experts ("head" is then part of "matrices").
     """
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
-                 * _reach(config, positive("context", context)))
+                 * _seen(config, positive("context", context)))
     if active_parameters is None:
         head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
         matrices = 6 * parameters(config)["matmul"] - head
@@ -137,26 +120,18 @@ def flops_per_token(config, context, active_parameters=None):
             "recomputation": (matrices + attention) / 3}
 
 
-def _layer_activations(config, low, copies):
+def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and how many of them are the
-    results of matrix products. `low` is the bytes of a number in a matrix product.
-
-    Follows model.py. Each norm keeps the normalised input and one scale, in fp32; attention its
-    queries, keys, values (`copies` of them: three where a block of the sliding window reaches two
-    blocks back), output, and a log-sum-exp a head; the MLP gate, silu(gate), up and their product.
-    Autocast casts the normalised input anew for each of the five products that read it, fp32 shares
-    it among them.
-    """
+    results of matrix products; `each` is the bytes of a number in a matrix product."""
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
-    mlp = _field(config, "intermediate_size")
-    norms = 2 * 4 * (hidden + 1)
-    inputs = hidden * low * (2 if low == 4 else 5)
-    attention = 2 * (queries + copies * keys) * low + 4 * _field(config, "num_attention_heads")
-    return norms + inputs + attention + 4 * mlp * low, low * (queries + 2 * (keys + hidden + mlp))
-
-
-MEMORY_CHOICES = {"checkpointing": ("none", "selective", "full"),
-                  "precision": ("fp32", "bf16", "fp16"), "optimizer": ("adamw", "muon")}
+    mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
+    # A norm keeps its normalised input and a scale, in fp32. Autocast makes a copy of that for
+    # each of the five products that read it; in fp32 the products share it.
+    norms = 2 * 4 * (hidden + 1) + hidden * each * (2 if each == 4 else 5)
+    # Queries, output, keys and values (three copies where a window reaches two blocks back), and
+    # a log-sum-exp for each head; of the MLP gate, silu(gate), up and their product.
+    attention = 2 * (queries + (3 if windowed else 1) * keys) * each + 4 * heads
+    return norms + attention + 4 * mlp * each, each * (queries + 2 * (keys + hidden + mlp))
 
 
 def memory(config, batch, context, checkpointing="none", precision="fp32", optimizer="adamw",
@@ -164,46 +139,42 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     """Count bytes: {"weights", "gradients", "optimizer", "weight_copies", "activations",
     "working", "total", "kv_cache"}, to train on `batch` rows of `context` tokens at once.
 
-    checkpointing: "none"; "selective" keeps the results of matrix products and recomputes the
-    rest; "full" keeps each layer's input; "working" is then one layer recomputed. precision:
-    "fp32", or autocast ("bf16", "fp16") over fp32 weights, with its "weight_copies". optimizer:
-    "adamw" (two moments), or "muon" (one for the layers' matrices). document_mask: documents in
-    a row are kept apart, which takes a mask. Left out: what lives for a moment, such
-    as a chunk of the logits (they never exist all at once; on CUDA a chunk takes up to 2 GB).
-    "kv_cache", to generate from as many tokens, is not in "total". Raises ValueError for an
-    unknown choice.
+    checkpointing: "selective" keeps the results of matrix products, "full" each layer's input;
+    "working" is then one layer recomputed. precision: "fp32", or autocast ("bf16", "fp16") over
+    fp32 weights, with its "weight_copies". optimizer: "adamw" (two moments) or "muon" (one for
+    the layers' matrices). document_mask: a mask keeps documents in a row apart. The logits, which
+    never exist all at once, are left out. "kv_cache", to generate from as many tokens, is not in
+    "total". Raises ValueError for an unknown choice.
     """
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
     tokens = positive("batch", batch) * positive("context", context)
-    count, low = parameters(config), 4 if precision == "fp32" else 2
+    count, each = parameters(config), 4 if precision == "fp32" else 2
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
-    matrices = count["attention"] + count["mlp"]
-    seen = _reach(config, context)
-    layer, products = _layer_activations(config, low, 1 if seen == context else 3)
+    matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
+    layer, products = _layer_activations(config, each, seen < context)
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
     end = tokens * 4 * (2 * hidden + 1) + 4 * count["embedding"]
     if seen < context:  # a mask for all layers: of three blocks, each half the window
-        end += int(1.5 * seen) * tokens * low
+        end += int(1.5 * seen) * tokens * each
     elif document_mask:
-        end += tokens * context * low
+        end += tokens * context * each
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
-             "weight_copies": low * matrices if low < 4 else 0,
+             "weight_copies": each * matrices if each < 4 else 0,
              "activations": tokens * layers * kept + end,
              "working": 0 if checkpointing == "none" else tokens * layer}
     return {**parts, "total": sum(parts.values()),
-            "kv_cache": 2 * layers * _widths(config)[1] * low * batch * seen}
+            "kv_cache": 2 * layers * _widths(config)[1] * each * batch * seen}
 
 
 def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
     """Return the best FLOP/s of a large square matrix product, tried for `seconds` on a torch
     device. dtype: a name such as "float32"; unless given, "bfloat16" on CUDA, else "float32"."""
     import torch
-    size = 2048 if device == "cpu" else 8192
-    kind = torch.device(device).type
+    size, kind = 2048 if device == "cpu" else 8192, torch.device(device).type
     dtype = getattr(torch, dtype or ("bfloat16" if kind == "cuda" else "float32"))
     matrix = torch.randn(size, size, device=device).to(dtype)
     times, end = [], time.perf_counter() + seconds
@@ -215,17 +186,15 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
     return 2 * size ** 3 / min(times[1:])
 
 
-# --- The price tag ------------------------------------------------------------------------------
+# --- The bill -----------------------------------------------------------------------------------
 
-def _stated(given, known=()):
+def _stated(given, known):
     """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
-    `known` ({name: (value, source)}) says, else Assumptions."""
-    stated = {field.name: (field.default, field.metadata["help"])
-              for field in dataclasses.fields(Assumptions)}
-    stated.update(known)
+    `known`, {name: (value, source)}, says."""
+    stated = dict(known)
     for name, value in given.items():
-        if name not in stated:
-            raise ValueError(f"unknown assumption {name!r}: choose {', '.join(stated)}")
+        if name not in known:
+            raise ValueError(f"unknown assumption {name!r}: choose {', '.join(known)}")
         if value is not None:
             stated[name] = positive(name, value), "given"
     return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
@@ -235,25 +204,90 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     """Return the bill of a run that was measured, as a dict that JSON can hold.
 
     tokens trained on in `seconds`; ceiling in FLOP/s, from `measure_ceiling`; context the length
-    of the rows (max_position_embeddings unless given). `given` replaces fields of Assumptions
-    (watts, dollars_per_kwh, dollars_per_hour, pue); the tag holds each with its source.
-    peak_bytes, where measured, is passed through. Raises ValueError for a number not above 0.
+    of the rows (max_position_embeddings unless given). `given` replaces entries of ASSUMED; the
+    tag holds each with its source. peak_bytes, where measured, is passed through. Raises
+    ValueError for a number not above 0.
     """
     speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
-    assumed = _stated(given)
-    value = {name: entry["value"] for name, entry in assumed.items()}
+    assumed = _stated(given, ASSUMED)
+    watts, per_kwh, per_hour, pue = (assumed[name]["value"] for name in ASSUMED)
     count, each = parameters(config), flops_per_token(config, context)["total"]
-    kwh = value["watts"] * value["pue"] * seconds / 3.6e6
+    kwh = watts * pue * seconds / 3.6e6
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
             "context": context, "tokens": tokens, "flops_per_token": each, "flops": each * tokens,
             "seconds": seconds, "flops_per_second": each * speed,
             "ceiling": positive("ceiling", ceiling), "mfu": each * speed / ceiling,
             **({} if peak_bytes is None else {"peak_bytes": peak_bytes}),
-            "kwh": kwh, "dollars_electricity": kwh * value["dollars_per_kwh"],
-            "dollars_rent": seconds / 3600 * value["dollars_per_hour"],
+            "kwh": kwh, "dollars_electricity": kwh * per_kwh,
+            "dollars_rent": seconds / 3600 * per_hour,
             "convention": CONVENTION, "assumptions": assumed}
 
+
+def tables():
+    """Read cost_tables.json: chips, what is usual on them, published bills, claims, with sources."""
+    path = pathlib.Path(__file__).with_name("cost_tables.json")
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rent(flops, gpu=None, mfu=None, **given):
+    """Return the bill of computing `flops` on rented GPUs: hours, dollars, kWh, assumptions.
+
+    Without a gpu it is empty. Raises ValueError where something is assumed about a gpu that is not
+    named, for an unknown chip, and for one whose power or rent is neither known nor given.
+    """
+    if gpu is None:
+        idle = [name for name, value in {"mfu": mfu, **given}.items() if value is not None]
+        if idle:
+            raise ValueError(f"{', '.join(idle)} would change nothing: give gpu as well")
+        return {}
+    known = tables()
+    if gpu not in known["hardware"]:
+        raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(known['hardware'])}")
+    chip = known["hardware"][gpu]
+    of_chip = {name: (chip[name], f"{gpu}: {chip['source']}") for name in ASSUMED if name in chip}
+    assumed = _stated(given, {**ASSUMED, **known["rented"], **of_chip})
+    watts, per_kwh, per_hour, pue = (assumed[name]["value"] for name in ASSUMED)
+    for name, value, words in (("watts", watts, "power"), ("dollars_per_hour", per_hour, "rent")):
+        if value is None:
+            raise ValueError(f"{gpu} has no known {words}: give {name}")
+    usual = known["usual_mfu"].get(gpu, known["usual_mfu"]["other"])
+    mfu, source = usual if mfu is None else (positive("mfu", mfu, 1), "given")
+    peak = chip["tflops"] * 1e12
+    hours = flops / (peak * mfu) / 3600
+    kwh = hours * watts / 1000 * pue
+    return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
+            "dollars": hours * per_hour, "dollars_electricity": kwh * per_kwh,
+            "convention": CONVENTION,
+            "assumptions": {**assumed, "mfu": {"value": mfu, "source": source}}}
+
+
+def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precision="bf16",
+         active_parameters=None, **given):
+    """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
+    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh".
+
+    context: length of a row (max_position_embeddings unless given). mfu: the median of published
+    bills unless given. active_parameters: of a mixture of experts, whose parts and memory are
+    left out. `given` replaces assumptions. Raises ValueError for a bad config, and as `rent`.
+    """
+    context = _field(config, "max_position_embeddings") if context is None else context
+    each = flops_per_token(config, context, active_parameters)
+    result = {"context": context, "flops_per_token": each}
+    if active_parameters is None:
+        result["parameters"] = parameters(config)
+        result["memory"] = {mode: memory(config, batch, context, mode, precision)
+                            for mode in MEMORY_CHOICES["checkpointing"]}
+    if tokens is not None:
+        result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
+    elif gpu is not None:
+        raise ValueError("give tokens: the bill of a gpu depends on how many")
+    return {**result, **rent(result.get("flops"), gpu, mfu, **given)}
+
+
+# --- On the screen ------------------------------------------------------------------------------
 
 LABELS = (  # the keys of a bill or a plan, their names on the screen, their units
     ("parameters", "parameters", ""), ("tokens", "tokens", ""), ("context", "row", "tokens"),
@@ -282,292 +316,25 @@ def show(value, unit=""):
     return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
 
 
-def labelled(bill):
-    """Return (name, value) of what a bill or a plan holds, as strings, in the order of LABELS."""
-    rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
-    return rows + [(f"bits per byte, {source}", f"{bits:.3f}")
-                   for source, bits in bill.get("bits_per_byte", {}).items()]
-
-
 def columns(rows):
     """Lay out rows of strings in columns."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-                     for row in rows)
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def format_assumptions(bill):
-    """Return the assumptions of a bill with their sources, a line each."""
-    return "\n".join(["assuming", *(f"  {name} {entry['value']:.3g}: {entry['source']}"
-                                    for name, entry in bill["assumptions"].items())])
-
-
-def format_price_tag(tag):
-    """Return a price tag as a short table, its convention and assumptions below it."""
-    return f"{columns(labelled(tag))}\nFLOPs: {tag['convention']}\n{format_assumptions(tag)}"
-
-
-# --- Bills that were not measured ---------------------------------------------------------------
-
-def read_json(path):
-    """Return the object in a JSON file; raise ValueError, with its path, where there is none."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            value = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
-
-
-def tables():
-    """Read cost_tables.json: "hardware", "bills", "claims", "rented", each figure with its source.
-
-    Marks: V read in the primary source, 2 second-hand, D derived from V. Raises ValueError when
-    the file is not beside this one.
-    """
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cost_tables.json")
-    if not os.path.isfile(path):
-        raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")
-    return read_json(path)
-
-
-def _chip(gpu):
-    hardware = tables()["hardware"]
-    if gpu not in hardware:
-        raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(hardware)}")
-    return hardware[gpu]
-
-
-def calibrate():
-    """Convert the published bills to one convention; return each with what follows from it.
-
-    "flops"; "ratio" of the computed to the published FLOPs, both without attention; "mfu" that
-    the GPU-hours imply; for dense models "predicted_hours" from the median MFU of the other
-    dense models on the chip, and its "error". None where it cannot be known.
-    """
-    rows, hardware = tables()["bills"], tables()["hardware"]
-    for row in rows:
-        each = flops_per_token(row["config"], row["context"], row.get("active_parameters"))
-        plain, published = each["total"] - each["attention"], row.get("published_flops")
-        row.update(flops=each["total"] * row["tokens"], mfu=None, predicted_hours=None, error=None,
-                   ratio=published and plain * row["tokens"] / published)
-        if row["gpu_hours"]:
-            peak = hardware[row["chip"]]["tflops"] * 1e12
-            row["mfu"] = row["flops"] / (row["gpu_hours"] * 3600 * peak)
-    for row in rows:
-        others = [other["mfu"] for other in _dense(rows, row["chip"]) if other is not row]
-        if others and row in _dense(rows):
-            row["error"] = row["mfu"] / statistics.median(others) - 1
-            row["predicted_hours"] = row["gpu_hours"] * (1 + row["error"])
-    return rows
-
-
-def _dense(rows, chip=None):
-    return [row for row in rows if row["mfu"] and "active_parameters" not in row
-            and chip in (None, row["chip"])]
-
-
-def _usual_mfu(gpu):
-    """Return the median MFU of the published dense bills on a chip, and its source."""
-    rows = calibrate()
-    here = _dense(rows, gpu)
-    return (statistics.median(row["mfu"] for row in here or _dense(rows)),
-            f"median of {len(here)} published dense bills on {gpu}" if here else
-            f"median of published dense bills on other chips; none known on {gpu}")
-
-
-def _rent(flops, gpu, mfu, given):
-    """Return the bill of computing `flops` on rented GPUs: hours, dollars, kWh, assumptions."""
-    chip = _chip(gpu)
-    peak = chip["tflops"] * 1e12
-    assumed = _stated(given, {**tables()["rented"], **{
-        name: (chip[name], f"{gpu}: {chip['source']}") for name in ("watts", "dollars_per_hour")}})
-    mfu, source = _usual_mfu(gpu) if mfu is None else (positive("mfu", mfu, 1), "given")
-    for name, words in (("watts", "power"), ("dollars_per_hour", "rent")):
-        if assumed[name]["value"] is None:
-            raise ValueError(f"{gpu} has no known {words}: give {name}")
-    value = {name: entry["value"] for name, entry in assumed.items()}
-    hours = flops / (peak * mfu) / 3600
-    kwh = hours * value["watts"] / 1000 * value["pue"]
-    return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
-            "dollars": hours * value["dollars_per_hour"],
-            "dollars_electricity": kwh * value["dollars_per_kwh"], "convention": CONVENTION,
-            "assumptions": {**assumed, "mfu": {"value": mfu, "source": source}}}
-
-
-def _refuse_unused(gpu, mfu, given):
-    """Raise ValueError when something is assumed about a GPU that is not named."""
-    idle = [name for name, value in {"mfu": mfu, **given}.items() if value is not None]
-    if idle and gpu is None:
-        raise ValueError(f"{', '.join(idle)} would change nothing: give gpu as well")
-
-
-def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precision="bf16",
-         active_parameters=None, **given):
-    """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
-    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh".
-
-    context: length of a row (max_position_embeddings unless given). mfu: the median of published
-    bills unless given. active_parameters: of a mixture of experts, whose parts and memory are
-    left out. `given` replaces assumptions. Raises ValueError for a bad config, an unknown GPU,
-    and a chip whose power or rent is neither known nor given.
-    """
-    _refuse_unused(gpu, mfu, given)
-    context = _field(config, "max_position_embeddings") if context is None else context
-    each = flops_per_token(config, context, active_parameters)
-    result = {"context": context, "flops_per_token": each}
-    if active_parameters is None:
-        result["parameters"] = parameters(config)
-        result["memory"] = {mode: memory(config, batch, context, mode, precision)
-                            for mode in MEMORY_CHOICES["checkpointing"]}
-    if tokens is not None:
-        result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
-    elif gpu is not None:
-        raise ValueError("give tokens: the bill of a gpu depends on how many")
-    return {**result, **(_rent(result["flops"], gpu, mfu, given) if gpu is not None else {})}
-
-
-# --- The planner --------------------------------------------------------------------------------
-
-@dataclasses.dataclass(frozen=True)
-class ScalingLaw:
-    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
-    C counts the FLOPs of the layers alone (no head). Fitted from `low` to `high` with a vocabulary,
-    rows of `context` tokens, and the settings of train in `recipe`."""
-
-    flops_per_token: tuple
-    learning_rate: tuple
-    batch_tokens: tuple
-    low: float
-    high: float
-    vocab_size: int
-    context: int
-    recipe: dict
-    source: str
-
-
-DEEPSEEK_LAW = ScalingLaw(
-    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
-    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
-     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
-LAW_TINY = ScalingLaw(
-    (2.683, 0.4591), (82.71, -0.3411), (0.03625, 0.3714), 8.9e+10, 8.8e+12, 4096, 256,
-    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
-    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
-LAWS = (LAW_TINY, DEEPSEEK_LAW)
-
-
-def planned_shape(hidden, vocab_size, context):
-    """Return the config that is planned at a width: 2 layers up to 128 wide, as the tiny preset,
-    then one for each 64 (GPT-2 124M: 768 wide, 12), from 1024 on √hidden / 2 (DeepSeek 7B: 4096,
-    30); multi-head and untied, as the models of both laws were."""
-    size = next((n for n in (128, 64, 32) if hidden % n == 0 and hidden >= 16 * n), 16)
-    heads = hidden // size
-    return {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
-            "num_hidden_layers": max(2, min(hidden // 64, round(hidden ** 0.5 / 2))),
-            "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocab_size,
-            "max_position_embeddings": max(context, 512), "tie_word_embeddings": False}
-
-
-def _best_config(flops, vocab_size, context, law):
-    """Return the config whose best budget by the law is nearest to `flops`, head included."""
-    found = []
-    for hidden in (*range(16, 512, 16), *range(512, 16385, 64)):
-        config = planned_shape(hidden, vocab_size, context)
-        each = flops_per_token(config, context)
-        layers = each["total"] - each["head"]
-        compute = (layers / law.flops_per_token[0]) ** (1 / law.flops_per_token[1])
-        found.append((math.log(each["total"] / layers * compute / flops), config))
-    distance, config = min(found, key=lambda entry: abs(entry[0]))
-    if abs(distance) > math.log(4):
-        size = "small" if distance > 0 else "large"
-        raise ValueError(f"a budget of {flops:.2g} FLOPs is too {size} for any model planned here")
-    return config
-
-
-def _fit(config, rows, context, memory_gb, gpu, optimizer):
-    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of
-    "memory_limit" (allocators waste some); rows_at_once is None when not even one row does."""
-    known = _chip(gpu)["memory_gb"] if gpu and memory_gb is None else memory_gb
-    limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
-    precision = "bf16" if gpu else "fp32"
-    for mode in ("none", "full"):
-        for some in (n for n in range(rows, 0, -1) if rows % n == 0):
-            needed = memory(config, some, context, mode, precision, optimizer, document_mask=True)
-            if needed["total"] <= 0.9 * limit:
-                return {"checkpointing": mode, "rows_at_once": some, "memory": needed,
-                        "memory_limit": limit}
-    return {"checkpointing": mode, "rows_at_once": None, "memory": needed, "memory_limit": limit}
-
-
-def _budget(flops, dollars, seconds, gpu, mfu, flops_per_second, given):
-    """Turn the one budget that was given into FLOPs."""
-    budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
-    named = [name for name, value in budgets.items() if value is not None]
-    if len(named) != 1:
-        raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
-    amount = positive(named[0], budgets[named[0]])
-    if flops is not None:
-        return amount
-    if gpu is not None:
-        sample = _rent(1e18, gpu, mfu, given)
-        return 1e18 * amount / (sample["gpu_hours"] * 3600 if seconds else sample["dollars"])
-    if dollars is not None or flops_per_second is None:
-        raise ValueError(f"a budget in {named[0]} needs a gpu: "
-                         f"choose {', '.join(tables()['hardware'])}")
-    return amount * positive("flops_per_second", flops_per_second)
-
-
-def _nearest_law(flops):
-    return min(LAWS, key=lambda law: max(0, math.log(law.low / flops), math.log(flops / law.high)))
-
-
-def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_second=None,
-         config=None, vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False,
-         **given):
-    """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
-    or at the flops_per_second that training reaches here. A config that is given is kept; the law
-    is that of LAWS whose range is nearest, vocab_size and context (length of a row) are the law's.
-
-    Returns "config", "tokens", "learning_rate", "batch_tokens", "rows" and "steps", "flops",
-    "law_flops", "recipe", "memory" with its "checkpointing" and "rows_at_once" (None: not even one
-    row fits), "warnings", and the bill where there is a gpu. Raises ValueError for a budget that is
-    missing, negative or too small, and outside the range of the law unless `extrapolate`.
-    """
-    _refuse_unused(gpu, mfu, given)
-    flops = positive("the budget in FLOPs", _budget(flops, dollars, seconds, gpu, mfu,
-                                                    flops_per_second, given))
-    law = law or _nearest_law(flops)
-    vocab_size = law.vocab_size if vocab_size is None else vocab_size
-    context = law.context if context is None else context
-    config = config or _best_config(flops, vocab_size, context, law)
-    each, warnings = flops_per_token(config, context), []
-    tokens = flops / each["total"]
-    compute = tokens * (each["total"] - each["head"])
-    if not law.low <= compute <= law.high:
-        warnings.append(f"{compute:.1e} FLOPs in the layers lie outside {law.low:.0e} to "
-                        f"{law.high:.0e}, where the law was fitted ({law.source})")
-        if not extrapolate:
-            raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
-    rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
-    rows = max(1, round(batch / context))
-    rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
-    fit = _fit(config, rows, context, memory_gb, gpu, law.recipe["optimizer"])
-    if fit["rows_at_once"] is None:
-        warnings.append(f"one row needs {show(fit['memory']['total'], 'B')} of the "
-                        f"{show(fit['memory_limit'], 'B')} there are: shard the model over "
-                        "several devices")
-    return {"config": config, "parameters": parameters(config)["total"], "context": context,
-            "tokens": tokens, "flops": flops, "law_flops": compute, "learning_rate": rate,
-            "batch_tokens": batch, "rows": rows, "steps": max(1, round(tokens / rows / context)),
-            "law": law.source, "recipe": law.recipe, **fit, "warnings": warnings,
-            **({} if seconds is None else {"seconds": seconds}),
-            **({} if gpu is None else _rent(flops, gpu, mfu, given))}
+def format_price_tag(bill, more=()):
+    """Return a bill as a short table, what it counts and assumes below it; more: further rows."""
+    rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
+    rows += [(f"bits per byte, {source}", f"{bits:.3f}")
+             for source, bits in bill.get("bits_per_byte", {}).items()]
+    lines = [columns([*rows, *more])]
+    if "assumptions" in bill:
+        lines += [f"FLOPs: {bill['convention']}", "assuming"]
+        lines += [f"  {name} {entry['value']:.3g}: {entry['source']}"
+                  for name, entry in bill["assumptions"].items()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    from nanoseek.lab.bill import main
-    from nanoseek.cli import run
-    run(main)
+    from nanoseek.cli import hand_over, run
+    run(lambda: hand_over("nanoseek.lab.bill", None))

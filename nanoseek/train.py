@@ -25,10 +25,12 @@ from nanoseek.cli import check_limits, setting, writing
 from nanoseek.cost import flops_per_token, format_price_tag, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.evaluate import evaluate
-from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, use_exact_onednn
+from nanoseek.fast import speed_up
+from nanoseek.fast.onednn import use_exact_onednn
+from nanoseek.lab.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
+from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
-from nanoseek.scale.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
 from nanoseek.scale.distributed import ending_together
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
@@ -139,7 +141,7 @@ def train(config, resume=False):
     if config.fast:
         use_exact_onednn()
     with ending_together():
-        run = Run(config, resume)
+        run = Run(config, resume, speed_up if config.fast else None)
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
             while run.step < config.steps:

@@ -1,6 +1,5 @@
 """evaluate.py: bits per byte against a plain sum, windows that score everything once."""
 
-import json
 import math
 
 import numpy as np
@@ -9,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanoseek import cli, data, evaluate
+from nanoseek import data, evaluate
 from nanoseek.checkpoint import save_model
 from nanoseek.model import ModelConfig, Transformer
-from nanoseek.tokenizer import Tokenizer
 
 EOT = 256
 
@@ -87,55 +85,7 @@ def test_scores_by_source(model, tmp_path):
     assert "known" in table and "1.500" in table
 
 
-def test_small_models_have_one_core_to_themselves(model, monkeypatch):
-    monkeypatch.setattr(evaluate, "SMALL", sum(p.numel() for p in model.parameters()) + 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(KeyError), evaluate.few_threads(model):
-            assert torch.get_num_threads() == 1
-            raise KeyError
-        assert torch.get_num_threads() == 2
-        monkeypatch.setattr(evaluate, "SMALL", 10)
-        with evaluate.few_threads(model):
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_another_vocabulary_is_refused(model, tmp_path):
     data.write_shards([{"text": "a", "source": "s"}], lambda text: [1], tmp_path / "t", 300)
     with pytest.raises(ValueError, match="vocabulary of 300"):
         evaluate.evaluate(model, tmp_path / "t")
-
-
-@pytest.mark.parametrize("name, value", [("eos_token_id", 99999), ("eos_token_id", "x"),
-                                         ("bos_token_id", True), ("bos_token_id", [1])])
-def test_a_document_cannot_begin_or_end_with_what_is_no_id(model, tmp_path, name, value):
-    Tokenizer.train(["some text"], EOT + 1).save(tmp_path / "tokenizer.json")
-    save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
-    (tmp_path / "m" / "checksums.json").unlink()
-    config = tmp_path / "m" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
-    with pytest.raises(ValueError, match="begins or ends a document"):
-        evaluate.open_subject(tmp_path / "m")
-
-
-def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):
-    import xml.etree.ElementTree
-    log = [{"tokens": 100 * i, "held_out": {"a<b": 4.0 / i, "b": 5.0 / i}} for i in (1, 2, 3)]
-    log.insert(1, {"tokens": 150})
-    evaluate.write_curve(log, {"b": 0.5}, tmp_path / "c.svg")
-    root = xml.etree.ElementTree.parse(tmp_path / "c.svg").getroot()
-    lines = [e for e in root.iter() if e.tag.endswith("polyline")]
-    assert len(lines) == 2 and all(len(line.get("points").split()) == 3 for line in lines)
-    assert sum("stroke-dasharray" in e.attrib for e in root.iter()) == 1
-
-
-@pytest.mark.parametrize("arguments, message", [
-    (["--samples", "-1"], "at least 0"), (["--judged", "-1"], "at least 0"), ([], "nowhere")])
-def test_bad_input_is_one_clear_line(capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        cli.run(lambda: evaluate.main(["nowhere", *arguments]))
-    captured = capsys.readouterr()
-    assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1

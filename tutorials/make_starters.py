@@ -51,7 +51,7 @@ BLANKS = {
         "Muon.step": "momentum, newton_schulz, weight decay (1 - lr · weight_decay), then a step "
         "of lr · 0.2 · sqrt(the longer side) along the update"},
     "cost": {
-        "parameters": "", "flops_per_token": "", "memory": "", "price_tag": "", "plan": ""},
+        "parameters": "", "flops_per_token": "", "memory": "", "price_tag": "", "cost": ""},
 }
 # What only those bodies use.
 HELPERS = {

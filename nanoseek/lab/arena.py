@@ -5,9 +5,9 @@
 Any folder may enter: a run, a checkpoint, a Llama folder of others with its tokenizer.json; all is
 counted per byte of text, so vocabularies may differ. Every model is held against the first, in
 pairs: the same documents (a randomization test on the sign of each difference: Fisher 1935), the
-same questions and the same beginnings of stories (McNemar's exact test, 1947). As many
-comparisons find a difference by chance now and then, Holm's rule (1979) keeps that below 5% for
-a pair of models over the whole table; where it finds none, the table says so.
+same questions and the same beginnings of stories (McNemar's exact test, 1947). Many comparisons
+find a difference by chance now and then; Holm's rule (1979) keeps the chance of even one such
+find over the whole table below 5%. Where it finds none, the table says so.
 """
 
 import math
@@ -19,16 +19,16 @@ import numpy as np
 
 from nanoseek import cli
 from nanoseek.checkpoint import read_json
-from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
-from nanoseek.evaluate import (answer, beside, by_ability, few_threads, floor_of,
-                               held_out_documents, open_subject, opening, refuse_known, tell,
-                               text_nats, trained_on, wilson)
-from nanoseek.generate import stream
 from nanoseek.corpus.stories import check_story
+from nanoseek.cost import memory
+from nanoseek.generate import stream
+from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
+from nanoseek.lab.report import answer, by_ability, continue_texts, format_share, opening
+from nanoseek.lab.subject import (few_threads, find_in_run, floor_of, held_out_documents,
+                                  open_subject, refuse_known, text_nats, trained_on)
 
-NAME = "arena"
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
-SIGNS = {1: "▲", -1: "▼", 0: "≈"}
+SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
 LEGEND = """▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the floor:
 mean over the sources of the way from knowing only how frequent each byte is to the floor (or to 0
 bits per byte, where no floor is known)"""
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     tests: list = []
 
 
-# --- two models in pairs -----------------------------------------------------------------------
+# --- Two models in pairs ------------------------------------------------------------------------
 
 def sign_test(differences, resamples=9999, seed=0):
     """Return the two-sided p of paired differences whose signs would be chance (Fisher 1935)."""
@@ -72,21 +72,18 @@ def holm(tests):
     return found
 
 
-def _compare(values, test, better):
+def compare(values, test, better):
     """Return the (p, sign) of every model against the first; better: -1 when less is better."""
     first, rest = values[0], values[1:]
     return [(test(first, v), better * int(np.sign(v.sum() - first.sum()))) for v in rest]
 
 
-def _answer_row(label, values):
-    cells = []
-    for v in values:
-        low, high = wilson(v.sum(), len(v))
-        cells.append(f"{v.mean():.0%} ({low:.0%}–{high:.0%})")
-    return Row(label, cells, _compare(values, mcnemar, 1))
+# --- The rows -----------------------------------------------------------------------------------
 
+def answer_row(label, right):
+    """Return the Row of right and wrong answers, a boolean array for each model."""
+    return Row(label, [format_share(values) for values in right], compare(right, mcnemar, 1))
 
-# --- the rows ----------------------------------------------------------------------------------
 
 def byte_rows(subjects, documents):
     """Return a Row of bits per byte for each source, and {source: [value of each subject]}."""
@@ -99,7 +96,7 @@ def byte_rows(subjects, documents):
         rows.append(Row(
             f"bits per byte of {source}" + (f" (floor {floor:.3f})" if floor else ""),
             [f"{value:.3f}" for value in found[source]],
-            _compare(nats, lambda a, b: sign_test(b - a), -1)))
+            compare(nats, lambda a, b: sign_test(b - a), -1)))
     return rows, found
 
 
@@ -107,9 +104,9 @@ def cloze_rows(subjects, items):
     """Return a Row for each ability, and one for all questions."""
     right = [answer(s, items) for s in subjects]
     parts = [by_ability(items, values) for values in right]
-    return [_answer_row(f"cloze {ability} (chance {CHANCE[ability]:.0%})",
-                        [part[ability] for part in parts]) for ability in ABILITIES] + \
-        [_answer_row(f"cloze all (of {len(items)})", right)]
+    return [*(answer_row(f"cloze {ability} (chance {CHANCE[ability]:.0%})",
+                         [part[ability] for part in parts]) for ability in ABILITIES),
+            answer_row(f"cloze all (of {len(items)})", right)]
 
 
 def story_rows(subjects, documents, judged):
@@ -118,9 +115,10 @@ def story_rows(subjects, documents, judged):
     rows = []
     for source, several in documents.items():
         starts = [opening(several[i % len(several)]["text"]) for i in range(judged)]
-        told = [tell(s, starts, s.model.config.max_position_embeddings) for s in subjects]
-        good = [np.array([not check_story(text) for text in texts]) for texts in told]
-        rows.append(_answer_row(f"consistent {source} (of {judged})", good))
+        written = [continue_texts(s, starts, s.model.config.max_position_embeddings)
+                   for s in subjects]
+        good = [np.array([not check_story(text) for text in texts]) for texts in written]
+        rows.append(answer_row(f"consistent {source} (of {judged})", good))
     return rows
 
 
@@ -132,17 +130,9 @@ def speed(subject, count=150):
     return written / (time.perf_counter() - began)
 
 
-def memory(subject):
-    """Return the bytes of the weights, and of the keys and values of a full context (fp32)."""
-    config = subject.model.config
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size * \
-        config.max_position_embeddings * 4
-    return sum(p.numel() * p.element_size() for p in subject.model.parameters()), cache
-
-
-def bill(folder):
+def training_bill(folder):
     """Return (seconds, FLOPs, dollars) of a run's cost.json, 0 where it says nothing."""
-    path = beside(folder, "cost.json")
+    path = find_in_run(folder, "cost.json")
     try:
         tag = read_json(path) if path else {}
         seconds, flops, rent, electricity = (float(tag.get(name, 0)) for name in (
@@ -161,27 +151,28 @@ def byte_entropy(documents):
 
 def cost_rows(bills, subjects, documents, values):
     """Return the Rows of speed, memory, what the training cost, and what was got for it."""
-    (seconds, flops, dollars), sizes = zip(*bills), [memory(s) for s in subjects]
+    seconds, flops, dollars = zip(*bills)
+    sizes = [memory(s.model.config, 1, s.model.config.max_position_embeddings) for s in subjects]
     ways = []  # the way from knowing the bytes' frequencies to the floor (0 where none is known)
     for n in range(len(subjects)):
         shares = [(byte_entropy(d) - values[s][n]) / (byte_entropy(d) - (floor_of(d) or 0))
                   for s, d in documents.items()]
         ways.append(sum(shares) / len(shares))
 
-    def each(form, numbers):
-        return [form.format(n) if n else "-" for n in numbers]
-    return [Row("tokens/s, writing one text", each("{:,.0f}", map(speed, subjects))),
-            Row("weights, bytes", each("{:,}", (w for w, _ in sizes))),
-            Row("cache of a full context, bytes", each("{:,}", (c for _, c in sizes))),
-            Row("training, seconds", each("{:,.0f}", seconds)),
-            Row("training, FLOPs", each("{:.2e}", flops)),
-            Row("training, dollars", each("{:.5f}", dollars)),
-            Row("way to the floor", each("{:.0%}", ways)),
-            Row("quality per dollar: that way, over dollars",
-                each("{:,.0f}", (w / d if d else 0 for w, d in zip(ways, dollars))))]
+    def row(label, form, numbers):
+        return Row(label, [form.format(n) if n else "-" for n in numbers])
+    return [row("tokens/s, writing one text", "{:,.0f}", map(speed, subjects)),
+            row("weights, bytes", "{:,}", [size["weights"] for size in sizes]),
+            row("cache of a full context, bytes", "{:,}", [size["kv_cache"] for size in sizes]),
+            row("training, seconds", "{:,.0f}", seconds),
+            row("training, FLOPs", "{:.2e}", flops),
+            row("training, dollars", "{:.5f}", dollars),
+            row("way to the floor", "{:.0%}", ways),
+            row("quality per dollar: that way, over dollars", "{:,.0f}",
+                [w / d if d else 0 for w, d in zip(ways, dollars)])]
 
 
-# --- on the screen -----------------------------------------------------------------------------
+# --- On the screen ------------------------------------------------------------------------------
 
 def verdicts(names, rows):
     """Return {row number: [sign of each model but the first]} and a sentence for each of them."""
@@ -194,13 +185,11 @@ def verdicts(names, rows):
         parts = [f"{word} in {', '.join(labels)}" for word, sign in (("better", 1), ("worse", -1))
                  if (labels := [rows[n].label.split(" (")[0]
                                 for n, s in zip(tested, found) if s == sign])]
-        rest = sum(1 for sign in found if not sign)
-        if not parts:
-            lines.append(f"{name} and {names[0]} cannot be told apart here: {rest} comparisons "
-                         "show no difference that chance would not bring.")
-        else:
-            lines.append(f"{name} against {names[0]}: {'; '.join(parts)}; not to be told apart in "
-                         f"{rest} of {len(found)} comparisons.")
+        rest = found.count(0)
+        lines.append(f"{name} against {names[0]}: {'; '.join(parts)}; not to be told apart in "
+                     f"{rest} of {len(found)} comparisons." if parts else
+                     f"{name} and {names[0]} cannot be told apart here: {rest} comparisons "
+                     "show no difference that chance would not bring.")
     return signs, lines
 
 
@@ -208,26 +197,22 @@ def format_table(names, rows, signs):
     """Return the rows as a Markdown table that reads well on a screen, too."""
     lines = [["", *names]]
     for number, row in enumerate(rows):
-        marks = ["", *(" " + SIGNS[s] for s in signs.get(number, []))]
+        marks = ["", *(SIGNS[s] for s in signs.get(number, []))]
         marks += [""] * (len(names) - len(marks))
         lines.append([row.label, *(cell + mark for cell, mark in zip(row.cells, marks))])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    lines.insert(1, ["-" * w for w in widths])
-    return "\n".join("| " + " | ".join(
-        cell.ljust(w) for cell, w in zip(line, widths)) + " |" for line in lines)
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
 def side_by_side(names, subjects, prompts):
     """Return what each model makes of each prompt, as Markdown."""
-    told = [tell(s, prompts, 200) for s in subjects]
+    def printable(text):  # a model that knows little writes control characters, which a terminal obeys
+        return " ".join("".join(c if c.isprintable() or c.isspace() else "·" for c in text).split())
+    written = [continue_texts(s, prompts, 200) for s in subjects]
     return "\n".join(f"\n**{prompt}**\n" + "\n".join(
-        f"- {name}: {' '.join(_printable(texts[number]).split())}"
-        for name, texts in zip(names, told)) for number, prompt in enumerate(prompts))
-
-
-def _printable(text):
-    # A model that knows little writes control characters, which a terminal would obey.
-    return "".join(c if c.isprintable() or c.isspace() else "·" for c in text)
+        f"- {name}: {printable(texts[number])}" for name, texts in zip(names, written))
+        for number, prompt in enumerate(prompts))
 
 
 def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0,
@@ -241,7 +226,7 @@ def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0,
     subjects, names = [open_subject(f) for f in folders], [str(f).rstrip("/") for f in folders]
     for folder in folders:
         refuse_known(folder, documents)
-    bills = [bill(f) for f in folders]
+    bills = [training_bill(f) for f in folders]
     stories = {source: d for source, d in documents.items() if floor_of(d)}
     prompts = prompts or [start for several in (stories or documents).values() for start in
                           list(dict.fromkeys(opening(d["text"], 3) for d in several))[:2]]
@@ -264,12 +249,12 @@ def contest(folders, documents, prompts=None, cloze=100, judged=40, seed=0,
 def read_prompts(path):
     """Return the prompts of a text file, one a line; raises ValueError when there is none."""
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in pathlib.Path(path).read_text("utf-8").splitlines()]
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
-    if not any(line.strip() for line in lines):
+    if not any(lines):
         raise ValueError(f"{path} holds no prompt: write one a line")
-    return [line.strip() for line in lines if line.strip()]
+    return [line for line in lines if line]
 
 
 def main(argv):
@@ -292,11 +277,13 @@ def main(argv):
     if args.markdown:
         cli.check_output(args.markdown, *args.folders, *filter(None, [args.text, args.prompts]))
     prompts = read_prompts(args.prompts) if args.prompts else None
-    text = args.text or next(filter(None, (beside(f, "clean.jsonl") for f in args.folders)), None)
+    text = args.text or next(filter(None, (find_in_run(f, "clean.jsonl") for f in args.folders)),
+                             None)
     if text is None:
         raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
     report = contest(args.folders, held_out_documents(text), prompts, args.cloze, args.judged,
                      args.seed, cli.say)
     print(report)
     if args.markdown:
-        pathlib.Path(args.markdown).write_text(report + "\n", encoding="utf-8")
+        with cli.writing(args.markdown) as new:
+            new.write_text(report + "\n", encoding="utf-8")

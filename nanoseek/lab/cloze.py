@@ -32,9 +32,11 @@ CHANCE = {ability: 1 / (2 if ability == "pronoun" else CHOICES) for ability in A
 KEYS = {  # the columns that a word in question may be written in, and the lists it comes from
     "name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}),
     "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
-# Of four draws from one list, given that they differ, each is as likely to be the commonest: so these
-# questions are given up, not drawn again, where two are the same. Else the right word, drawn first,
-# would be the commoner one, and who knows only that would be right half the time.
+# The right word of these questions was drawn from a list in which some words are common and others
+# rare, and the wrong ones are drawn from the same list. Among four draws that all differ, each is
+# equally likely to be the commonest. But if a draw that repeats another were drawn again until it
+# differs, the wrong words would tend to be the rarer ones, and whoever takes the commonest word
+# would be right far above chance. So where two of the four are the same, the question is given up.
 DRAWN_ALIKE = ("name", "object")
 DRAWS = 40  # wrong choices tried for a question before it is given up
 
@@ -55,13 +57,13 @@ def digest(text):
     return hashlib.sha256(text.strip().encode("utf-8")).hexdigest()
 
 
-class _Told(Writer):
-    """A story that remembers which slot wrote what, and where its sentences lie."""
+class _TracedStory(Writer):
+    """A story that remembers which slot wrote which piece, and where its sentences lie."""
 
     def __init__(self, language, uniform):
         super().__init__(grammar(language), uniform)
-        self.language = language
-        self.slots, self.tables = {}, {}  # place in `out` → Slot; variable → what it was drawn from
+        self.language, self.plan = language, plan_of(language)
+        self.slots, self.tables = {}, {}  # number of a piece → Slot; variable → its Table
         self.write("story")
         self.text = "".join(self.out)
         self.begins = list(itertools.accumulate(map(len, self.out), initial=0))  # of the pieces
@@ -70,7 +72,7 @@ class _Told(Writer):
             begin = self.text.index(sentence, end)
             end = begin + len(sentence)
             self.spans.append((begin, end))
-        self.plan, self._places = plan_of(language), [[(0, {})]]
+        self._states = [[(0, {})]]  # where the plan may stand before each sentence
 
     def fill(self, slot):
         self.slots[len(self.out)] = slot
@@ -78,124 +80,134 @@ class _Told(Writer):
             self.tables[slot.variable] = self.grammar.words(slot, self.state)
         return super().fill(slot)
 
-    def sentence(self, place):
-        """Return the number of the sentence that the piece at `place` stands in."""
-        return next(n for n, (_, end) in enumerate(self.spans) if self.begins[place] < end)
+    def sentence_of(self, piece):
+        """Return the number of the sentence that a piece stands in."""
+        return next(n for n, (_, end) in enumerate(self.spans) if self.begins[piece] < end)
 
     def fits(self, number, sentence):
         """Tell whether the grammar allows this sentence after the first `number` sentences."""
-        while len(self._places) <= number:
-            begin, end = self.spans[len(self._places) - 1]
-            self._places.append(self.plan.steps(self._places[-1], self.text[begin:end],
+        for begin, end in self.spans[len(self._states) - 1:number]:
+            self._states.append(self.plan.steps(self._states[-1], self.text[begin:end],
                                                 self.plan.reader))
-        return bool(self.plan.steps(self._places[number], sentence, self.plan.reader))
+        return bool(self.plan.steps(self._states[number], sentence, self.plan.reader))
 
-    def written(self, first, end, word):
-        """Write the pieces from `first` to the character `end` anew.
+    def rewrite(self, first, end, word):
+        """Return the text from the piece `first` to the character `end` with other words.
 
-        word(place, slot): what shall stand in a slot, None for what stood there.
+        word(piece, slot): what shall stand in a slot, None for what stood there.
         """
         parts = []
-        for place in range(first, len(self.out)):
-            if self.begins[place] >= end:
+        for piece in range(first, len(self.out)):
+            if self.begins[piece] >= end:
                 break
-            new = word(place, self.slots[place]) if place in self.slots else None
-            parts.append(self.out[place][:end - self.begins[place]] if new is None else new)
+            new = word(piece, self.slots[piece]) if piece in self.slots else None
+            parts.append(self.out[piece][:end - self.begins[piece]] if new is None else new)
         return "".join(parts)
 
 
-def _mentions(told, ability):
-    """Yield the places where a word returns that was named before, the first of each sentence."""
-    (keys, lists), variables, seen = KEYS[ability], told.grammar.variables, set()
-    for place, slot in told.slots.items():
-        mark = told.sentence(place), slot.variable
+# --- The words in question ----------------------------------------------------------------------
+
+def _mentions(story, ability):
+    """Yield the pieces where a word returns that was named before, the first of each sentence."""
+    (keys, lists), seen = KEYS[ability], set()
+    for piece, slot in story.slots.items():
+        mark = story.sentence_of(piece), slot.variable
         if not slot.list and slot.key.lstrip("^") in keys and mark not in seen and \
-                variables[slot.variable] in lists and \
-                told.state[slot.variable]["text"] in told.text[:told.begins[place]]:
+                story.grammar.variables[slot.variable] in lists and \
+                story.state[slot.variable]["text"] in story.text[:story.begins[piece]]:
             seen.add(mark)
-            yield place
+            yield piece
 
 
-def _seasonal(told):
-    """Yield the places of words that were chosen to fit a season named before."""
-    for place, slot in told.slots.items():
+def _seasonal(story):
+    """Yield the pieces that were chosen to fit a season named before."""
+    for piece, slot in story.slots.items():
         for condition in slot.conditions:
             if slot.list and slot.key and condition.attribute == "season":
-                season = told.state[condition.other]["text"] \
-                    if condition.other else condition.value
-                if season in told.text[:told.begins[place]]:
-                    yield place
+                season = story.state[condition.other]["text"] if condition.other \
+                    else condition.value
+                if season in story.text[:story.begins[piece]]:
+                    yield piece
 
 
-def _others(told, place, ability):
-    """Yield the rest of the sentence from `place` with other words in the place of one.
+def _pieces_in_question(story, ability, number):
+    if ability == "season":
+        return list(_seasonal(story))
+    pieces = list(_mentions(story, ability))
+    if ability == "pronoun":  # he and she in turn: in stories he is commoner
+        both = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))
+        pieces = [piece for piece in pieces
+                  if story.state[story.slots[piece].variable]["they"] == both[number % 2]]
+    return pieces
+
+
+# --- Wrong choices ------------------------------------------------------------------------------
+
+def _other_words(story, piece, ability):
+    """Yield the rest of the sentence from a piece with other words in place of its word.
 
     The story's own words come first, then draws from what the right one was drawn from.
     """
-    slot, variables = told.slots[place], told.grammar.variables
-    name = slot.list or variables[slot.variable]
-    keys = KEYS.get(ability, [None])[0]
-    table = told.tables[slot.variable] if ability in DRAWN_ALIKE else \
-        make_table(*zip(*told.grammar.lists[name]))
-    own = [entry for variable, entry in told.state.items()
+    slot, variables = story.slots[piece], story.grammar.variables
+    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [None])[0]
+    table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
+        make_table(*zip(*story.grammar.lists[name]))
+    own = [entry for variable, entry in story.state.items()
            if variables[variable] == name and variable != slot.variable]
-    end = told.spans[told.sentence(place)][1]
-    for entry in itertools.chain(own, (told.choose(table) for _ in range(DRAWS))):
-        yield told.written(place, end, lambda here, other: entry[other.key] if other.key and (
-            here == place or other.variable == slot.variable != "") and (
-            keys is None or other.key.lstrip("^") in keys) else None)
+    end = story.spans[story.sentence_of(piece)][1]
+    for entry in itertools.chain(own, (story.choose(table) for _ in range(DRAWS))):
+        def word(here, other):
+            same = here == piece or other.variable == slot.variable != ""
+            if same and other.key and (keys is None or other.key.lstrip("^") in keys):
+                return entry[other.key]
+        yield story.rewrite(piece, end, word)
 
 
-def _endings(told, donors):
+def _other_endings(story, donors):
     """Yield the last sentences of other stories, about the people and things of this one."""
+    def word(piece, slot):
+        if slot.variable in story.state and slot.key and not slot.list:
+            return story.state[slot.variable][slot.key]
     for _ in range(DRAWS):
-        donor = donors[int(told.uniform() * len(donors))]
+        donor = donors[int(story.uniform() * len(donors))]
         begin, end = donor.spans[-1]
-        first = next(place for place in range(len(donor.out)) if donor.begins[place + 1] > begin)
-
-        def word(place, slot):
-            return told.state[slot.variable][slot.key] \
-                if slot.variable in told.state and slot.key and not slot.list else None
-        yield donor.written(first, end, word)[max(0, begin - donor.begins[first]):]
+        first = next(n for n in range(len(donor.out)) if donor.begins[n + 1] > begin)
+        yield donor.rewrite(first, end, word)[max(0, begin - donor.begins[first]):]
 
 
-def _question(told, ability, donors, number):
+# --- Questions ----------------------------------------------------------------------------------
+
+def _question(story, ability, donors, number):
     """Return the Item of this number made from a story, or None where it offers none."""
     wanted = round(1 / CHANCE[ability])
-    answer = number // 2 % 2 if ability == "pronoun" else number % wanted
     if ability == "ending":
-        line, at = len(told.spans) - 1, told.spans[-1][0]
-        wrong = _endings(told, donors)
+        line, start = len(story.spans) - 1, story.spans[-1][0]
+        others = _other_endings(story, donors)
     else:
-        places = list(_seasonal(told) if ability == "season" else _mentions(told, ability))
-        if ability == "pronoun":  # he and she in turn: in stories he is commoner
-            both = list(dict.fromkeys(e["they"] for e, _ in told.grammar.lists["name"]))
-            places = [place for place in places
-                      if told.state[told.slots[place].variable]["they"] == both[number % 2]]
-        if not places:
+        pieces = _pieces_in_question(story, ability, number)
+        if not pieces:
             return None
-        place = places[int(told.uniform() * len(places))]
-        line, at = told.sentence(place), told.begins[place]
-        wrong = _others(told, place, ability)
-    begin, end = told.spans[line]
-    right = told.text[at:end]
+        piece = pieces[int(story.uniform() * len(pieces))]
+        line, start = story.sentence_of(piece), story.begins[piece]
+        others = _other_words(story, piece, ability)
+    begin, end = story.spans[line]
+    right, wrong = story.text[start:end], []
     if ability in DRAWN_ALIKE:
-        wrong = list(itertools.islice(wrong, wanted - 1))
-        if len({right, *wrong}) < wanted:
+        others = list(itertools.islice(others, wanted - 1))
+        if len({right, *others}) < wanted:
             return None
-    found = []
-    for other in wrong:
-        if other not in (right, *found) and not told.fits(line, told.text[begin:at] + other):
-            found.append(other)
-            if len(found) == wanted - 1:
-                break
+    for other in others:
+        if other not in (right, *wrong) and \
+                not story.fits(line, story.text[begin:start] + other):
+            wrong.append(other)
+        if len(wrong) == wanted - 1:
+            break
     else:
         return None
-    found.insert(answer, right)
-    context = told.text[:at].rstrip()  # the space belongs to the word that follows it
-    space = told.text[len(context):at]
-    return Item(ability, told.language, context, tuple(space + c for c in found), answer,
-                told.text)
+    answer = number // 2 % 2 if ability == "pronoun" else number % wanted
+    context = story.text[:start].rstrip()  # the space belongs to the word that follows it
+    choices = [story.text[len(context):start] + c for c in (*wrong[:answer], right, *wrong[answer:])]
+    return Item(ability, story.language, context, tuple(choices), answer, story.text)
 
 
 def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
@@ -205,19 +217,16 @@ def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
     (and are he as often as she), and a story gives each ability one question at most. avoid:
     digests of documents, such as those trained on, that are passed over as stories.
     """
-    return [item for language in languages for item in _questions(count, seed, language, avoid)]
-
-
-def _questions(count, seed, language, avoid):
-    uniform = random.Random(f"nanoseek cloze {language} {seed}").random
-    found = {ability: [] for ability in ABILITIES}
-    donors = [_Told(language, uniform) for _ in range(2 * DRAWS)]
-    while min(map(len, found.values())) < count:
-        told = _Told(language, uniform)
-        if digest(told.text) in avoid:
-            continue
-        for ability, items in found.items():
-            if len(items) < count:
-                item = _question(told, ability, donors, len(items))
-                items += [item] if item else []
-    return [item for items in found.values() for item in items]
+    items = []
+    for language in languages:
+        uniform = random.Random(f"nanoseek cloze {language} {seed}").random
+        found = {ability: [] for ability in ABILITIES}
+        donors = [_TracedStory(language, uniform) for _ in range(2 * DRAWS)]
+        while min(map(len, found.values())) < count:
+            story = _TracedStory(language, uniform)
+            for ability, known in found.items():
+                if len(known) < count and digest(story.text) not in avoid:
+                    item = _question(story, ability, donors, len(known))
+                    known += [item] if item else []
+        items += [item for known in found.values() for item in known]
+    return items

@@ -19,8 +19,10 @@ import signal
 import sys
 from unittest import mock
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+from reference_bands import make_bands
 
 from nanoseek import data, model, train as loop
 from nanoseek.lab import health
@@ -156,18 +158,18 @@ def healthy(config, folder, tokens, seeds):
 
 def small_bands(config, folder, tokens, seeds):
     """Return bands of healthy runs of a recipe."""
-    measured = [health.measure(health.Run(run))
+    measured = [health.measure(health.Record(run))
                 for run in healthy(config, folder, tokens, seeds)]
     for found in measured:  # timings of so small runs say nothing
         found.pop("share of the machine's ceiling", None)
     flat = {**dataclasses.asdict(config), **dataclasses.asdict(config.model)}
     return {"recipe": {name: flat[name] for name in health.RECIPE}, "seeds": len(measured),
-            "bands": health.make_bands(measured)}
+            "bands": make_bands(measured)}
 
 
 def config_of(run):
     """Return the TrainConfig of a finished run."""
-    flat = health.Run(run).config  # the model's fields stand among the others
+    flat = health.Record(run).config  # the model's fields stand among the others
 
     def of(config_class):
         return {f.name: flat[f.name] for f in dataclasses.fields(config_class) if f.name in flat}

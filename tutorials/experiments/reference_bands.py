@@ -26,11 +26,15 @@ from nanoseek.lab import health
 from nanoseek.train import TRAIN_PRESETS
 
 DATA = ("raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "tokens")
+# A band reaches from the least healthy value over this factor to the greatest times it.
+FACTORS = {"learning rate": 1.5, "gradient norm": 2.0, "repeats": 4.0, "different": 1.02,
+           "first loss": 1.05, "share of": 3.0}
+FACTOR = 1.15
 
 
 def recipe_hash(variables):
     """Return a short name of all that decides these runs, so that another recipe starts anew."""
-    files = [ROOT / "Makefile", *sorted((ROOT / "nanoseek").glob("stories_*.txt"))]
+    files = [ROOT / "Makefile", *sorted((ROOT / "nanoseek" / "corpus").glob("stories_*.txt"))]
     parts = [path.read_bytes() for path in files] + [repr((TRAIN_PRESETS, variables)).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
@@ -53,6 +57,18 @@ def train_seed(folder, seed, variables):
     return run
 
 
+def make_bands(measured):
+    """Return {name: [least, most]} of several healthy runs' measures, of what all of them have."""
+    bands = {}
+    for name in measured[0]:
+        values = [m[name] for m in measured if name in m]
+        factor = next((f for start, f in FACTORS.items() if name.startswith(start)), FACTOR)
+        if len(values) == len(measured):
+            least = 0 if name.startswith("repeats") else min(values) / factor  # none is no fault
+            bands[name] = [float(f"{least:.4g}"), float(f"{max(values) * factor:.4g}")]
+    return bands
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=5, help="healthy runs to train")
@@ -63,9 +79,9 @@ def main(argv=None):
     if args.seeds < 2:
         parser.error("seeds must be at least 2: one run shows no spread")
     folder = pathlib.Path(args.folder).resolve() / recipe_hash(args.variables)
-    runs = [health.Run(train_seed(folder, seed, args.variables)) for seed in range(args.seeds)]
+    runs = [health.Record(train_seed(folder, seed, args.variables)) for seed in range(args.seeds)]
     bands = {"recipe": {name: runs[0].config[name] for name in health.RECIPE},
-             "seeds": args.seeds, "bands": health.make_bands([health.measure(r) for r in runs])}
+             "seeds": args.seeds, "bands": make_bands([health.measure(r) for r in runs])}
     part = pathlib.Path(f"{args.output}.part")
     part.write_text(json.dumps(bands, indent=1) + "\n", encoding="utf-8")
     os.replace(part, args.output)

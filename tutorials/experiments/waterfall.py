@@ -405,8 +405,8 @@ def rows_of(runs):
 
 def table(stored):
     """Return the report of stored results as text."""
-    from nanoseek.cost import Assumptions
-    runs, dollars = stored["runs"], Assumptions().dollars_per_hour
+    from nanoseek.cost import ASSUMED
+    runs, dollars = stored["runs"], ASSUMED["dollars_per_hour"][0]
     lines = [f"cost to reach {stored['target']} bits per byte; {stored['machine']}, one "
              f"core a run; median of the seeds (their range), rent at ${dollars}/h",
              f"{'':<18}{'seconds':>9}{'(range)':>14}{'preparing':>11}{'tokens':>9}{'TFLOP':>8}"

@@ -1,4 +1,4 @@
-"""health.py: planted bugs are caught and named, healthy runs raise nothing, cut logs are told."""
+"""health.py: planted bugs are caught and named, healthy runs raise nothing, cut logs are said."""
 
 import dataclasses
 import importlib.util
@@ -15,7 +15,7 @@ from nanoseek.model import ModelConfig, Transformer
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig
 
-EXPERIMENTS = pathlib.Path(__file__).parent.parent / "tutorials" / "experiments"
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "tutorials" / "experiments"
 
 
 def script(name):
@@ -25,7 +25,7 @@ def script(name):
     return loaded
 
 
-planted = script("planted_bugs")
+planted, bands_script = script("planted_bugs"), script("reference_bands")
 # Seconds a run. The checks are those of the large recipe; the bands are made for this one.
 CONFIG = TrainConfig(steps=80, batch_size=4, row_length=128, eval_every=16, save_every=80,
                      warmup_steps=8, model=ModelConfig(
@@ -58,7 +58,7 @@ def test_the_planted_bugs_take_the_recipe_of_a_run_and_stop_where_they_are_told(
     assert config == dataclasses.replace(CONFIG, out=str(folder / "healthy-0"), tokens=str(tokens))
     with planted.stopped_after(32):
         run = planted.trained(config, folder / "stopped", tokens)
-    found = health.Run(run)
+    found = health.Record(run)
     assert len(found.rows) == found.state["step"] == 32 and not (run / "cost.json").exists()
     report, causes = health.check(run, bands)
     assert causes == [] and "32 steps of 80" in report and "stories_en, at 40%" in report
@@ -136,28 +136,29 @@ def test_steps_that_were_skipped_are_left_out(bench, tmp_path):
 
 
 def test_the_floor_of_training_text_is_that_of_the_tokens_served(bench):
-    run = health.Run(bench[0] / "healthy-0")
+    run = health.Record(bench[0] / "healthy-0")
     train = run.manifest["splits"]["train"]
     floors = {s: -e["log2_probability"] * math.log(2) / e["tokens"] if e["log2_probability"] else 0
               for s, e in train.items()}
-    some = next(s for s in run.stories)
-    run.state["loader"]["sources"] = {s: {"epoch": 0 if s == some else -1,
+    source = run.stories[0]
+    run.state["loader"]["sources"] = {s: {"epoch": 0 if s == source else -1,
                                           "left": [0]} for s in train}
-    run.rows = [row | {"loss": 0.96 * floors[some]} for row in run.rows]
+    run.rows = [row | {"loss": 0.96 * floors[source]} for row in run.rows]
     assert "training" not in health.below_the_floor(run)
-    run.rows = [row | {"loss": 0.94 * floors[some]} for row in run.rows]
+    run.rows = [row | {"loss": 0.94 * floors[source]} for row in run.rows]
     assert "training" in health.below_the_floor(run)
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda lines: "".join(lines[:9]) + "{\n" + "".join(lines[10:]), "line 10 is damaged"),
-    (lambda lines: "".join(lines[:9] + lines[30:]), "rows are missing"),
-    (lambda lines: "".join(lines[3:]), "rows are missing"),
-    (lambda lines: "".join(lines[:9]) + '{"step": 10}\n', "line 10 is damaged"),
+    (lambda lines: "".join(lines[:9]) + "{\n" + "".join(lines[10:]),
+     "missing or damaged before that of step 11"),
+    (lambda lines: "".join(lines[:9] + lines[30:]), "rows are missing or damaged"),
+    (lambda lines: "".join(lines[3:]), "rows are missing or damaged"),
+    (lambda lines: "".join(lines[:9]) + '{"step": 10}\n', "row of step 10 is damaged"),
     (lambda lines: "".join(lines[:9]) + lines[9].replace('"loss": ', '"loss": [], "x": '),
-     "line 10 is damaged"),
+     "row of step 10 is damaged"),
     (lambda lines: "".join(lines[:9]) + lines[9].replace("}", ', "held_out": [1]}'),
-     "line 10 is damaged"),
+     "row of step 10 is damaged"),
     (lambda lines: "", "holds no rows")])
 def test_a_damaged_log_is_one_clear_line(bench, tmp_path, capsys, change, message):
     run = copy_run(bench, tmp_path, change)
@@ -195,27 +196,26 @@ def test_the_future_is_seen_only_with_a_leaking_mask():
         assert health.sees_the_future(model)
 
 
-def test_a_look_is_taken_from_the_looks_around():
+def test_an_evaluation_is_read_off_the_line_between_its_neighbours():
     rows = [{"step": step, "held_out": look} for step, look in
             ((1, {}), (100, {"s": 4.0}), (200, {}), (400, {"s": 1.0, "other": 9.0}))]
-    assert [health._look(rows, "s", at) for at in (99, 100, 400, 401)] == [None, 4.0, 1.0, None]
-    assert health._look(rows, "s", 200) == pytest.approx(2.0)  # halfway in both logarithms
-    assert health._look(rows, "never", 200) is None
+    assert [health.held_out_at(rows, "s", at) for at in (99, 100, 400, 401)] == [None, 4.0, 1.0, None]
+    assert health.held_out_at(rows, "s", 200) == pytest.approx(2.0)  # halfway in both logarithms
+    assert health.held_out_at(rows, "never", 200) is None
 
 
 def test_bands_hold_every_run_that_they_were_made_of():
     runs = [{"first loss": 1.0, "gradient norm": 2.0, "x": 5.0}, {"first loss": 1.02, "x": 6.0,
                                                                   "gradient norm": 1.0}]
-    bands = health.make_bands(runs)
+    bands = bands_script.make_bands(runs)
     assert all(bands[name][0] <= value <= bands[name][1] for run in runs
                for name, value in run.items())
     assert bands["gradient norm"] == [0.5, 4.0] and bands["first loss"][1] < 1.1
-    assert health.make_bands([{"repeats its input, share": 0.001}] * 2) == \
+    assert bands_script.make_bands([{"repeats its input, share": 0.001}] * 2) == \
         {"repeats its input, share": [0.0, 0.004]}
 
 
 def test_the_reference_script_makes_bands_and_goes_on_where_it_was(tmp_path, capsys):
-    bands = script("reference_bands")
     small = [f"--{k} {v}" for k, v in (
         ("steps", 20), ("batch_size", 2), ("row_length", 64), ("warmup_steps", 2),
         ("eval_every", 4), ("save_every", 10), ("hidden_size", 16), ("intermediate_size", 24),
@@ -223,15 +223,15 @@ def test_the_reference_script_makes_bands_and_goes_on_where_it_was(tmp_path, cap
     arguments = ["--seeds", "2", "--folder", str(tmp_path / "runs"), "--output",
                  str(tmp_path / "bands.json"), "STORIES=200", "VOCAB=300",
                  "TRAIN_ARGS=" + " ".join(small)]
-    bands.main(arguments)
+    bands_script.main(arguments)
     found = health.read_bands(tmp_path / "bands.json")
     assert found["seeds"] == 2 and found["recipe"]["steps"] == 20
     runs = sorted(tmp_path.glob("runs/*/seed-*"))
-    assert [health.Run(run).config["seed"] for run in runs] == [0, 1]
+    assert [health.Record(run).config["seed"] for run in runs] == [0, 1]
     assert "bits per byte, stories_zh, at 100%" in found["bands"]
     assert not any("python_docs" in name for name in found["bands"])
     times = [run.joinpath("cost.json").stat().st_mtime_ns for run in runs]
-    bands.main(arguments)
+    bands_script.main(arguments)
     assert times == [run.joinpath("cost.json").stat().st_mtime_ns for run in runs]
     for run in runs:
         assert health.check(run, found)[1] == []

@@ -12,8 +12,9 @@ import statistics
 import sys
 
 from nanoseek.checkpoint import checkpoints
-from nanoseek.evaluate import nats, write_curve
+from nanoseek.evaluate import nats
 from nanoseek.generate import SAMPLING, write
+from nanoseek.lab.curve import write_curve
 
 
 def evaluate_quickly(run):

@@ -1,0 +1,164 @@
+"""What should a budget train? A model's size, tokens, learning rate and batch, by scaling laws.
+
+    plan(dollars=100, gpu="H100")["config"]             # the shape to train
+    plan(seconds=180, flops_per_second=1e11)["tokens"]  # on a machine that reaches so many FLOP/s
+
+A larger model learns more from each token, but sees fewer tokens for the same compute. A scaling
+law says which split is best: for a compute C it gives FLOPs per token, learning rate and batch,
+each as coefficient·C^exponent. Two laws are known here: DeepSeek LLM's (arXiv 2401.02954, §3) and,
+for small budgets, that of our own sweep, tutorials/experiments/scaling_sweep.py.
+"""
+
+import dataclasses
+import math
+
+from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, show, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingLaw:
+    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
+
+    C counts the FLOPs of the layers alone (no head). Fitted from `least` to `most` FLOPs with a
+    vocabulary, rows of `context` tokens, and the settings of train in `recipe`.
+    """
+
+    flops_per_token: tuple
+    learning_rate: tuple
+    batch_tokens: tuple
+    least: float
+    most: float
+    vocab_size: int
+    context: int
+    recipe: dict
+    source: str
+
+
+DEEPSEEK_LAW = ScalingLaw(
+    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
+    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
+     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
+LAW_TINY = ScalingLaw(
+    (2.683, 0.4591), (82.71, -0.3411), (0.03625, 0.3714), 8.9e+10, 8.8e+12, 4096, 256,
+    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
+    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
+
+
+def nearest_law(flops):
+    """Return the law whose fitted range holds a budget, or is nearest to it."""
+    return min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
+        0, math.log(law.least / flops), math.log(flops / law.most)))
+
+
+def planned_shape(hidden, vocab_size, context):
+    """Return the config that is planned at a width: 2 layers up to 128 wide, as the tiny preset,
+    then one for each 64 (GPT-2 124M: 768 wide, 12), from 1024 on √hidden / 2 (DeepSeek 7B: 4096,
+    30); multi-head and untied, as the models of both laws were."""
+    size = next((n for n in (128, 64, 32) if hidden % n == 0 and hidden >= 16 * n), 16)
+    heads = hidden // size
+    return {"hidden_size": hidden, "intermediate_size": math.ceil(hidden / 12) * 32,
+            "num_hidden_layers": max(2, min(hidden // 64, round(hidden ** 0.5 / 2))),
+            "num_attention_heads": heads, "num_key_value_heads": heads, "vocab_size": vocab_size,
+            "max_position_embeddings": max(context, 512), "tie_word_embeddings": False}
+
+
+def best_config(flops, vocab_size, context, law):
+    """Return the config whose best budget by the law is nearest to `flops`, head included.
+
+    Raises ValueError where no width planned here comes within a factor of 4.
+    """
+    found = []
+    for hidden in (*range(16, 512, 16), *range(512, 16385, 64)):
+        config = planned_shape(hidden, vocab_size, context)
+        each = flops_per_token(config, context)
+        layers = each["total"] - each["head"]
+        # The law backwards: the compute C for which a model of this size is the best.
+        compute = (layers / law.flops_per_token[0]) ** (1 / law.flops_per_token[1])
+        found.append((math.log(each["total"] / layers * compute / flops), config))
+    distance, config = min(found, key=lambda entry: abs(entry[0]))
+    if abs(distance) > math.log(4):
+        size = "small" if distance > 0 else "large"
+        raise ValueError(f"a budget of {flops:.2g} FLOPs is too {size} for any model planned here")
+    return config
+
+
+def fit_memory(config, rows, context, memory_gb, gpu, optimizer):
+    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of
+    "memory_limit" (allocators waste some); rows_at_once is None when not even one row does."""
+    known = tables()["hardware"][gpu]["memory_gb"] if gpu and memory_gb is None else memory_gb
+    limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
+    precision = "bf16" if gpu else "fp32"
+    for mode in ("none", "full"):
+        for at_once in (n for n in range(rows, 0, -1) if rows % n == 0):
+            needed = memory(config, at_once, context, mode, precision, optimizer,
+                            document_mask=True)
+            if needed["total"] <= 0.9 * limit:
+                return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed,
+                        "memory_limit": limit}
+    return {"checkpointing": mode, "rows_at_once": None, "memory": needed, "memory_limit": limit}
+
+
+def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **assumed):
+    """Return the FLOPs that the one budget that was given buys; raise ValueError for none, for
+    more than one, or one that is not above 0."""
+    budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
+    named = [name for name, value in budgets.items() if value is not None]
+    if len(named) != 1:
+        raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
+    amount = positive(named[0], budgets[named[0]])
+    sample = rent(1e18, gpu, **assumed)
+    if flops is not None:
+        return amount
+    if gpu is not None:
+        return 1e18 * amount / (sample["gpu_hours"] * 3600 if seconds else sample["dollars"])
+    if dollars is not None or flops_per_second is None:
+        raise ValueError(f"a budget in {named[0]} needs a gpu: "
+                         f"choose {', '.join(tables()['hardware'])}")
+    return amount * positive("flops_per_second", flops_per_second)
+
+
+def by_law(law, compute, rows_of):
+    """Return what a law says for a compute, in rows of so many tokens."""
+    rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
+    rows = max(1, round(batch / rows_of))
+    rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
+    return {"law": law.source, "law_flops": compute, "recipe": law.recipe,
+            "learning_rate": rate, "batch_tokens": batch, "rows": rows}
+
+
+def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_second=None,
+         config=None, vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False,
+         **given):
+    """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
+    or at the flops_per_second that training reaches here. A config that is given is kept; the law
+    is the nearest, and vocab_size and context (length of a row) are the law's, unless given.
+
+    Returns "config", "tokens", "learning_rate", "batch_tokens", "rows" and "steps", "flops",
+    "law_flops", "recipe", "memory" with its "checkpointing" and "rows_at_once" (None: not even one
+    row fits), "warnings", and the bill where there is a gpu. Raises ValueError for a budget that is
+    missing, negative or too small, and outside the range of the law unless `extrapolate`.
+    """
+    flops = positive("the budget in FLOPs", budget_flops(flops, dollars, seconds, flops_per_second,
+                                                         gpu, mfu=mfu, **given))
+    law = law or nearest_law(flops)
+    vocab_size = law.vocab_size if vocab_size is None else vocab_size
+    context = law.context if context is None else context
+    config = config or best_config(flops, vocab_size, context, law)
+    each, warnings = flops_per_token(config, context), []
+    tokens = flops / each["total"]
+    compute = tokens * (each["total"] - each["head"])
+    if not law.least <= compute <= law.most:
+        warnings.append(f"{compute:.1e} FLOPs in the layers lie outside {law.least:.0e} to "
+                        f"{law.most:.0e}, where the law was fitted ({law.source})")
+        if not extrapolate:
+            raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
+    planned = by_law(law, compute, context)
+    fit = fit_memory(config, planned["rows"], context, memory_gb, gpu, law.recipe["optimizer"])
+    if fit["rows_at_once"] is None:
+        warnings.append(f"one row needs {show(fit['memory']['total'], 'B')} of the "
+                        f"{show(fit['memory_limit'], 'B')} there are: shard the model over "
+                        "several devices")
+    return {**planned, **fit, "config": config, "parameters": parameters(config)["total"],
+            "context": context, "tokens": tokens, "flops": flops, "warnings": warnings,
+            "steps": max(1, round(tokens / planned["rows"] / context)),
+            **({} if seconds is None else {"seconds": seconds}), **rent(flops, gpu, mfu, **given)}

@@ -1,0 +1,156 @@
+"""Open any folder for judging: a model that reads text, and text that it was not trained on.
+
+    subject = open_subject("runs/tiny")                  # or a Llama folder of others
+    documents = held_out_documents("clean.jsonl")        # {source: [document]}
+    refuse_known("runs/tiny", documents)                 # ValueError where it was trained on one
+
+Scored text must be new to a model. A run remembers where its documents lie, so whether it was
+trained on one can be looked up; of models of others nobody knows.
+"""
+
+import contextlib
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nanoseek.checkpoint import find_checkpoint, read_json
+from nanoseek.corpus import read_documents
+from nanoseek.evaluate import Score, document_nats
+from nanoseek.fast import speed_up
+from nanoseek.generate import load
+from nanoseek.lab.cloze import digest
+
+SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
+
+
+class Subject(NamedTuple):
+    """A model with what it needs to read text; begin and end are ids of a document, or None."""
+
+    model: Any
+    tokenizer: Any
+    begin: int | None
+    end: int | None
+
+    def ids(self, text, whole=True):
+        """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
+        begin, end = ([] if i is None else [i] for i in (self.begin, self.end if whole else None))
+        return np.array([*begin, *self.tokenizer.encode(text), *end], dtype=np.int64)
+
+
+def open_subject(folder, fast=True):
+    """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json.
+
+    The ids that begin and end a document are those of its config.json (bos, eos), else the
+    tokenizer's end-of-text. Raises ValueError when the vocabulary does not fit the model.
+    """
+    folder = find_checkpoint(folder)
+    model, tokenizer = load(folder)
+    model = speed_up(model) if fast else model
+    size = model.config.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
+                         f"{size}: they do not belong together")
+    settings = read_json(folder / "config.json")
+    begin, end = (settings.get(f"{kind}_token_id") for kind in ("bos", "eos"))
+    end = next(iter(end), None) if isinstance(end, list) else end  # Llama 3 lists several
+    for value in (begin, end):
+        if value is not None and (type(value) is not int or not 0 <= value < size):
+            raise ValueError(f"{folder / 'config.json'}: {value!r} begins or ends a document, but "
+                             f"the model has ids from 0 to {size - 1}")
+    end = tokenizer.eot_id if end is None else end
+    return Subject(model, tokenizer, end if begin is None else begin, end)
+
+
+@contextlib.contextmanager
+def few_threads(*models):
+    """Let small models compute on one core meanwhile.
+
+    Their matrices are too small to share out, and where another program holds a core, a thread
+    that waits for it at every one of them takes many times as long.
+    """
+    before = torch.get_num_threads()
+    if all(sum(p.numel() for p in model.parameters()) < SMALL for model in models):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- Documents ----------------------------------------------------------------------------------
+
+def held_out_documents(path):
+    """Return {source: [document]} of a JSON lines file: the held-out ones where it has a split.
+
+    Raises ValueError when there are none.
+    """
+    documents = [d for d in read_documents(path) if d["text"].strip()]
+    if any("split" in d for d in documents):
+        documents = [d for d in documents if d.get("split") == "held_out"]
+    if not documents:
+        raise ValueError(f"{path} holds no held-out document: name a file of JSON lines with text "
+                         "that no model was trained on")
+    found = {}
+    for document in documents:
+        found.setdefault(document["source"], []).append(document)
+    return found
+
+
+def floor_of(documents):
+    """Return the bits per byte of the grammar that wrote these documents, None if unknown."""
+    if not all("log2_probability" in d for d in documents):
+        return None
+    return -sum(d["log2_probability"] for d in documents) / sum(
+        len(d["text"].encode("utf-8")) for d in documents)
+
+
+def text_nats(subject, texts):
+    """Return the nats of each text (float64 array), the end of the document included.
+
+    Where nothing can begin a document, its first token is charged as drawn evenly from all.
+    """
+    found = document_nats(subject.model, [subject.ids(text) for text in texts])
+    return found + (math.log(subject.model.config.vocab_size) if subject.begin is None else 0)
+
+
+def score_texts(subject, documents):
+    """Score documents, {source: [document]} from `held_out_documents`: {source: Score}."""
+    scores = {}
+    for source, several in documents.items():
+        size = sum(len(d["text"].encode("utf-8")) for d in several)
+        bits = text_nats(subject, [d["text"] for d in several]).sum() / math.log(2)
+        scores[source] = Score(len(several), size, bits / size, floor_of(several))
+    return scores
+
+
+def find_in_run(folder, name):
+    """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
+    its tokens from another run; None where there is none."""
+    folder = pathlib.Path(folder)
+    places = [folder, *[folder.parent.parent] * (folder.parent.name == "checkpoints")]
+    state = find_checkpoint(folder) / "trainer.json"
+    if name != "cost.json" and state.is_file():  # another run's bill is not this one's
+        config = read_json(state).get("config")
+        if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
+            raise ValueError(f"{state} is damaged: it holds no config of a run")
+        places += [pathlib.Path(config["tokens"]).parent] if config.get("tokens") else []
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def trained_on(folder):
+    """Return the digests of the documents that a run was trained on; empty where unknown."""
+    path = find_in_run(folder, "clean.jsonl")
+    return {digest(d["text"]) for d in read_documents(path)
+            if d.get("split") != "held_out"} if path else set()
+
+
+def refuse_known(folder, documents):
+    """Raise ValueError when a run was trained on any of these documents, {source: [document]}."""
+    texts, known = [d["text"] for several in documents.values() for d in several], trained_on(folder)
+    count = sum(digest(text) in known for text in texts)
+    if count:
+        raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to be "
+                         "scored: name text that no model has seen, with --text")

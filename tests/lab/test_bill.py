@@ -1,0 +1,233 @@
+"""bill.py: what the command line prints, published bills, and plans for this machine."""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from nanoseek import cost, data
+from nanoseek.lab import bill
+from nanoseek.lab.bill import calibrate
+from nanoseek.lab.planner import plan
+from nanoseek.model import ModelConfig
+from nanoseek.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "tie_word_embeddings": True}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    tag = cost.price_tag(TINY, 5e6, 50, 1e11)
+    tag["bits_per_byte"] = {"stories": 1.25}
+    (folder / "cost.json").write_text(json.dumps(tag), encoding="utf-8")
+    return folder
+
+
+def test_a_run_shows_its_tag(run, capsys):
+    bill.main([str(run)])
+    shown = capsys.readouterr().out
+    assert cost.format_price_tag(json.loads((run / "cost.json").read_text())) in shown
+    assert "1.250" in shown
+
+
+def test_presets_and_config_files_are_priced(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    for what in (str(tmp_path), str(tmp_path / "config.json")):
+        bill.main([what])
+        assert "checkpointing selective" in capsys.readouterr().out
+    bill.main(["deepseek-llm-67b", "--gpu", "H800", "--tokens", "2e12"])
+    shown = capsys.readouterr().out
+    assert "67.4 B" in shown and "601,200 h" in shown and "median" in shown
+
+
+def test_tables_are_printed_from_the_data(capsys):
+    bill.main(["calibrate"])
+    shown, tables = capsys.readouterr().out, cost.tables()
+    assert all(row["model"] in shown and row["scope"] in shown for row in tables["bills"])
+    assert all(name in shown for name in tables["hardware"])
+    bill.main(["claims"])
+    shown = capsys.readouterr().out
+    assert all(text in shown for row in tables["claims"] for text in row.values())
+
+
+def test_flops_agree_with_published_ones():
+    ratios = {row["model"]: row["ratio"] for row in calibrate() if row["ratio"]}
+    assert ratios.keys() == {"Llama 3.1 405B", "GPT-3 175B"}
+    assert all(abs(ratio - 1) <= 0.05 for ratio in ratios.values())
+
+
+def test_mfu_agrees_with_the_plain_rule():
+    """6·N·D ÷ (hours × peak), worked out apart; attention in full then adds 6 to 47%."""
+    plain = {"Llama 2 7B": .39, "Llama 2 13B": .38, "Llama 2 70B": .43, "Llama 3 8B": .16,
+             "Llama 3 70B": .28, "Llama 3.1 405B": .34, "DeepSeek 67B": .38, "DeepSeek-V2": .20,
+             "DeepSeek-V3": .35, "TinyLlama 1.1B": .51, "MPT-7B": .36, "GPT-2 124M": .53,
+             "GPT-2 1558M": .46, "BLOOM 176B": .32}
+    peaks = {"A100": 312e12, "H100": 989e12, "H800": 989e12}
+    rows = {row["model"]: row for row in calibrate() if row["mfu"]}
+    assert rows.keys() == plain.keys()
+    for name, row in rows.items():
+        active = row.get("active_parameters") or cost.parameters(row["config"])["total"]
+        most = row["gpu_hours"] * 3600 * peaks[row["chip"]]
+        assert 6 * active * row["tokens"] / most == pytest.approx(plain[name], abs=0.01)
+        assert row["mfu"] == pytest.approx(row["flops"] / most)
+    assert rows["DeepSeek 67B"]["mfu"] / .38 == pytest.approx(1.08, abs=0.02)
+    assert rows["GPT-2 124M"]["mfu"] / .53 == pytest.approx(1.15, abs=0.02)
+
+
+def test_each_bill_is_predicted_from_the_others():
+    rows = calibrate()
+    for row in rows:
+        others = [other["flops"] / (other["gpu_hours"] * 3600) for other in rows
+                  if other["model"] != row["model"] and other["chip"] == row["chip"]
+                  and other["gpu_hours"] and "active_parameters" not in other]
+        if "active_parameters" in row or not row["gpu_hours"] or not others:
+            assert row["predicted_hours"] is row["error"] is None
+        else:
+            hours = row["flops"] / statistics.median(others) / 3600
+            assert row["predicted_hours"] == pytest.approx(hours)
+            assert row["error"] == pytest.approx(hours / row["gpu_hours"] - 1)
+    assert sum(row["error"] is not None for row in rows) == 11
+
+
+def test_the_usual_mfu_of_a_chip_is_the_median_of_its_bills():
+    rows = [row for row in calibrate() if row["mfu"] and "active_parameters" not in row]
+    usual = cost.tables()["usual_mfu"]
+    assert usual.keys() == {row["chip"] for row in rows} | {"other"}
+    for chip, (mfu, source) in usual.items():
+        here = [row["mfu"] for row in rows if chip in (row["chip"], "other")]
+        assert mfu == pytest.approx(statistics.median(here), rel=1e-9)
+        assert chip == "other" or f"median of {len(here)} " in source and chip in source
+
+
+def test_a_plan_prints_a_command_that_train_reads(capsys):
+    bill.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens",
+                 "--out", "my $run's"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("python -m nanoseek.train ")
+    words = shlex.split(lines[-1])[3:]
+    flags = dict(zip(words[::2], words[1::2]))
+    planned = plan(dollars=100, gpu="H100")
+    assert flags["--hidden_size"] == str(planned["config"]["hidden_size"])
+    assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "some/tokens"
+    assert flags["--out"] == "my $run's" and flags["--schedule"] == "multi_step"
+    from nanoseek.train import TrainConfig
+    known = {f"--{field.name}" for kind in (TrainConfig, ModelConfig)
+             for field in dataclasses.fields(kind)}
+    assert set(flags) <= known
+
+
+def test_the_planner_mixes_the_stories_as_the_makefile_does():
+    makefile = (pathlib.Path(__file__).parents[2] / "Makefile").read_text("utf-8")
+    weights = ",".join(f"{name}={share}" for name, share in bill.STORY_WEIGHTS.items())
+    assert f"--weights {weights}\n" in makefile
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """Token shards of the default recipe's sources, with a vocabulary of 512."""
+    documents = [{"text": "a" * 300, "source": source, "split": split}
+                 for source in ("stories_en", "stories_zh", "python_docs")
+                 for split in ("train", "held_out")]
+    Tokenizer.train(["some text"], 257).save(tmp_path / "tokenizer.json")
+    data.write_shards(documents, lambda text: list(text.encode()), tmp_path / "tokens", 512, 511,
+                      tmp_path / "tokenizer.json")
+    return str(tmp_path / "tokens")
+
+
+def test_a_plan_in_minutes_measures_the_machine(monkeypatch, capsys, tokens):
+    measured = []
+
+    def measure(planned, data):
+        assert data == tokens
+        measured.append(planned["config"])
+        return 1e11, {"threads": 2, "precision": "fp32"}
+    monkeypatch.setattr(bill, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(bill, "measure_training", measure)
+    bill.main(["plan", "--minutes", "3", "--tokens", tokens])
+    shown = capsys.readouterr()
+    words = shlex.split(shown.out.splitlines()[-1])
+    flags = dict(zip(words[3::2], words[4::2]))
+    assert len(measured) == 2 and flags["--hidden_size"] == str(measured[1]["hidden_size"])
+    assert flags["--threads"] == "2" and flags["--optimizer"] == "muon"
+    assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
+    assert measured[1]["vocab_size"] == 512  # that of the tokens
+    # Start and evaluations aside, steps fill the time at the speed that was measured.
+    each = cost.flops_per_token(measured[1], int(flags["--row_length"]))
+    trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
+    scored = 3 * 301 * 3  # 3 sources of 301 held-out tokens: at the end, and quickly twice before
+    seconds = (each["total"] * trained + each["forward"] * scored) / 1e11 + bill.START_SECONDS
+    assert seconds == pytest.approx(180, rel=0.01)
+    assert "3.0 min" in shown.out
+    assert "times" in shown.err  # 903 tokens to learn from are few
+
+
+def test_minutes_too_few_or_too_many_are_named(monkeypatch, tokens):
+    monkeypatch.setattr(bill, "measure_ceiling", lambda: 3e11)
+    monkeypatch.setattr(bill, "measure_training", lambda planned, data: (1e11, {}))
+    with pytest.raises(ValueError, match="a budget of 6 seconds is too small"):
+        bill.main(["plan", "--minutes", "0.1", "--tokens", tokens])
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="shard the model over several devices"):
+        bill.main(["plan", "--minutes", "1e11", "--tokens", tokens])
+
+
+def test_tokens_decide_the_vocabulary(tokens, capsys):
+    bill.main(["plan", "--flops", "1e18", "--tokens", tokens])
+    assert "vocabulary 512" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has a vocabulary of 512"):
+        bill.main(["plan", "--flops", "1e18", "--tokens", tokens, "--vocab_size", "4096"])
+
+
+def test_measured_speed_is_that_of_real_steps(tokens):
+    planned = plan(seconds=10, flops_per_second=1e12, extrapolate=True,
+                   config={**TINY, "vocab_size": 512, "max_position_embeddings": 512})
+    speed, chosen = bill.measure_training({**planned, "rows_at_once": 1}, tokens, seconds=0.01)
+    assert speed > 0 and chosen["threads"] >= 1 and chosen["precision"] in ("fp32", "bf16")
+
+
+def test_a_plan_in_minutes_needs_tokens(tmp_path):
+    with pytest.raises(ValueError, match="absent"):
+        bill.main(["plan", "--minutes", "3", "--tokens", str(tmp_path / "absent")])
+
+
+@pytest.mark.parametrize("argv", [
+    ["nowhere"], ["tiny", "extra"], ["tiny", "--gpu", "H1", "--tokens", "1e9"],
+    ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
+    ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
+    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
+    ["plan", "--minutes", "1e300"], ["plan", "--minutes", "1", "--flops", "1e18"],
+    ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"],
+    ["calibrate", "extra"]])
+def test_bad_command_lines(argv, capsys):
+    with pytest.raises((ValueError, SystemExit)) as caught:
+        bill.main(argv)
+    if caught.type is SystemExit:
+        assert caught.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff", '{"seconds": null}',
+                                     '{"flops": "much"}', '{"assumptions": [1]}'])
+def test_a_damaged_tag_is_named(run, content):
+    if ":" in content:  # a good tag, but for one entry
+        content = json.dumps(json.loads((run / "cost.json").read_text()) | json.loads(content))
+    (run / "cost.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="cost.json"):
+        bill.main([str(run)])
+
+
+def test_bad_input_ends_in_one_line_and_exit_code_2():
+    done = subprocess.run([sys.executable, "-m", "nanoseek.cost", "plan", "--dollars", "5", "--gpu",
+                           "H200"], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr == "nanoseek.cost: H200 has no known power: give watts\n"

@@ -1,0 +1,15 @@
+"""curve.py: the picture of a run is well-formed and shows lines and floors."""
+
+import xml.etree.ElementTree
+
+from nanoseek.lab.curve import write_curve
+
+
+def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):
+    log = [{"tokens": 100 * i, "held_out": {"a<b": 4.0 / i, "b": 5.0 / i}} for i in (1, 2, 3)]
+    log.insert(1, {"tokens": 150})
+    write_curve(log, {"b": 0.5}, tmp_path / "c.svg")
+    root = xml.etree.ElementTree.parse(tmp_path / "c.svg").getroot()
+    lines = [e for e in root.iter() if e.tag.endswith("polyline")]
+    assert len(lines) == 2 and all(len(line.get("points").split()) == 3 for line in lines)
+    assert sum("stroke-dasharray" in e.attrib for e in root.iter()) == 1

@@ -1,0 +1,71 @@
+"""report.py: cloze answers against a plain sum, intervals, and what the command prints."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from nanoseek import cli, evaluate
+from nanoseek.evaluate import nats
+from nanoseek.lab import cloze, report
+from nanoseek.lab.subject import open_subject
+from nanoseek.model import ModelConfig, Transformer
+
+
+def test_answers_are_those_of_a_plain_sum(folder):
+    """One choice at a time, the likelihood of all of its tokens, over its bytes."""
+    torch.manual_seed(3)
+    model = Transformer(ModelConfig(vocab_size=300, hidden_size=16, intermediate_size=24,
+                                    num_attention_heads=2, num_key_value_heads=1,
+                                    max_position_embeddings=2048, initializer_range=0.3)).eval()
+    subject = open_subject(folder / "ours")._replace(model=model)
+    items = cloze.questions(3, seed=8)
+    expected = []
+    for item in items:
+        rates, several = [], [subject.ids(item.context + c, whole=False) for c in item.choices]
+        shared = nats(model, [np.array(os.path.commonprefix([list(s) for s in several]))])
+        for choice, ids in zip(item.choices, several):
+            rates.append((nats(model, [ids]) - shared) / len(choice.encode("utf-8")))
+        expected.append(min(range(len(rates)), key=rates.__getitem__) == item.answer)
+    assert report.answer(subject, items).tolist() == expected and 0 < sum(expected) < len(items)
+
+
+def test_a_model_that_knows_the_story_answers_every_question(folder, monkeypatch):
+    items = cloze.questions(3, seed=9)
+    subject = open_subject(folder / "other")
+    long = subject._replace(model=Transformer(ModelConfig(
+        vocab_size=400, hidden_size=4, intermediate_size=4, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1, max_position_embeddings=4096)))
+    known = {item.context + item.choices[item.answer] for item in items}
+
+    def oracle(model, pieces):
+        return np.array([0.0 if subject.tokenizer.decode(ids[1:].tolist()) in known
+                         else 1.0 * len(ids) for ids, _ in pieces])
+    monkeypatch.setattr(report, "piece_nats", oracle)
+    assert report.answer(long, items).all()
+
+
+def test_wilson_against_published_values():
+    low, high = report.wilson(81, 263)  # Newcombe 1998, table 1: 0.2553 to 0.3662
+    assert low == pytest.approx(0.2553, abs=1e-4) and high == pytest.approx(0.3662, abs=1e-4)
+    assert report.wilson(0, 20)[0] == pytest.approx(0)
+    assert report.wilson(20, 20)[1] == pytest.approx(1)
+
+
+def test_a_single_folder_is_scored_on_text_and_asked(folder, capsys):
+    text = str(folder / "ours" / "clean.jsonl")
+    evaluate.main([str(folder / "llama"), "--text", text, "--cloze", "2"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].startswith("stories_en") and "of 4 each" in printed[-2]
+    assert all(ability in printed[-1] for ability in cloze.ABILITIES)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--samples", "-1"], "at least 0"), (["--judged", "-1"], "at least 0"), ([], "nowhere")])
+def test_bad_input_is_one_clear_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: evaluate.main(["nowhere", *arguments]))
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1

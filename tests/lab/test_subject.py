@@ -1,0 +1,91 @@
+"""subject.py: a folder of anyone scored as transformers scores it, ids that fit, few threads."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from nanoseek.evaluate import nats
+from nanoseek.lab import subject
+from nanoseek.lab.subject import open_subject, score_texts, text_nats
+
+
+def test_bits_per_byte_agree_with_transformers_on_a_foreign_folder(folder):
+    from tokenizers import Tokenizer as Theirs
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(folder / "llama", dtype=torch.float32)
+    tokenizer = Theirs.from_file(str(folder / "llama" / "tokenizer.json"))
+    texts = ["Tom had a ball.", "小明有一个皮球。", "Who has the kite now? 现在呢？"]
+    total = 0.0
+    for text in texts:
+        ids = torch.tensor([[0, *tokenizer.encode(text).ids, 1]])
+        assert ids.shape[1] <= 64
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+    expected = total / math.log(2) / sum(len(t.encode("utf-8")) for t in texts)
+    judged = open_subject(folder / "llama")
+    found = score_texts(judged, {"s": [{"text": t} for t in texts]})["s"]
+    assert found.bits_per_byte == pytest.approx(expected, abs=1e-3)
+    assert found.documents == 3 and found.floor is None and found.way_to_floor is None
+
+
+def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
+    """Half a context at a time, each window scoring what the one before did not."""
+    from transformers import AutoModelForCausalLM
+    model = AutoModelForCausalLM.from_pretrained(folder / "llama", dtype=torch.float32)
+    judged = open_subject(folder / "llama")
+    text = documents[0]["text"]
+    ids = torch.from_numpy(judged.ids(text))[None]
+    total, done, start = 0.0, 0, 0
+    while done < ids.shape[1] - 1:
+        end = min(start + 65, ids.shape[1])
+        labels = ids[:, start:end].clone()
+        labels[:, :done - start + 1] = -100
+        with torch.no_grad():
+            part = model(input_ids=ids[:, start:end][:, :64], labels=None).logits
+            logits = part[:, :end - start - 1] if end - start > 64 else part[:, :-1]
+        picked = labels[:, 1:1 + logits.shape[1]]
+        total += torch.nn.functional.cross_entropy(
+            logits[0], picked[0], ignore_index=-100, reduction="sum").item()
+        done = end - 1
+        start = max(0, done - 32)
+    assert ids.shape[1] > 100
+    assert text_nats(judged, [text])[0] == pytest.approx(total, rel=1e-4)
+
+
+def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
+    judged = open_subject(folder / "ours")
+    bare = judged._replace(begin=None, end=None)
+    ids = bare.ids("Tom slept.")
+    expected = math.log(300) + nats(judged.model, [ids])
+    assert text_nats(bare, ["Tom slept."])[0] == pytest.approx(expected)
+
+
+def test_small_models_have_one_core_to_themselves(monkeypatch):
+    model = torch.nn.Linear(4, 4)
+    monkeypatch.setattr(subject, "SMALL", sum(p.numel() for p in model.parameters()) + 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyError), subject.few_threads(model):
+            assert torch.get_num_threads() == 1
+            raise KeyError
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr(subject, "SMALL", 10)
+        with subject.few_threads(model):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name, value", [("eos_token_id", 99999), ("eos_token_id", "x"),
+                                         ("bos_token_id", True), ("bos_token_id", [1])])
+def test_a_document_cannot_begin_or_end_with_what_is_no_id(folder, tmp_path, name, value):
+    shutil.copytree(folder / "ours", tmp_path / "m")
+    (tmp_path / "m" / "checksums.json").unlink()
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match="begins or ends a document"):
+        open_subject(tmp_path / "m")
