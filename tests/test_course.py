@@ -126,8 +126,8 @@ def test_what_cannot_be_graded_is_named_in_one_line(tmp_path):
              ("stories", "notes.txt"): "no Python file",
              ("stories", "other.py"):
                  "other.py lacks Grammar, log2_probability, .*copies of nanoseek.corpus.stories",
-             ("stories tokenizer", "stories.py"): "name one of test_cost.py, test_curate.py, ",
-             ("cli", "stories.py"): "name one of test_cost.py, test_curate.py, "}
+             ("stories tokenizer", "stories.py"): "name one of test_cost.py, test_data.py, ",
+             ("cli", "stories.py"): "name one of test_cost.py, test_data.py, "}
     for call, (code, said) in zip(calls, grade(tmp_path, *calls)):
         lines = [line for line in said.splitlines() if line.startswith("ERROR: ")]
         assert code == pytest.ExitCode.USAGE_ERROR and len(lines) == 1, said

@@ -24,9 +24,11 @@ BLANKS = {
         "make_table": "", "Writer.choose": "draw one item, add its log2-probability to self.log2",
         "Writer.fill": "a slot → its word; what is chosen under a variable is remembered in state",
         "Writer.write": "", "log2_probability": ""},
-    "curate": {
-        "normalise": "", "fold": "", "broken_rule": "", "jaccard": "", "minhash_signatures": "",
-        "choose_bands": "", "band_keys": "", "find_near_duplicates": ""},
+    "duplicates": {
+        "grams": "", "jaccard": "", "minhash_signatures": "per text: the upper 32 bits of its "
+        "gram_hashes are the hashes; bin = hash % permutations; then fill_empty_bins",
+        "fill_empty_bins": "", "estimate_jaccard": "", "choose_bands": "", "band_keys": "",
+        "find_near_duplicates": ""},
     "tokenizer": {
         "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "count_chunks": "",
         "learn_merges": "", "_Merger.__call__": "of each chunk: begin with self._byte_ids of its "
@@ -55,7 +57,7 @@ BLANKS = {
 }
 # What only those bodies use.
 HELPERS = {
-    "curate": ["_fold_in", "_densify", "_PairSearch", "estimate_jaccard"],
+    "duplicates": ["candidate_pairs", "least_estimates", "find_root"],
     "tokenizer": ["_best_first", "_join", "_Merger._keys", "_Merger._merge_in_rounds",
                   "_Merger._merge_one"],
     "model": ["_RMSNorm", "_LinearCrossEntropy", "_ShortAttention"],

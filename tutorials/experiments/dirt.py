@@ -25,8 +25,9 @@ HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
 from nanoseek.corpus import plant_dirt
-from nanoseek.curate import CurateConfig, curate, find_near_duplicates
+from nanoseek.curate import CurateConfig, curate
 from nanoseek.data import write_shards
+from nanoseek.fast.pairs import find_near_duplicates
 from nanoseek.model import ModelConfig
 from nanoseek.corpus.stories import stories
 from nanoseek.tokenizer import Tokenizer
@@ -62,7 +63,7 @@ def corpus(pool, share, kind, seed):
     crawl = plant_dirt(pool, seed, share)[0]
     assert without_near(held_out, crawl, 0.8) == held_out, "a held-out story is in the crawl"
     if kind == "curated":
-        crawl = curate(crawl, CurateConfig(held_out=0))[0]
+        crawl = curate(crawl, CurateConfig(held_out=0), find_near_duplicates)[0]
     return crawl, [document | {"split": "held_out"} for document in held_out]
 
 

@@ -18,8 +18,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from nanoseek.curate import (band_keys, choose_bands, find_near_duplicates, jaccard,
-                             minhash_signatures)
+from nanoseek.duplicates import band_keys, choose_bands, find_near_duplicates, jaccard
+from nanoseek.fast.minhash import minhash_signatures
 
 THRESHOLD = 0.8
 

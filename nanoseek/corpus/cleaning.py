@@ -1,0 +1,216 @@
+r"""Clean one text at a time, whatever else is in the corpus: its spelling, quality, boilerplate.
+
+    normalise("Ｔｏｍ  \r\n") → "Tom"          broken_rule("Click here.") → "too few words"
+
+The rules of quality are those of Gopher (Rae et al. 2021, appendix A.1.1) and some of our own.
+Documents here are shorter, and Python's documentation holds code, so most limits are wider; LIMITS
+names both.
+
+Glossary: *unit* a word, or one character of a script written without spaces, so that limits mean
+the same in Chinese as in English; *mojibake* text that was read with the wrong character table.
+"""
+
+import collections
+import functools
+import math
+import re
+import unicodedata
+
+from nanoseek.corpus.passages import UNSPACED
+
+
+# Spelling ----------------------------------------------------------------------------------------
+
+# What NFKC changes safely. The rest of it is unsafe: 10² would become 102, ½ would become 1⁄2,
+# and the full-width punctuation of proper Chinese (，！？) would become ASCII.
+PLAIN = {
+    **{code: code - 0xFEE0 for a, b in ("０９", "ＡＺ", "ａｚ") for code in range(ord(a), ord(b) + 1)},
+    **dict(zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"))),
+    **dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
+    **dict.fromkeys([0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029], "\n"),
+    **dict.fromkeys([*range(9), *range(0x0E, 0x20), 0x7F, 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE,
+                     0xFFFF]),
+}
+NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
+
+
+def normalise(text):
+    r"""Return the one spelling of a text: NFC, "\n" line ends, no control characters.
+
+    Full-width letters and digits become ASCII, odd spaces plain ones, ligatures letters, half of a
+    surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go.
+
+    >>> normalise("Ｔｏｍ　ｓａｉｄ：\r\n\r\n\r\n\r\n“ﬁne” \x00")
+    'Tom said：\n\n“fine”'
+    """
+    text = text.replace("\r\n", "\n")
+    if not text.isascii():  # half of a surrogate pair has no UTF-8 form
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    if NOT_PLAIN.search(text):
+        text = text.translate(PLAIN)
+    text = unicodedata.normalize("NFC", text).rstrip()
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n)", "", text)).strip("\n")
+
+
+def fold(text):
+    """Return what copies share: letters and digits alone, in lower case and one width.
+
+    >>> fold("The CAT, again!") == fold("ｔｈｅ cat again")
+    True
+    """
+    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+# Quality -----------------------------------------------------------------------------------------
+
+LIMITS = {  # rule: least, most, source
+    "too few words": (5, math.inf, "Gopher: 50"),
+    "words too long": (0, 10, "Gopher: 10"),
+    "mostly numbers": (0, 0.5, "Gopher: 0.2 of words without a letter"),
+    "symbols": (0, 0.1, "Gopher: 0.1 to a word"),
+    "mojibake": (0, 0.05, "our own"),
+    "unprintable": (0, 0.02, "our own"),
+    "links": (0, 0.3, "our own"),
+    "repeated phrases": (0, 0.5, "Gopher: 0.15 of characters, five words"),
+    "repeated lines": (0, 0.3, "Gopher: 0.2 of characters"),
+    "few different words": (0.25, 1, "our own"),
+    "lines too short": (2, math.inf, "our own"),
+    "no function words": (2, math.inf, "Gopher: 2 of 8"),
+}
+JUDGED = 100_000      # characters of a text that the rules look at
+FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than this is foreign
+
+UNIT = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
+LINK = re.compile(r"(?:https?://|www\.)\S+")
+UNPRINTABLE = re.compile("[\x80-\x9f\ue000-\uf8ff\ufffd]")
+MISREAD = re.compile("\u00c2[ \u0080-\u00bf]|"  # UTF-8 that was read as Latin-1 or Windows-1252
+                     "[\u00c3-\u00ef][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]")
+# What holds sentences together, in the languages of a script.
+FUNCTION_WORDS = {
+    "LATIN": set("the be to of and that have with a in is it for on as this not or if "
+                 "de la el que y en los del un une les et des le est der die das und ist nicht "
+                 "ein von mit di il che per non o e os da uma um het een van".split()),
+    "CJK": set("的一是不了在有我他她它这個个們们和就也都着之而以其于為为與说說到上"
+               "無无此何者所如自未已相來来"),
+}
+
+
+def broken_rule(text):
+    """Return the name of the first rule that a text breaks, or None."""
+    for name, value in measures(text[:JUDGED]):
+        least, most, _ = LIMITS[name]
+        if not least <= value <= most:
+            return name
+    return None
+
+
+def measures(text):
+    """Yield (rule, what it measures of the text), rules in the order of LIMITS."""
+    units = UNIT.findall(text)
+    lines = [line for line in map(str.strip, text.split("\n")) if len(line) > 3]
+    yield "too few words", len(units)
+    yield "words too long", sum(map(len, units)) / len(units)
+    yield "mostly numbers", sum(map(str.isdigit, units)) / len(units)
+    yield "symbols", sum(map(text.count, ("#", "…", "..."))) / len(units)
+    yield "mojibake", mojibake(text, lines)
+    yield "unprintable", share(UNPRINTABLE, text)
+    yield "links", share(LINK, text)
+    # A text with few phrases, lines or words repeats them by chance: the rule says nothing of it.
+    runs = list(zip(*(units[start:] for start in range(5))))
+    yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 45 else 0
+    once, all_lines = sum(map(len, set(lines))), sum(map(len, lines))
+    yield "repeated lines", 1 - once / all_lines if len(lines) > 4 else 0
+    first = units[:200]
+    yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
+    yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
+    known = FUNCTION_WORDS.get(script(text)) if len(units) > 29 else None
+    yield "no function words", math.inf if known is None else len(known & {*map(str.lower, units)})
+
+
+def share(pattern, text):
+    """Return the share of the characters that lie in matches of a pattern."""
+    return sum(map(len, pattern.findall(text))) / len(text)
+
+
+def mojibake(text, lines):
+    """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
+    for line in lines[:5] if not text.isascii() else ():
+        foreign = re.sub(r"[\x00-\x7f]", "", line)
+        try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
+            if len(foreign) >= 6 and foreign.encode("gbk")[:-3].decode("utf-8"):
+                return len(foreign) / len(line)
+        except UnicodeError:
+            continue
+    return share(MISREAD, text)
+
+
+def script(text):
+    """Return the script that most of a hundred letters of a text are in, as Unicode names it.
+
+    A fair share of kana makes it "HIRAGANA", CJK characters or not; "" where there is no letter.
+
+    >>> script("Moby 白鲸 Dick"), script("红楼梦"), script("これは日本語です。"), script("42")
+    ('LATIN', 'CJK', 'HIRAGANA', '')
+    """
+    counts = collections.Counter(map(script_of, text[:400:4]))
+    counts[""] = 0
+    if counts["HIRAGANA"] * 10 > counts["CJK"]:
+        counts["CJK"] = 0
+    return max(counts, key=counts.get)
+
+
+@functools.lru_cache(1 << 16)
+def script_of(character):
+    name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
+    return name.replace("KATAKANA", "HIRAGANA")
+
+
+def faults(texts):
+    """Return for each text the rule that it breaks, "foreign script", or None.
+
+    Foreign is a script that hardly any of the texts are in.
+    """
+    scripts = [script(text) for text in texts]
+    counts, sizes = collections.Counter(scripts), collections.Counter()
+    for name, text in zip(scripts, texts):
+        sizes[name] += len(text)
+    foreign = {name for name in counts if FOREIGN_SHARE > max(
+        counts[name] / len(texts), sizes[name] / sum(sizes.values()))}
+    return ["foreign script" if name in foreign else broken_rule(text)
+            for name, text in zip(scripts, texts)]
+
+
+# Boilerplate -------------------------------------------------------------------------------------
+
+def boilerplate_lines(texts, documents, least_bytes=24):
+    """Return the set of lines that are among the first or last three of at least so many texts.
+
+    Menus, notices, footers. Lines shorter than `least_bytes` of UTF-8 do not count, nor does a
+    line that is a whole text.
+    """
+    counts = collections.Counter()
+    for text in texts:
+        head, tail = ([line for line in part.split("\n") if line.strip()]
+                      for part in (text[:1000], text[-1000:]))
+        counts.update({*head[:3], *tail[-3:]} if len(head) > 1 else ())
+    return {line for line, number in counts.items()
+            if number >= documents and len(line.encode()) >= least_bytes}
+
+
+def strip_lines(text, lines):
+    """Take blank lines, and those in the set `lines`, off both ends of a text."""
+    rows = text.split("\n")
+    kept = [n for n, row in enumerate(rows) if row.strip() and row not in lines]
+    return "\n".join(rows[kept[0]:kept[-1] + 1]) if kept else ""
+
+
+def cut(text, spans):
+    """Return the text without the spans, normalised.
+
+    >>> cut("It rained. All rights reserved. It stopped.", [(11, 32)])
+    'It rained. It stopped.'
+    """
+    places = [0, *(place for span in spans for place in span), len(text)]
+    kept = [text[start:end].strip(" ") for start, end in zip(places[::2], places[1::2])]
+    return normalise(" ".join(part for part in kept if part))

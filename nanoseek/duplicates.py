@@ -1,0 +1,200 @@
+r"""Find near-duplicates: n-grams → MinHash → locality-sensitive hashing → exact check → clusters.
+
+    find_near_duplicates(["one two three four", "other", "one two three four."]) → [[0, 2]]
+
+How alike are two texts? Cut each into the set of its 5-grams, all runs of five characters. Their
+Jaccard index is |A ∩ B| / |A ∪ B|: 1 for equal sets, 0 for sets that share nothing. But a million
+texts make half a trillion pairs, so most pairs must be ruled out without looking at them.
+
+MinHash (Broder 1997): hash every gram of both texts. One gram of A ∪ B has the smallest hash, and
+a fair hash gives each the same chance to be this one. The minima of A and B are equal exactly when
+it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. One minimum answers only
+yes or no. Of 128 independent ones, a text's *signature*, the share that agrees estimates the index
+with a standard error of at most 0.5 / sqrt(128) = 0.044.
+
+Locality-sensitive hashing finds alike signatures without comparing all of them. Cut each into
+*bands*; texts with an equal band share a *bucket*, and only they become candidate pairs (Leskovec,
+Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). Candidates are then checked exactly,
+with the sets themselves, and pairs that pass are joined to clusters, each named by a *root*.
+"""
+
+import collections
+import math
+
+import numpy as np
+
+GRAM = 5         # characters in a gram
+NEIGHBOURS = 16  # texts that a text is compared with in one bucket
+EMPTY = np.uint32(2**32 - 1)  # a bin without a gram: larger than any hash
+FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
+
+
+def grams(text):
+    """Return the set of a text's grams; a text shorter than a gram is filled up to one."""
+    text = text.ljust(GRAM, "\0")
+    return {text[i:i + GRAM] for i in range(len(text) - GRAM + 1)}
+
+
+def jaccard(left, right):
+    """Return the Jaccard index of two texts: the share of all their grams that both have.
+
+    >>> round(jaccard("abcdef", "abcdeX"), 3)
+    0.333
+    """
+    left, right = grams(left), grams(right)
+    shared = len(left & right)
+    return shared / (len(left) + len(right) - shared)
+
+
+# MinHash -----------------------------------------------------------------------------------------
+
+def minhash_signatures(texts, permutations=128):
+    """Return signatures, (number of texts, permutations) uint32; see the top of this file.
+
+    One hash per gram is enough, not 128 (one-permutation hashing; Li, Owen and Zhang 2012): its low
+    bits put the gram in one of 128 bins, and each bin keeps its smallest hash. A bin is a random
+    sample of every text. Raises ValueError unless `permutations` is a power of two.
+    """
+    if permutations < 2 or permutations & (permutations - 1):
+        raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
+    orders = bin_orders(permutations)
+    signatures = np.full((len(texts), permutations), EMPTY, np.uint32)
+    for signature, text in zip(signatures, texts):
+        hashes = (gram_hashes(text) >> np.uint64(32)).astype(np.uint32)
+        np.minimum.at(signature, hashes % permutations, hashes)
+        fill_empty_bins(signature, orders)
+    return signatures
+
+
+def gram_hashes(text):
+    """Return a hash of each of a text's grams, in order, (number of grams,) uint64.
+
+    The sum of the code points, each times a random odd number, modulo 2^64 (multilinear hashing,
+    Lemire and Kaser 2014), mixed once more, because the minimum of such sums is not quite fair.
+    """
+    codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
+    sums = sum(codes[k:k + count] * FACTORS[k] for k in range(GRAM))
+    return (sums ^ sums >> np.uint64(32)) * FACTORS[GRAM]
+
+
+def bin_orders(bins):
+    """Return for each bin a random order of all bins, the same in every call: (bins, bins)."""
+    return np.random.default_rng(2017).permuted(np.tile(np.arange(bins), (bins, 1)), axis=1)
+
+
+def fill_empty_bins(signature, orders):
+    """Give each empty bin, in place, the value of the first full one in its order.
+
+    Alike texts borrow from the same bins, so that the share of agreement still estimates the
+    Jaccard index of texts with few grams (optimal densification, Shrivastava 2017).
+    """
+    full = signature != EMPTY
+    if not full.all():
+        lender = orders[np.arange(len(orders)), full[orders].argmax(axis=1)]
+        signature[~full] = signature[lender][~full]
+
+
+def estimate_jaccard(left, right):
+    """Estimate Jaccard indices from signatures: (…, permutations) twice → (…).
+
+    Counts only bins that either text filled itself: the low bits of such a hash are its bin. Of a
+    text with fewer grams than bins, that is nearly the whole set, and the estimate nearly exact.
+    """
+    bins = np.arange(left.shape[-1], dtype=np.uint32)
+    own = (left & bins[-1] == bins) | (right & bins[-1] == bins)
+    return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
+
+
+# Locality-sensitive hashing ----------------------------------------------------------------------
+
+def choose_bands(threshold, permutations=128, recall=0.98):
+    """Return (bands, rows): the longest bands with which a pair at the threshold is still found.
+
+    A row of two signatures agrees with probability s, their Jaccard index; a band of them agrees
+    with s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands. At the threshold that
+    must be `recall`. Longer bands let fewer pairs below the threshold through.
+    """
+    for rows in range(permutations, 0, -1):
+        bands = permutations // rows
+        if 1 - (1 - threshold ** rows) ** bands >= recall:
+            return bands, rows
+    return permutations, 1
+
+
+def band_keys(signatures, bands, rows):
+    """Yield for each band a key per text, (n,) uint64; equal keys mean an equal band."""
+    for start in range(0, bands * rows, rows):
+        keys = np.zeros(len(signatures), np.uint64)
+        for column in range(start, start + rows):
+            keys = (keys ^ keys >> np.uint64(29)) * FACTORS[0] + signatures[:, column]
+        yield keys * FACTORS[1]
+
+
+def candidate_pairs(signatures, bands, rows):
+    """Return the set of pairs (i, j) of texts that have an equal band.
+
+    In a large bucket each text meets only its next NEIGHBOURS. A million texts alike are then 16
+    million pairs, not half a trillion, and still come together by way of one another.
+    """
+    keys, pairs = list(band_keys(signatures, bands, rows)), set()
+    for own, following in zip(keys, keys[1:] + keys[:1]):
+        buckets = collections.defaultdict(list)
+        for i, key in enumerate(own.tolist()):
+            buckets[key].append(i)
+        for bucket in buckets.values():
+            if len(bucket) > NEIGHBOURS:  # texts that agree in the following band, too, come closer
+                bucket.sort(key=following.__getitem__)
+            for place, i in enumerate(bucket):
+                pairs.update((i, j) for j in bucket[place + 1:place + 1 + NEIGHBOURS])
+    return pairs
+
+
+def least_estimates(texts, threshold, permutations):
+    """Return per text the estimate below which a pair with it needs no exact check, (n,) float.
+
+    That is 3.5 standard errors below the threshold. n grams fill about `filled` bins, and filling
+    them is drawing so many of the n without replacement: all of a short text, few of a long one.
+    """
+    counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
+    filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))
+    errors = np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))
+    return threshold - 3.5 * errors
+
+
+def find_root(parents, i):
+    """Return the root of a text's cluster: follow the parents until one is its own parent."""
+    while parents[i] != i:
+        parents[i] = parents[parents[i]]  # the way is shorter for the next who comes
+        i = parents[i]
+    return i
+
+
+def find_near_duplicates(texts, threshold=0.8, signatures=None):
+    """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
+
+    A cluster is a sorted list of indices; texts without a near-duplicate are left out. Two texts of
+    a cluster may be linked through a third. `signatures` are those of the texts if they were made
+    before. Raises ValueError for a threshold outside (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")
+    places = collections.defaultdict(list)  # text → its indices
+    for i, text in enumerate(texts):
+        places[text].append(i)
+    distinct = list(places)  # equal texts are one from here on
+    signatures = (minhash_signatures(distinct) if signatures is None
+                  else signatures[[indices[0] for indices in places.values()]])
+    permutations = signatures.shape[1]
+    least = least_estimates(distinct, threshold, permutations)
+    # Join the pairs that pass first the estimate, then the exact check (union-find).
+    parents = list(range(len(distinct)))
+    for i, j in candidate_pairs(signatures, *choose_bands(threshold, permutations)):
+        if (find_root(parents, i) != find_root(parents, j)
+                and estimate_jaccard(signatures[i], signatures[j]) >= min(least[i], least[j])
+                and jaccard(distinct[i], distinct[j]) >= threshold):
+            parents[find_root(parents, j)] = find_root(parents, i)
+    clusters = collections.defaultdict(list)
+    for i, text in enumerate(distinct):
+        clusters[find_root(parents, i)] += places[text]
+    return sorted(sorted(cluster) for cluster in clusters.values() if len(cluster) > 1)
