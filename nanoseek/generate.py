@@ -6,7 +6,6 @@ Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (a
 """
 
 import math
-import pathlib
 
 import torch
 
@@ -29,8 +28,7 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         ranked, order = probabilities.sort(descending=True)
         before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
         drop = before >= top_p
-        if top_k > 0:
-            drop[:, top_k:] = True
+        drop[:, top_k or len(order[0]):] = True
         probabilities = torch.zeros_like(ranked).scatter_(-1, order, ranked.masked_fill(drop, 0))
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
@@ -39,29 +37,25 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
     """Yield one new id for each prompt a step: a tensor (B,).
 
-    prompts: B lists of ids; shorter ones are padded in front, where nothing looks. Goes on until
-    the context of the shortest is full. Raises ValueError for empty prompts, ones that fill the
-    context, or settings out of range.
+    prompts: B lists of ids; shorter ones are padded in front, where nothing looks. Ends when the
+    context of the shortest is full. Raises ValueError for prompts or settings out of range.
     """
     context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
     if not lengths or not min(lengths):
         raise ValueError("the prompt is empty: begin with the end-of-text token at least")
-    longest = max(lengths)
+    shortest, longest = min(lengths), max(lengths)
     if longest >= context:
-        raise ValueError(f"the prompt has {longest} tokens, but the context holds {context}, "
-                         "one of them to be written: shorten it")
+        raise ValueError(f"the prompt has {longest} tokens, the context holds {context}: cut it")
     if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
         raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
                          "and top_p above 0 and at most 1")
     weight = model.lm_head.weight
-    generator = torch.Generator(weight.device).manual_seed(seed)
-    total = min(max_new_tokens, context - min(lengths))
-    starts = None if min(lengths) == longest else \
-        torch.tensor([longest - length for length in lengths], device=weight.device)
-    cache = KVCache(model.config, len(prompts), longest + total, weight.device, weight.dtype,
-                    starts)
-    new = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts],
-                       device=weight.device)  # (B, T)
+    device, generator = weight.device, torch.Generator(weight.device).manual_seed(seed)
+    total = min(max_new_tokens, context - shortest)
+    starts = None if shortest == longest else longest - torch.tensor(lengths, device=device)
+    cache = KVCache(model.config, len(prompts), longest + total, device, weight.dtype, starts)
+    # First all prompts at once, (B, longest); then each new id alone, (B, 1).
+    new = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts], device=device)
     for _ in range(total):
         hidden = model.hidden(new, cache=cache)
         new = sample(model.lm_head(hidden[:, -1]), temperature, top_k, top_p, generator)[:, None]
@@ -81,17 +75,14 @@ def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
 
     With temperature 0 they are those that each prompt gets alone.
     """
+    found, open_rows = [[] for _ in prompts], {*range(len(prompts))}
     context = model.config.max_position_embeddings
-    found, open_rows = [[] for _ in prompts], set(range(len(prompts)))
     for tokens in steps(model, prompts, max_new_tokens, **settings):
-        for row, token in enumerate(tokens.tolist()):
-            if row not in open_rows:
-                continue
-            if token in stop_ids:
-                open_rows.remove(row)
-                continue
-            found[row].append(token)
-            if len(prompts[row]) + len(found[row]) == context:
+        new = tokens.tolist()
+        for row in [*open_rows]:
+            if new[row] not in stop_ids:
+                found[row].append(new[row])
+            if new[row] in stop_ids or len(prompts[row]) + len(found[row]) == context:
                 open_rows.remove(row)
         if not open_rows:
             break
@@ -106,41 +97,39 @@ def generate(model, ids, max_new_tokens=200, **settings):
 def load(folder):
     """Return (Transformer, Tokenizer) of a run, a checkpoint or a Llama folder."""
     folder = find_checkpoint(folder)
-    path = pathlib.Path(folder) / "tokenizer.json"
-    if not path.is_file():
+    if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json: text needs one")
-    return load_model(folder), Tokenizer.load(path)
+    return load_model(folder), Tokenizer.load(folder / "tokenizer.json")
 
 
 def write(model, tokenizer, prompt, **settings):
     """Yield the text that follows `prompt`, piece by piece, never half a character."""
-    eot = tokenizer.eot_id
-    start = [] if eot is None else [eot]
+    start = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
     ids = stream(model, start + list(tokenizer.encode(prompt)), stop_ids=start, **settings)
     yield from tokenizer.decode_stream(ids)
 
 
 def main(argv=None):
-    from nanoseek.cli import Parser
+    from nanoseek.cli import Parser, add_fast_flag
+    from nanoseek.fast import speed_up
     parser = Parser("nanoseek.generate", "Let a model go on with a text.")
     parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
     parser.add_argument("--prompt", default="", help="the beginning (default: none)")
     parser.add_argument("--max_new_tokens", type=int, default=300, help="at most so many")
-    parser.add_argument("--temperature", type=float, default=SAMPLING["temperature"],
-                        help="0: always the likeliest")
-    parser.add_argument("--top_k", type=int, default=0,
-                        help="choose among so many likeliest tokens; 0: among all")
-    parser.add_argument("--top_p", type=float, default=SAMPLING["top_p"],
-                        help="choose among the likeliest that together have this probability")
+    parser.add_argument("--temperature", type=float, help="0: always the likeliest")
+    parser.add_argument("--top_k", type=int, default=0, help="keep so many likeliest ids; 0: all")
+    parser.add_argument("--top_p", type=float, help="keep the likeliest of this probability")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text")
-    args = parser.parse_args(argv)
-    if not 0 <= args.seed < 1 << 63:
-        parser.error(f"seed {args.seed} must be at least 0 and below 2^63")
-    settings = vars(args)
+    parser.set_defaults(**SAMPLING)
+    add_fast_flag(parser)
+    settings = vars(parser.parse_args(argv))
+    if not 0 <= settings["seed"] < 1 << 63:
+        parser.error(f"seed {settings['seed']} must be at least 0 and below 2^63")
     model, tokenizer = load(settings.pop("folder"))
-    pieces = write(model, tokenizer, **settings)
-    first = next(pieces, "")  # a bad prompt is refused before anything is shown
-    print(args.prompt + first, end="", flush=True)
+    if settings.pop("fast"):
+        speed_up(model)
+    pieces = write(model, tokenizer, **settings)  # a bad prompt is refused before anything shows
+    print(settings["prompt"] + next(pieces, ""), end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanoseek import generate
+from nanoseek.fast.decode import FastTransformer
 from nanoseek.model import KVCache, ModelConfig, Transformer
+from nanoseek.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,17 @@ def test_bytes_of_the_cache_are_those_computed():
 def test_bad_requests_are_refused(model, ids, settings, message):
     with pytest.raises(ValueError, match=message):
         generate.generate(model, ids, 5, **settings)
+
+
+def test_the_command_writes_the_same_text_with_the_plain_model(monkeypatch, capsys):
+    tokenizer, kinds, texts = Tokenizer.train(["low lower lowest"] * 9, vocab_size=264), [], []
+    for flags in ([], ["--fast", "false"]):
+        torch.manual_seed(0)
+        model = Transformer(ModelConfig(vocab_size=264, hidden_size=32, intermediate_size=48,
+                                        max_position_embeddings=40, initializer_range=0.3)).eval()
+        monkeypatch.setattr(generate, "load", lambda folder: (model, tokenizer))
+        generate.main(["folder", "--prompt", "low", "--temperature", "0", *flags])
+        texts.append(capsys.readouterr().out)
+        kinds.append(type(model))
+    assert kinds == [FastTransformer, Transformer]
+    assert texts[0] == texts[1] and texts[0].startswith("low") and len(texts[0]) > 5

@@ -1,24 +1,21 @@
 """Attention over short rows: a few large matrix products instead of many small tiles.
 
-What the chapter spends: torch's scaled_dot_product_attention never makes all scores. It goes
-through them in small tiles, so that a row of any length fits. On a CPU each tile is a call of its
-own with little to do; in bf16, and where oneDNN multiplies (onednn.py), the overhead wins.
+What the chapter spends: torch's scaled_dot_product_attention goes through the scores in small
+tiles, so that rows of any length fit. On a CPU each tile is a call with little to do. In bf16, and
+where oneDNN multiplies (onednn.py), the calls cost more than the arithmetic.
 
-The idea: up to SHORT keys a row has few scores. A block of queries of all heads, about SCORES_CHUNK
-scores at once, stays in the processor's cache, so one product for the scores, a softmax and one
-product for the results do it. Keys after the last query of a block are left out.
+The idea: up to SHORT keys the scores of a whole block of queries fit into the processor's cache.
+One product makes them, a second the results. Keys after the block's last query are left out.
 
-What is kept for the backward pass is as little as in FlashAttention (arXiv 2205.14135, §3.1 and
-appendix B.2): q, k, v and y, but no weights. They are computed again from q and k. The gradient,
-for one query with scores s = q·Kᵀ, weights p = softmax(s) and result y = p·V, when g = ∂loss/∂y:
+For the backward pass only q, k, v and y are kept, and the weights computed again, as FlashAttention
+does (arXiv 2205.14135, §3.1 and appendix B.2). The gradient, for one query with scores s = q·Kᵀ,
+weights p = softmax(s) and result y = p·V, when g = ∂loss/∂y arrives:
 
-    ∂V = pᵀ·g              ∂p = g·Vᵀ
-    ∂s = p ∘ (∂p − Σ p∘∂p)     since ∂pⱼ/∂sᵢ = pⱼ(δᵢⱼ − pᵢ)
-       = p ∘ (∂p − g·y)        since Σ p∘∂p = Σⱼ pⱼ(g·vⱼ) = g·(p·V): D terms instead of S
-    ∂q = ∂s·K              ∂K = ∂sᵀ·q
+    ∂V = pᵀ·g    ∂p = g·Vᵀ    ∂q = ∂s·K    ∂K = ∂sᵀ·q
+    ∂s = p ∘ (∂p − Σ p∘∂p)     since ∂pⱼ/∂sᵢ = pⱼ·([i = j] − pᵢ)
+       = p ∘ (∂p − Σ g∘y)      since Σⱼ pⱼ·∂pⱼ = Σⱼ pⱼ·(g·vⱼ) = g·y: D terms, and no weights
 
-The saving is printed by `python tests/bench/bench_model.py attention`, that of a whole step of
-training by `… kernels`.
+The saving is printed by `tests/bench/bench_model.py attention`, that of a step by `… kernels`.
 """
 
 import math
@@ -26,9 +23,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from nanoseek.fast.loss import product_dtype
 from nanoseek.fast.onednn import multiplies_fp32
-from nanoseek.model import Attention, Transformer
+from nanoseek.model import Attention
 
 SHORT = 256  # keys up to which plain products can be faster
 SCORES_CHUNK = 1 << 19  # scores of a block: 2 MB of fp32, which stays in the cache
@@ -95,15 +91,12 @@ def block_weights(q, k, mask, rows, end):
     return scores.softmax(dim=-1)
 
 
-def torch_is_slow(dtype):
-    """Return whether plain products beat torch's kernel on short rows: not in fp16, nor with MKL."""
-    return multiplies_fp32() if dtype == torch.float32 else dtype != torch.float16
-
-
 class FastAttention(Attention):
     def attend(self, q, k, v, mask):
-        if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
-                and not torch.compiler.is_compiling() and torch_is_slow(q.dtype):
+        # In fp16, and in fp32 with torch's own choice of library, torch's kernel is the faster one.
+        slow = multiplies_fp32() if q.dtype == torch.float32 else q.dtype != torch.float16
+        if slow and q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+                and not torch.compiler.is_compiling():
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])
@@ -112,14 +105,3 @@ class FastAttention(Attention):
 def additive(seen, dtype):
     """Return 0 where `seen` and -inf elsewhere, to be added to the scores."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, -math.inf)
-
-
-class FastMask(Transformer):
-    """The mask as attention needs it, made once and not in each layer; None: causal, no mask."""
-
-    def mask(self, ids, columns, document_ids=None):
-        T, window = ids.shape[1], self.config.sliding_window or len(columns)
-        if document_ids is None and len(columns) == T <= window:
-            return None
-        seen = super().mask(ids, columns, document_ids)
-        return additive(seen, product_dtype(self.lm_head.weight))

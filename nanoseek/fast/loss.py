@@ -6,8 +6,8 @@ anything else in a small model, and each goes through the memory several times.
 
 The idea: the loss is a sum over rows, and the gradient of a row needs no other row. So a chunk of
 logits, small enough to stay in the processor's cache, is made, used for the loss and for the
-gradients of hidden states and weights, all in place, and thrown away. Apple's Cut Cross-Entropy
-(arXiv 2411.09009) does so on GPUs; DeepSeek LLM (§2.4) computes its cross-entropy in place, too.
+gradients of hidden states and weights, all in place, and thrown away. Liger Kernel does so on GPUs
+(arXiv 2410.10989, §3.2); DeepSeek LLM (§2.4) computes its cross-entropy in place, too.
 
 The gradient: for logits z with target t, loss = log Σⱼ exp zⱼ − z_t, so
 

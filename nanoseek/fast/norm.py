@@ -1,4 +1,4 @@
-"""RMSNorm with its gradient written out: two passes over x instead of a dozen.
+"""RMSNorm with its gradient written out, for fewer passes over x.
 
 What the chapter spends: on a CPU torch builds rms_norm of small operations, and autograd derives a
 backward step for each. Every one reads and writes all of x, and a norm has next to no arithmetic
@@ -11,8 +11,7 @@ row, and the weight w. With y = n∘w, r = √(Σx²/C + eps) and g = ∂loss/�
     ∂n = g∘w,  and  ∂r/∂xᵢ = xᵢ/(C·r) = nᵢ/C
     ∂xᵢ = ∂nᵢ/r − Σⱼ ∂nⱼ·xⱼ/r² · ∂r/∂xᵢ = (∂nᵢ − nᵢ·m)/r  with  m = Σⱼ ∂nⱼ·nⱼ / C
 
-So the part of ∂n along n falls away: x grows without changing n. (Zhang and Sennrich, arXiv
-1910.07467, §4, derive the same.) g∘n serves both ∂w and m.
+So the part of ∂n along n falls away: a longer x has the same n. The product g∘n serves twice.
 
 The saving is printed by `python tests/bench/bench_model.py kernels`.
 """

@@ -22,7 +22,7 @@ def multiplies_fp32():
 
 
 def use_exact_onednn():
-    """Let oneDNN make the process's fp32 products on the CPU if it does so exactly; return whether."""
+    """Let oneDNN make this process's fp32 products if it does so exactly; return whether it does."""
     if not torch.backends.mkldnn.is_available():
         return False
     knob = torch.backends.mkldnn.matmul

@@ -1,14 +1,12 @@
 """A sliding window by blocks: keys that no query can see are never multiplied.
 
-What the chapter spends: it computes all T² scores and hides those outside the window w with a mask.
-Of 4,096 positions with a window of 128 that is thirty times too many, in time and for the mask in
-memory.
+What the chapter spends: all T² scores, of which a mask hides those outside the window w. A row of
+4,096 positions with a window of 128 has 32 times as many as count.
 
-The idea: the row is cut into blocks of queries. The window of a block reaches over a known number
-of blocks before it, so each block is given copies of those keys, and all blocks are handled as if
-they were rows of a batch. With blocks of half a window three half windows of keys meet one of
-queries: T·1.5w scores, of which T·w count. (Longformer, arXiv 2004.05150, §3.1, cuts alike.) The
-copies cost memory linear in T.
+The idea: cut the row into blocks of queries. What a block sees lies in itself and in a few blocks
+before it. Each block gets a copy of those keys, and all blocks are computed like rows of a batch.
+With blocks of half a window that makes T·1.5w scores. The copies cost memory linear in T.
+Longformer (arXiv 2004.05150) cuts its windows alike.
 
 The saving is printed by `python tests/bench/bench_model.py window`.
 """
@@ -18,14 +16,15 @@ import typing
 import torch
 import torch.nn.functional as F
 
-from nanoseek.fast.attention import FastAttention, FastMask, additive
+from nanoseek.fast.attention import FastAttention, additive
 from nanoseek.fast.loss import product_dtype
+from nanoseek.model import Transformer
 
 WINDOW_BLOCK = 64  # queries in a block, at least: fewer would idle a core
 
 
 class Blocks(typing.NamedTuple):
-    """The mask of each block, (B·n, 1, size, (back + 1)·size), and how many blocks it looks back."""
+    """The masks of blocks, (B·n, 1, size, (back + 1)·size), and how many each looks back."""
 
     mask: torch.Tensor
     back: int
@@ -62,10 +61,15 @@ class WindowAttention(FastAttention):
         return y.unflatten(0, (B, n)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
 
-class WindowMask(FastMask):
+class FastMask(Transformer):
+    """The mask as the faster attention adds it, made once and not in each layer."""
+
     def mask(self, ids, columns, document_ids=None):
-        T, window = ids.shape[1], self.config.sliding_window
-        if window is None or not len(columns) == T > window:  # short, or after what a cache holds
-            return super().mask(ids, columns, document_ids)
-        documents = torch.zeros_like(ids) if document_ids is None else document_ids.long()
-        return block_mask(window, documents, product_dtype(self.lm_head.weight))
+        whole = len(columns) == ids.shape[1]  # nothing before the ids in a cache
+        window, dtype = self.config.sliding_window, product_dtype(self.lm_head.weight)
+        if whole and window and len(columns) > window:
+            documents = torch.zeros_like(ids) if document_ids is None else document_ids.long()
+            return block_mask(window, documents, dtype)
+        if whole and document_ids is None:
+            return None  # causal, which needs no mask
+        return additive(super().mask(ids, columns, document_ids), dtype)

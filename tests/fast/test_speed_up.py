@@ -1,0 +1,104 @@
+"""fast/__init__.py: a model with all parts replaced is the same model."""
+
+import copy
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nanoseek import model as chapter
+from nanoseek.fast import speed_up
+from nanoseek.fast.onednn import use_exact_onednn
+from test_model import COMPILED, KINDS, build, random_ids, relative_difference, saved_bytes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=["torch's choice", "oneDNN"])
+def products(request):
+    """Run with each library for fp32 products: only with oneDNN are short rows computed apart."""
+    knob = torch.backends.mkldnn.matmul
+    before = knob.fp32_precision
+    if request.param == "oneDNN":
+        use_exact_onednn()
+    yield
+    knob.fp32_precision = before
+
+
+def results(model, ids, documents, scored, precision):
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        value = chapter.loss(model, ids[:, :-1], ids[:, 1:], documents, scored)
+    gradients = torch.autograd.grad(value, list(model.parameters()))
+    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        return value, model(ids[:, :-1], documents), *gradients
+
+
+@pytest.mark.parametrize("changes", KINDS)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_logits_loss_and_gradients_are_the_chapters(products, changes, precision):
+    if "rope_scaling" in changes:
+        changes = {"rope_scaling": chapter.RopeScaling(**changes["rope_scaling"])}
+    model = build(chapter, **{"max_position_embeddings": 300, "initializer_range": 0.05,
+                              **changes}).train()
+    names = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    faster = speed_up(copy.deepcopy(model))
+    limit = 2e-5 if precision == torch.float32 else 5e-2
+    for length in (1, 40, 290):  # a position, a short row, one longer than SHORT
+        ids = random_ids(model.config, 2, length + 1)
+        documents = (torch.arange(length) // 17).expand(2, length)
+        scored = torch.rand(2, length, generator=torch.Generator().manual_seed(0)) < 0.7
+        scored[:, 0] = True
+        for given in ((None, None), (documents, scored)):
+            for found, expected in zip(results(faster, ids, *given, precision),
+                                       results(model, ids, *given, precision)):
+                assert relative_difference(found.float(), expected.float() + 1e-12) < limit or \
+                    (found - expected).abs().max() < 1e-6
+    assert {name: t.data_ptr() for name, t in model.state_dict().items()} == names
+    assert faster.state_dict().keys() == names.keys()
+
+
+def test_it_changes_classes_in_place_and_twice_is_once():
+    model = build(chapter)
+    weights = [p.data_ptr() for p in model.parameters()]
+    assert speed_up(model) is model
+    kinds = [type(module) for module in model.modules()]
+    assert [type(module) for module in speed_up(model).modules()] == kinds
+    assert not {chapter.Attention, chapter.RMSNorm, chapter.Head, chapter.Transformer} & {*kinds}
+    assert isinstance(model, chapter.Transformer)
+    assert [p.data_ptr() for p in model.parameters()] == weights
+
+
+@pytest.mark.parametrize("changes", [{}, {"sliding_window": 9}])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_activation_checkpointing_gives_the_same_gradients_for_fewer_saved_bytes(changes, precision):
+    # Wide enough that autograd's own small change does not count.
+    model = speed_up(build(chapter, num_hidden_layers=4, intermediate_size=96,
+                           initializer_range=0.05, **changes).train())
+    ids, gradients, kept = random_ids(model.config, 4, 41), [], []
+    for mode in chapter.CHECKPOINTING:
+        model.activation_checkpointing = mode
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            value = chapter.loss(model, ids[:, :-1], ids[:, 1:])
+            gradients.append(torch.autograd.grad(value, list(model.parameters())))
+            kept.append(saved_bytes(model, ids[:, :-1]))
+    for other in gradients[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(gradients[0], other))
+    assert kept[2] < 0.6 * kept[1] < 0.6 * 0.7 * kept[0]
+
+
+def test_a_fast_model_compiles_without_a_graph_break():
+    """In a process of its own, as in test_model; the loss in several chunks."""
+    code = COMPILED.replace("module = importlib", "import nanoseek.fast\nimport nanoseek.fast.loss\n"
+                            "nanoseek.fast.loss.LOGITS_CHUNK = 1\nmodule = importlib", 1)
+    code = code.replace("module.Transformer(", "fast(").replace(
+        "\nmodel = ", "\ndef fast(config):\n"
+        "    return nanoseek.fast.speed_up(module.Transformer(config))\nmodel = ", 1)
+    assert code.count("= fast(") == 2
+    subprocess.run([sys.executable, "-c", code, "nanoseek.model"], check=True, timeout=300, cwd=ROOT)
+
+
+def test_importing_the_room_loads_no_torch():
+    code = "import sys, nanoseek.fast; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
