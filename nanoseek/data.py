@@ -4,17 +4,15 @@
     loader = Loader("tokens", batch_size=8, row_length=256, seed=0)
     inputs, targets, document_ids = loader.next_batch()         # each (8, 256) int64
 
-Every document is stored as its end-of-text token followed by its text, so that one special token
-both begins a document and, as the target of the document before, ends it. Nothing is padded:
+Each document is stored behind its end-of-text token, which so begins it and, as the target of the
+last token before, ends that document. Nothing is padded:
 
-    stored    |doc 0|doc 1            |doc 2|     documents of a source, end to end
-    pieces    |0    |1a   |1b   |1c   |2    |     cut where they are longer than PIECE tokens
-    epoch     |1b   |2    |1a   |0    |1c   |     the pieces in a new order, end to end
-    lanes      ──►         ──►                    read at up to LANES places in turn
+    stored    |doc 0|doc 1            |doc 2|     the documents of a source, end to end
+    epoch     |1b   |2    |1a   |0    |1c   |     in pieces of at most PIECE tokens, shuffled
+    lanes      ─►                ─►               read at up to LANES places in turn
 
-A row is the next T tokens of one lane, whatever T and however many rows to a batch, so both may
-change at every step. The target of a token is the one stored after it, also where its row or
-piece ends. Every token is an input exactly once an epoch.
+A row is the next T tokens of a lane; T, and the rows of a batch, may change at every step. Every
+token is an input exactly once an epoch; its target is the token stored after it.
 
 Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
 batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
@@ -23,12 +21,11 @@ Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row
 
 import array
 import hashlib
+import itertools
 import json
 import pathlib
 import re
-import sys
 import tempfile
-import time
 import typing
 
 import numpy as np
@@ -36,11 +33,9 @@ import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
 PIECE = 1024  # tokens; a row's view of its document ends here, so not too few
-LANES = 64  # places at which an epoch is read in turn, so that a batch is not of one piece
-LANE_TOKENS = 8192  # at least, or there are fewer lanes
-FORMAT = 2  # of the token folder
-SPLITS = ("train", "held_out")
-BATCH_CHARACTERS = 1 << 20  # encoded together where the encoder takes several texts
+LANES, LANE_TOKENS = 64, 8192  # at most so many lanes, of at least so many tokens
+FORMAT, SPLITS = 2, ("train", "held_out")  # of the token folder
+BATCH_DOCUMENTS = 256  # encoded together where the encoder takes several texts
 
 
 class Batch(typing.NamedTuple):
@@ -55,24 +50,22 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
     and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
-    Ids are stored as uint16 where vocab_size allows, else uint32, each document behind eot_id if
-    there is one. `tokenizer` is the tokenizer's file, of which the sha256 is kept. The folder is
-    built beside its place and moved there when whole; memory stays flat however long the corpus.
-    Raises ValueError when there is no text, when an id lies outside vocab_size, or when the
-    folder holds anything but token shards, which would be lost.
+    Ids are stored as uint16 where vocab_size allows, else uint32. `tokenizer` is the tokenizer's
+    file, of which the sha256 is kept. The folder appears when whole; in memory are at most the
+    last shard of each source. Raises ValueError when there is no text, when an id lies outside
+    vocab_size, or when the folder holds anything but token shards, which would be lost.
     """
     folder = pathlib.Path(folder).absolute()
     _check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    dtype = "uint16" if vocab_size is not None and vocab_size <= 1 << 16 else "uint32"
-    tokenizer_sha256 = tokenizer and hashlib.sha256(pathlib.Path(tokenizer).read_bytes()).hexdigest()
+    small = vocab_size is not None and vocab_size <= 1 << 16
+    digest = tokenizer and hashlib.sha256(pathlib.Path(tokenizer).read_bytes()).hexdigest()
+    manifest = {"format": FORMAT, "dtype": "uint16" if small else "uint32",
+                "vocab_size": vocab_size, "eot_id": eot_id, "tokenizer_sha256": digest}
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
         new = pathlib.Path(scratch, "new")
         new.mkdir()
-        encoded = _encoded(documents, encode, vocab_size, eot_id, batched)
-        manifest = {"format": FORMAT, "dtype": dtype, "vocab_size": vocab_size, "eot_id": eot_id,
-                    "tokenizer_sha256": tokenizer_sha256,
-                    "splits": _write_sources(encoded, new, dtype)}
+        manifest["splits"] = _write_sources(_encoded(documents, encode, batched), new, manifest)
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if folder.exists():
             folder.rename(pathlib.Path(scratch, "old"))
@@ -82,50 +75,39 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 
 def _check_replaceable(folder):
     """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise ValueError(f"{folder} is a file: name a folder for the tokens")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    other = sorted(name for name in names if name != "manifest.json" and not re.fullmatch(
-        r"(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)", name))
+    ours = r"manifest\.json|(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)"
+    other = sorted(name for name in names if not re.fullmatch(ours, name))
     if other or names and "manifest.json" not in names:
         raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
                          "would be lost: name a folder of their own, such as runs/tiny/tokens")
 
 
-def _encoded(documents, encode, vocab_size, eot_id, batched):
-    """Yield (document, ids as they are stored)."""
-    for group in _groups(documents, BATCH_CHARACTERS if batched else 0):
+def _encoded(documents, encode, batched):
+    """Yield (document, ids)."""
+    documents = iter(documents)
+    while group := list(itertools.islice(documents, BATCH_DOCUMENTS if batched else 1)):
         texts = [document["text"] for document in group]
-        for document, ids in zip(group, encode(texts) if batched else map(encode, texts)):
-            ids = np.asarray(ids)
-            if vocab_size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
-                raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {vocab_size}: "
-                                 "encode with the tokenizer whose size was given")
-            yield document, np.append([] if eot_id is None else [eot_id], ids)
+        yield from zip(group, encode(texts) if batched else map(encode, texts))
 
 
-def _groups(documents, characters):
-    """Yield lists of documents that hold together about so many characters."""
-    group, held = [], 0
-    for document in documents:
-        group.append(document)
-        held += len(document["text"])
-        if held >= characters:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
-
-
-def _write_sources(encoded, folder, dtype):
+def _write_sources(encoded, folder, manifest):
     """Write each source of each split to files of its own; return the manifest's "splits"."""
-    writers = {}
+    writers, size = {}, manifest["vocab_size"]
+    begin = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
     for document, ids in encoded:
+        ids = np.asarray(ids)
+        if size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < size:
+            raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {size}: "
+                             "encode with the tokenizer whose size was given")
         split, source = key = document.get("split", "train"), document["source"]
         if key not in writers:
             slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
             writers[key] = _SourceWriter(folder, f"{split}-{len(writers):02d}-{slug}")
-        writers[key].add(ids.astype(dtype), document)
+        ids = np.concatenate((begin, ids), dtype=manifest["dtype"], casting="unsafe")
+        writers[key].add(document, ids)
     if not any(split == "train" for split, _ in writers):
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
     splits = {split: {} for split in SPLITS}
@@ -135,44 +117,40 @@ def _write_sources(encoded, folder, dtype):
 
 
 class _SourceWriter:
-    """Append documents of one source and split to its shards."""
+    """Collect the documents of one source and split, and write a shard when there are enough."""
 
     def __init__(self, folder, name):
-        self.folder, self.name = folder, name
-        self.lengths, self.shards, self.file = array.array("Q"), [], None
-        self.text_bytes, self.log2_probability = 0, 0.0
+        self.folder, self.name, self.shards = folder, name, []
+        self.waiting, self.waiting_tokens = [], 0  # for the next shard
+        self.lengths, self.text_bytes, self.log2_probability = array.array("Q"), 0, 0.0
 
-    def add(self, ids, document):
-        if self.file is None:
-            shard = f"{self.name}-{len(self.shards):03d}.bin"
-            self.file, self.sha256 = (self.folder / shard).open("wb"), hashlib.sha256()
-            self.shards.append({"file": shard, "tokens": 0})
-        self.file.write(ids)
-        self.sha256.update(ids)
-        self.shards[-1]["tokens"] += len(ids)
+    def add(self, document, ids):
+        self.waiting.append(ids)
+        self.waiting_tokens += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
-        # One document that does not know its probability makes the sum unknown: NaN.
+        # NaN for ever once a document does not know its probability.
         self.log2_probability += document.get("log2_probability", float("nan"))
-        if self.shards[-1]["tokens"] >= SHARD_TOKENS:
-            self.close_shard()
+        if self.waiting_tokens >= SHARD_TOKENS:
+            self.write_shard()
 
-    def close_shard(self):
-        if self.file is not None:
-            self.file.close()
-            self.shards[-1]["sha256"], self.file = self.sha256.hexdigest(), None
+    def write_shard(self):
+        ids, name = np.concatenate(self.waiting), f"{self.name}-{len(self.shards):03d}.bin"
+        (self.folder / name).write_bytes(ids)
+        self.shards.append({"file": name, "tokens": len(ids),
+                            "sha256": hashlib.sha256(ids).hexdigest()})
+        self.waiting, self.waiting_tokens = [], 0
 
     def finish(self):
-        """Write the lengths of the documents; return what the manifest says of this source."""
-        self.close_shard()
-        path = self.folder / f"{self.name}-lengths.npy"
+        """Write what waits; return what the manifest says of this source."""
+        if self.waiting:
+            self.write_shard()
+        path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
-        known = not np.isnan(self.log2_probability)
         return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
                 "bytes": self.text_bytes, "lengths": path.name,
                 "lengths_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "shards": self.shards,
-                "log2_probability": self.log2_probability if known else None}
+                "shards": self.shards, "log2_probability": None if np.isnan(log2) else log2}
 
 
 def read_manifest(folder):
@@ -191,58 +169,56 @@ def read_manifest(folder):
     return manifest
 
 
-def _checked(path, size=None, sha256=None):
-    """Return a path; raise ValueError when its size or sha256, where given, is another."""
-    if not path.is_file() or size not in (None, path.stat().st_size):
-        raise ValueError(f"{path} is missing or cut short: build the tokens again")
-    # As a memory map, so that a file of any size is read page by page.
-    if sha256 and path.stat().st_size and \
-            hashlib.sha256(np.memmap(path, mode="r")).hexdigest() != sha256:
-        raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
-    return path
-
-
 class TokenStream:
-    """The tokens of one source and split, as memory maps; documents by number, rows by position.
+    """The tokens of one source and split, as memory maps; documents by number.
 
     Raises ValueError when a file is missing, cut short or (with verify) altered.
     """
 
     def __init__(self, folder, entry, dtype, verify=True):
         folder, itemsize = pathlib.Path(folder), np.dtype(dtype).itemsize
-        paths = [_checked(folder / shard["file"], shard["tokens"] * itemsize,
-                          verify and shard["sha256"]) for shard in entry["shards"]]
-        lengths = _checked(folder / entry["lengths"], sha256=entry["lengths_sha256"])
-        self.shards = [np.memmap(path, dtype, mode="r") for path in paths if path.stat().st_size]
+        maps = [self._open(folder / shard["file"], shard["tokens"] * itemsize,
+                           verify and shard["sha256"]) for shard in entry["shards"]]
+        self.shards = [shard.view(dtype) for shard in maps if len(shard)]
         self.shard_starts = np.cumsum([0, *map(len, self.shards)])
-        self.lengths = np.load(lengths).astype(np.int64)
+        self._open(folder / entry["lengths"], None, entry["lengths_sha256"])
+        self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.tokens = int(self.lengths.sum())
+
+    @staticmethod
+    def _open(path, size, sha256):
+        """Return the bytes of a file as a memory map; size, sha256: as they must be, or None."""
+        if not path.is_file() or size not in (None, path.stat().st_size):
+            raise ValueError(f"{path} is missing or cut short: build the tokens again")
+        found = np.memmap(path, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+        if sha256 and hashlib.sha256(found).hexdigest() != sha256:
+            raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
+        return found
 
     def __len__(self):
         return len(self.lengths)
 
-    def read(self, position, count):
-        """Return `count` ids (int64) from a position on; after the last token comes the first."""
-        parts = [np.empty(0, np.int64)]
-        while count:
-            position %= self.tokens
-            shard = int(np.searchsorted(self.shard_starts, position, side="right")) - 1
-            offset = position - self.shard_starts[shard]
-            parts.append(self.shards[shard][offset:offset + count])
-            position, count = position + len(parts[-1]), count - len(parts[-1])
-        return np.concatenate(parts)
+    def read(self, positions):
+        """Return the ids at these positions (both int64); after the last token comes the first."""
+        positions = positions % self.tokens
+        shards = np.searchsorted(self.shard_starts, positions, side="right") - 1
+        ids = np.empty(len(positions), np.int64)
+        for shard in np.unique(shards):
+            here = shards == shard
+            ids[here] = self.shards[shard][positions[here] - self.shard_starts[shard]]
+        return ids
 
     def document(self, number):
         """Return the ids (int64) of document `number`."""
-        return self.read(self.starts[number], self.lengths[number])
+        return self.read(self.starts[number] + np.arange(self.lengths[number]))
 
 
 class _Epochs:
     """The tokens of a TokenStream, shuffled anew in each epoch and read at many places in turn.
 
-    An epoch is cut in lanes of equal length. A row is read where most is unread, so the rows of a
-    batch lie far apart; `unread` counts the tokens of each lane that are still to be served.
+    An epoch is cut in lanes of equal length. A row is read where most is unread, so that the rows
+    of a batch lie far apart; `unread` counts the tokens of each lane that are still to be served.
     """
 
     def __init__(self, stream, seed):
@@ -259,10 +235,9 @@ class _Epochs:
         """Move `count` tokens on; return where they are: [(epoch, place in the epoch, count)]."""
         spans = []
         while count:
-            lane = int(self.unread.argmax())
-            if not self.unread[lane]:  # nor is anything unread in the others: the next epoch
+            if not self.unread.any():
                 self.epoch, self.unread = self.epoch + 1, np.diff(self.lane_ends, prepend=0)
-                continue
+            lane = int(self.unread.argmax())
             taken = min(count, int(self.unread[lane]))
             spans.append((self.epoch, int(self.lane_ends[lane] - self.unread[lane]), taken))
             self.unread[lane] -= taken
@@ -270,50 +245,46 @@ class _Epochs:
         return spans
 
     def _lay_out(self, epoch):
-        """Cut the documents in pieces and lay these end to end in the order of this epoch.
+        """Cut the documents in pieces and shuffle these.
 
-        Sets `piece_starts` and `piece_places`: where each begins in the stream, and in the epoch.
+        Sets `starts` and `places`: where each piece starts in the stream, and in the epoch, in
+        which the pieces lie end to end.
         """
         random, stream = np.random.default_rng([*self.seed, epoch]), self.stream
-        # Long documents are cut in other places in each epoch: their first piece is the shorter.
+        # The first piece of a long document has another length in each epoch, so that the cuts
+        # fall elsewhere. In the stream, a piece ends where the next one starts.
         first = PIECE - random.integers(PIECE)
         cuts = [np.arange(stream.starts[n] + first, stream.starts[n] + stream.lengths[n], PIECE)
                 for n in np.flatnonzero(stream.lengths > PIECE)]
-        # A piece begins where a document begins, or at a cut, and ends where the next one begins.
         starts = np.sort(np.concatenate([stream.starts[stream.lengths > 0], *cuts]))
         lengths = np.diff(starts, append=stream.tokens)
         order = random.permutation(len(starts))
-        self.piece_starts = starts[order]
-        self.piece_places = np.concatenate(([0], np.cumsum(lengths[order])))
-        self.laid_out = epoch
+        self.starts, self.laid_out = starts[order], epoch
+        self.places = np.cumsum(lengths[order]) - lengths[order]
 
     def row(self, spans):
         """Return (3, T) int64 of what `take` took: inputs, targets, numbers of their pieces."""
-        parts = []
+        parts, pieces = [], 0  # so many pieces are in the row already
         for epoch, place, count in spans:
             if epoch != self.laid_out:
                 self._lay_out(epoch)
-            end = place + count
-            while place < end:  # one piece after the other
-                piece = int(np.searchsorted(self.piece_places, place, side="right")) - 1
-                next_place = min(end, int(self.piece_places[piece + 1]))
-                start = int(self.piece_starts[piece]) + place - int(self.piece_places[piece])
-                ids = self.stream.read(start, next_place - place + 1)  # with the last one's target
-                parts.append(np.stack((ids[:-1], ids[1:], np.full(len(ids) - 1, len(parts)))))
-                place = next_place
+            places = np.arange(place, place + count)
+            piece = np.searchsorted(self.places, places, side="right") - 1  # of each token
+            positions = self.starts[piece] + places - self.places[piece]  # in the stream
+            inputs, targets = self.stream.read(positions), self.stream.read(positions + 1)
+            parts.append(np.stack((inputs, targets, pieces + piece - piece[0])))
+            pieces = parts[-1][2, -1] + 1
         return np.concatenate(parts, axis=1)
 
 
 class Loader:
     """Serve batches of packed rows, mixed from the sources by weight; its state is a small dict.
 
-    weights: {source: share}, in proportion to tokens unless given. Sources are drawn not by
-    chance but by who is furthest behind its share, so the shares are met to within one row.
-    rank and world: this process serves rows rank, rank + world, … of each global batch of
-    batch_size rows; the state counts tokens, of all ranks together, so it restores the stream
-    under another number of ranks, batch size or row length.
-    Raises ValueError for unknown sources, weights that do not sum to 1, a source shorter than
-    a row, a batch that the ranks do not divide, or a state that belongs to other data.
+    weights: {source: share}, in proportion to tokens unless given; they are met to within one row.
+    rank and world: this process serves rows rank, rank + world, … of each batch. The state counts
+    tokens, of all ranks together, so it restores the stream under another number of ranks, batch
+    size or row length. Raises ValueError for unknown sources, weights that do not sum to 1, a
+    source shorter than a row, a batch that the ranks do not divide, or a state of other data.
     """
 
     def __init__(self, folder, batch_size, row_length, weights=None, seed=0, split="train",
@@ -349,6 +320,7 @@ class Loader:
         self._check_sizes(batch_size, row_length)
         served, rows = {name: epochs.served for name, epochs in self.sources.items()}, []
         for number in range(batch_size):
+            # No chance: the source that is furthest behind its share comes next.
             total = sum(served.values()) + row_length
             source = max(self.weights, key=lambda name: self.weights[name] * total - served[name])
             spans = self.sources[source].take(row_length)
@@ -360,18 +332,18 @@ class Loader:
     def state_dict(self):
         """Return the place in the stream, fit for JSON: epoch and tokens left by source."""
         return {"seed": self.seed, "sources": {
-            source: {"epoch": epochs.epoch, "left": epochs.left.tolist()}
+            source: {"epoch": epochs.epoch, "left": epochs.unread.tolist()}
             for source, epochs in self.sources.items()}}
 
     def load_state_dict(self, state):
         """Go to a position that state_dict returned."""
         places = state.get("sources", {})
         if state["seed"] != self.seed or places.keys() != self.sources.keys() or any(
-                len(places[name]["left"]) != len(e.left) for name, e in self.sources.items()):
+                len(places[name]["left"]) != len(e.unread) for name, e in self.sources.items()):
             raise ValueError("the loader's state belongs to other sources or another seed")
         for source, epochs in self.sources.items():
             epochs.epoch = places[source]["epoch"]
-            epochs.left = np.array(places[source]["left"])
+            epochs.unread = np.array(places[source]["left"])
 
 
 def _weights(weights, entries):
@@ -390,38 +362,28 @@ def _weights(weights, entries):
     return {source: weight for source, weight in weights.items() if weight}
 
 
-def _with_progress(documents, every=5.0):
-    """Pass documents on; say on stderr, every so many seconds, how many there were so far."""
-    began = said = time.monotonic()
-    characters = 0
-    for number, document in enumerate(documents, start=1):
-        yield document
-        characters += len(document["text"])
-        if time.monotonic() - said >= every:
-            said = time.monotonic()
-            print(f"  {number:,} documents, {characters / 1e6:,.0f} million characters, "
-                  f"{characters / 1e6 / (said - began):.1f} million/s", file=sys.stderr)
-
-
 def main(argv=None):
-    from nanoseek.cli import Parser
-    from nanoseek.corpus import read_documents
-    from nanoseek.tokenizer import Tokenizer
-    parser = Parser("nanoseek.data", "Encode clean documents into token shards.")
+    from nanoseek import cli
+    from nanoseek.corpus.documents import read_documents, with_progress
+    parser = cli.Parser("nanoseek.data", "Encode clean documents into token shards.")
     parser.add_argument("clean", help="documents, JSON lines")
     parser.add_argument("tokenizer", help="tokenizer.json")
     parser.add_argument("folder", help="where the shards and manifest.json go")
+    cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
+    if args.fast:
+        from nanoseek.fast.bpe import FastTokenizer as Tokenizer
+    else:
+        from nanoseek.tokenizer import Tokenizer
     tokenizer = Tokenizer.load(args.tokenizer)
-    manifest = write_shards(_with_progress(read_documents(args.clean)), tokenizer.encode_batch,
+    manifest = write_shards(with_progress(read_documents(args.clean)), tokenizer.encode_batch,
                             args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
                             batched=True)
     print(f"{'source':<16}{'split':<10}{'documents':>10}{'tokens':>12}{'bytes':>12}{'B/token':>9}")
     for split, sources in manifest["splits"].items():
         for source, entry in sources.items():
-            rate = entry["bytes"] / max(1, entry["tokens"])
             print(f"{source:<16}{split:<10}{entry['documents']:>10,}{entry['tokens']:>12,}"
-                  f"{entry['bytes']:>12,}{rate:>9.2f}")
+                  f"{entry['bytes']:>12,}{entry['bytes'] / max(1, entry['tokens']):>9.2f}")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def test_the_manifest_counts_and_the_splits_stay_apart(module, tmp_path):
 
 def test_encoding_in_batches_writes_the_same(module, tmp_path, monkeypatch):
     number, found, _ = numbered(25)
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", 60)
+    monkeypatch.setattr(module, "BATCH_DOCUMENTS", 4)
     one = module.write_shards(found, number, tmp_path / "one")
     many = module.write_shards(found, lambda texts: [number(text) for text in texts],
                                tmp_path / "many", batched=True)
@@ -349,11 +349,25 @@ def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
         json.dumps({"text": text, "source": "web", "split": "train"}) + "\n" for text in texts))
     Tokenizer.train(texts, 265).save(tmp_path / "tokenizer.json")
     clock = itertools.count(step=2.5)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    module.main([str(tmp_path / name) for name in ("clean.jsonl", "tokenizer.json", "tokens")])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    arguments = [str(tmp_path / name) for name in ("clean.jsonl", "tokenizer.json", "tokens")]
+    module.main([*arguments, "--fast", "false"])
     said = capsys.readouterr()
     assert "web" in said.out and "300" in said.out and "documents" in said.err
     assert module.read_manifest(tmp_path / "tokens")["splits"]["train"]["web"]["documents"] == 300
+
+
+def test_the_fast_tokenizer_writes_the_same_shards(module, tmp_path, capsys):
+    pytest.importorskip("nanoseek.fast.bpe")
+    texts = [f"line {n} of the text, 第{n}行\n" * (n % 7) for n in range(600)]
+    (tmp_path / "clean.jsonl").write_text("".join(
+        json.dumps({"text": text, "source": "web"}) + "\n" for text in texts))
+    Tokenizer.train(texts, 300).save(tmp_path / "tokenizer.json")
+    for name, flags in (("plain", ["--fast", "false"]), ("fast", [])):
+        module.main([str(tmp_path / "clean.jsonl"), str(tmp_path / "tokenizer.json"),
+                     str(tmp_path / name), *flags])
+    plain, fast = (module.read_manifest(tmp_path / name) for name in ("plain", "fast"))
+    assert plain == fast  # the manifest holds the sha256 of every shard
 
 
 @pytest.mark.parametrize("line, message", [
@@ -362,7 +376,8 @@ def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, m
     (tmp_path / "clean.jsonl").write_bytes(b'{"text": "fine"}\n' + line + b"\n")
     Tokenizer.train(["fine"], 257).save(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match=message):
-        module.main([str(tmp_path / n) for n in ("clean.jsonl", "tokenizer.json", "tokens")])
+        module.main([*(str(tmp_path / n) for n in ("clean.jsonl", "tokenizer.json", "tokens")),
+                     "--fast", "false"])
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -13,6 +13,7 @@ import json
 import pathlib
 import shutil
 import sys
+import time
 
 from nanoseek import cli
 
@@ -84,3 +85,15 @@ def write_documents(documents, path):
         if unchanged:
             shutil.copystat(path, new)
     return not unchanged
+
+
+def with_progress(documents, every=5.0):
+    """Pass documents on; say on stderr, every so many seconds, how many there were so far."""
+    said, characters = time.monotonic(), 0
+    for number, document in enumerate(documents, start=1):
+        yield document
+        characters += len(document["text"])
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            print(f"  {number:,} documents, {characters / 1e6:,.0f} million characters",
+                  file=sys.stderr)

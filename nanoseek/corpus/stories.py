@@ -161,10 +161,9 @@ class Grammar:
         found = re.fullmatch(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?", text)
         if not found:
             self.fail(number, f"cannot read the slot {{{text}}}")
-        capital, variable, sign, name, conditions, attribute = found.groups()
+        capital, variable, sign, name, conditions, attribute = found.groups("")
         key = "" if sign == ":" else capital + (attribute or "text")
-        conditions = self._conditions(number, conditions)
-        source = name
+        conditions, source = self._conditions(number, conditions), name
         if not variable and name in self.variables:  # {h} repeats what {h=name} has chosen
             variable, source, name = name, self.variables[name], ""
         needed = [(source, key or "text"), *((source, c.attribute) for c in conditions),
@@ -172,20 +171,20 @@ class Grammar:
         for source, column in needed:
             if source not in self.lists or column not in self.lists[source][0][0]:
                 self.fail(number, f"{text!r} needs a list {source!r} with a column {column!r}")
-        return Slot(variable or "", name, conditions, key)
+        return Slot(variable, name, conditions, key)
 
     def _conditions(self, number, texts, guard=False):
         """Read conditions with commas between; those of a guard may lack a right side."""
         conditions = []
         for text in filter(None, (texts or "").split(",")):
             found = re.fullmatch(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?", text.strip())
-            if not found or not (guard or found[4]) or (found[1] and found[4]):
+            if not found or not (guard or found[4]) or found[1] and found[4]:
                 self.fail(number, f"cannot read the condition {text!r}")
-            no, variable, attribute, sign, other, value = found.groups()
+            no, variable, attribute, sign, other, value = found.groups("")
             if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
                 variable, attribute = attribute, "text"
-            conditions.append(Condition(variable or "", attribute, sign != "!=" and not no,
-                                        other or "", (value or "").strip()))
+            equal = sign != "!=" and not no
+            conditions.append(Condition(variable, attribute, equal, other, value.strip()))
         return tuple(conditions)
 
     def holds(self, condition, entry, state):
@@ -197,7 +196,7 @@ class Grammar:
             return True
         right = state[condition.other][condition.value] if condition.other else condition.value
         left = left[condition.attribute]
-        # A cell may hold several words, one of which is enough; a word of a list is taken whole.
+        # Cells may hold several words, of which one in common is enough.
         shared = condition.attribute != "text" and set(left.split()) & set(right.split())
         return (left == right or bool(shared)) == condition.equal
 
@@ -302,8 +301,8 @@ class _Reader:
     """Finds the derivations of a text, or of one sentence.
 
     strict: choices and guards as when writing; else a slot takes any word of its list, whatever is
-    remembered (the state then holds what stood there last), and guards are ignored. remember:
-    without it, readings that end at one place count as one, so they never are many.
+    remembered (the state then holds what stood there last), and guards are ignored. Without
+    `remember`, readings that end at one place count as one, so there never are many.
     """
 
     def __init__(self, rules, strict=True, remember=True):
@@ -311,8 +310,8 @@ class _Reader:
 
     def readings(self, pieces, text, state):
         """Return (state, log2) of each way to read the pieces as the whole text."""
-        found = self._read(pieces, text, [(0, state, 0.0)])
-        return [(after, log2) for at, after, log2 in found if at == len(text)]
+        return [(after, log2) for at, after, log2 in self._read(pieces, text, [(0, state, 0.0)])
+                if at == len(text)]
 
     def _read(self, pieces, text, found):
         """Carry each (position, state, log2) of `found` over the pieces; return those that fit."""
@@ -338,7 +337,7 @@ class _Reader:
             if not alternative.pieces:
                 ends.append((at, state, log2 + bits))
             elif text.startswith(call.lead, at):
-                start = (at + len(call.lead), state, log2 + bits)
+                start = at + len(call.lead), state, log2 + bits
                 ends += self._read(alternative.pieces, text, [start])
         return ends
 
@@ -514,12 +513,12 @@ class Plan:
 
     def strangers(self, line, states):
         """Return the facts in a freely worded sentence that the story has not brought in."""
-        known = {id(entry) for state in states for entry in state.values()}
-        people = {entry.get("they") for state in states for entry in state.values()}
+        remembered = [entry for state in states for entry in state.values()]
+        known, people = set(map(id, remembered)), {entry.get("they") for entry in remembered}
         words = [entry["text"] for name in FACTS for entry, _ in self.grammar.lists[name]
                  if id(entry) not in known]
-        pronouns = dict.fromkeys(entry["they"] for entry, _ in self.grammar.lists["name"])
-        words += [pronoun for pronoun in pronouns if pronoun not in people]
+        words += dict.fromkeys(entry["they"] for entry, _ in self.grammar.lists["name"]
+                               if entry["they"] not in people)
         # A Chinese word has no space around it, so it is found anywhere.
         return [word for word in words if re.search(
             rf"\b{re.escape(word)}\b" if word.isascii() else word, line, re.IGNORECASE)]
