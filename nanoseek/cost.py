@@ -4,9 +4,8 @@
     print(format_price_tag(tag))                        # the bill of a run on this machine
     cost(config, tokens=2e12, gpu="H800")["dollars"]    # the bill of a run on rented GPUs
 
-A config is any object or dict with the fields of Hugging Face's Llama: hidden_size,
-num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; optional
-num_key_value_heads, head_dim, tie_word_embeddings (False unless given, as there), sliding_window.
+A config is any object or dict with the fields of Hugging Face's Llama; num_key_value_heads,
+head_dim, tie_word_embeddings (False unless given, as there) and sliding_window are optional.
 
 One convention for FLOPs, everywhere in nanoseek (PaLM, arXiv 2204.02311, appendix B): training
 costs 6 × (parameters in matrix products, the output head among them) + 12·L·d·s per token, where
@@ -15,8 +14,8 @@ although half of it is masked. The forward pass is a third of that.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
-that model FLOPs reach; PUE power of the whole building over the power of its computers.
-Shapes: H heads, K key-value heads, D head_dim.
+that model FLOPs reach; PUE power of the whole building over the power of its computers; H heads;
+K key-value heads; D head_dim.
 """
 
 import json
@@ -42,21 +41,18 @@ def _get(config, name, default=None):
     return default if value is None else value
 
 
-def _field(config, name, default=None):
-    """Return a whole number of at least 1 from a config; a missing or impossible one is named."""
-    value = _get(config, name, default)
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"the config's {name} is {value!r}: it must be a whole number above 0")
-    return value
-
-
-def positive(name, value, most=math.inf):
+def positive(name, value, most=math.inf, kind=numbers.Real):
     """Return a finite number above 0; raise ValueError, with its name, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) \
+    if isinstance(value, bool) or not isinstance(value, kind) \
             or not 0 < value <= most or value == math.inf:
+        what = "whole number" if kind is numbers.Integral else "number"
         limit = f" and at most {most}" * (most < math.inf)
-        raise ValueError(f"{name} is {value!r}: it must be a number above 0{limit}")
+        raise ValueError(f"{name} is {value!r}: it must be a {what} above 0{limit}")
     return value
+
+
+def _field(config, name, default=None):
+    return positive(name, _get(config, name, default), kind=numbers.Integral)
 
 
 def _widths(config):
@@ -82,8 +78,7 @@ def parameters(config):
     """Count parameters: {"embedding", "attention", "mlp", "norms", "head", "total", "matmul"}.
 
     "head" is 0 when it is tied to the embedding; "matmul" are those that every token is
-    multiplied with, the output head among them, tied or not. Raises ValueError for a missing or
-    impossible field, and for a mixture of experts.
+    multiplied with, the head's among them, tied or not. Raises ValueError for a mixture of experts.
     """
     if any(_get(config, name, 0) > 1
            for name in ("n_routed_experts", "num_local_experts", "num_experts")):
@@ -99,13 +94,12 @@ def parameters(config):
 
 
 def flops_per_token(config, context, active_parameters=None):
-    """Count FLOPs per token: {"matrices", "attention", "head", "total", "forward", "backward",
-    "recomputation"}. "total" is a training step's; "recomputation" is what full activation
-    checkpointing adds to it (the layers' forward pass once more).
+    """Count the FLOPs of training per token: {"matrices", "attention", "head", "total", "forward",
+    "backward", "recomputation"}; the last is what full activation checkpointing adds to "total".
 
-    context is the length of a row. The count is linear in it, so for a run that changes lengths
-    the mean over its tokens is exact. active_parameters replaces the count of matmul parameters,
-    for a mixture of experts ("head" is then part of "matrices").
+    context is the length of a row; where it changes, the mean over the tokens is exact.
+    active_parameters, for a mixture of experts, replaces the count of matmul parameters, the head's
+    among them.
     """
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
                  * _seen(config, positive("context", context)))
@@ -142,9 +136,8 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     checkpointing: "selective" keeps the results of matrix products, "full" each layer's input;
     "working" is then one layer recomputed. precision: "fp32", or autocast ("bf16", "fp16") over
     fp32 weights, with its "weight_copies". optimizer: "adamw" (two moments) or "muon" (one for
-    the layers' matrices). document_mask: a mask keeps documents in a row apart. The logits, which
-    never exist all at once, are left out. "kv_cache", to generate from as many tokens, is not in
-    "total". Raises ValueError for an unknown choice.
+    the layers' matrices). document_mask: a mask keeps documents in a row apart. Left out are the
+    logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens.
     """
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
@@ -196,7 +189,7 @@ def _stated(given, known):
         if name not in known:
             raise ValueError(f"unknown assumption {name!r}: choose {', '.join(known)}")
         if value is not None:
-            stated[name] = positive(name, value), "given"
+            stated[name] = positive(name, value, 1 if name == "mfu" else math.inf), "given"
     return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
 
 
@@ -204,14 +197,12 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     """Return the bill of a run that was measured, as a dict that JSON can hold.
 
     tokens trained on in `seconds`; ceiling in FLOP/s, from `measure_ceiling`; context the length
-    of the rows (max_position_embeddings unless given). `given` replaces entries of ASSUMED; the
-    tag holds each with its source. peak_bytes, where measured, is passed through. Raises
-    ValueError for a number not above 0.
+    of the rows (max_position_embeddings unless given); `given` replaces entries of ASSUMED.
     """
     speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
     assumed = _stated(given, ASSUMED)
-    watts, per_kwh, per_hour, pue = (assumed[name]["value"] for name in ASSUMED)
+    watts, per_kwh, per_hour, pue = (entry["value"] for entry in assumed.values())
     count, each = parameters(config), flops_per_token(config, context)["total"]
     kwh = watts * pue * seconds / 3.6e6
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
@@ -232,46 +223,43 @@ def tables():
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def rent(flops, gpu=None, mfu=None, **given):
-    """Return the bill of computing `flops` on rented GPUs: hours, dollars, kWh, assumptions.
+def rent(flops, gpu=None, **given):
+    """Return the bill of computing `flops` on rented GPUs, empty without one.
 
-    Without a gpu it is empty. Raises ValueError where something is assumed about a gpu that is not
-    named, for an unknown chip, and for one whose power or rent is neither known nor given.
+    given: values for ASSUMED and "mfu", in place of what the tables say. Raises ValueError for a
+    chip that is unknown, or whose power or rent is neither known nor given.
     """
     if gpu is None:
-        idle = [name for name, value in {"mfu": mfu, **given}.items() if value is not None]
+        idle = [name for name, value in given.items() if value is not None]
         if idle:
             raise ValueError(f"{', '.join(idle)} would change nothing: give gpu as well")
         return {}
     known = tables()
     if gpu not in known["hardware"]:
         raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(known['hardware'])}")
-    chip = known["hardware"][gpu]
+    chip, usual = known["hardware"][gpu], known["usual_mfu"]
     of_chip = {name: (chip[name], f"{gpu}: {chip['source']}") for name in ASSUMED if name in chip}
-    assumed = _stated(given, {**ASSUMED, **known["rented"], **of_chip})
-    watts, per_kwh, per_hour, pue = (assumed[name]["value"] for name in ASSUMED)
-    for name, value, words in (("watts", watts, "power"), ("dollars_per_hour", per_hour, "rent")):
-        if value is None:
-            raise ValueError(f"{gpu} has no known {words}: give {name}")
-    usual = known["usual_mfu"].get(gpu, known["usual_mfu"]["other"])
-    mfu, source = usual if mfu is None else (positive("mfu", mfu, 1), "given")
+    assumed = _stated(given, {**ASSUMED, **known["rented"], **of_chip,
+                              "mfu": usual.get(gpu, usual["other"])})
+    for name, entry in assumed.items():
+        if entry["value"] is None:
+            raise ValueError(f"{gpu} has no known {name}: give it")
+    watts, per_kwh, per_hour, pue, mfu = (entry["value"] for entry in assumed.values())
     peak = chip["tflops"] * 1e12
     hours = flops / (peak * mfu) / 3600
     kwh = hours * watts / 1000 * pue
     return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
             "dollars": hours * per_hour, "dollars_electricity": kwh * per_kwh,
-            "convention": CONVENTION,
-            "assumptions": {**assumed, "mfu": {"value": mfu, "source": source}}}
+            "convention": CONVENTION, "assumptions": assumed}
 
 
-def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precision="bf16",
+def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
          active_parameters=None, **given):
     """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
     tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh".
 
-    context: length of a row (max_position_embeddings unless given). mfu: the median of published
-    bills unless given. active_parameters: of a mixture of experts, whose parts and memory are
-    left out. `given` replaces assumptions. Raises ValueError for a bad config, and as `rent`.
+    context: length of a row (max_position_embeddings unless given). active_parameters: of a
+    mixture of experts, whose parts and memory are left out. given: see `rent`.
     """
     context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context, active_parameters)
@@ -284,7 +272,7 @@ def cost(config, context=None, tokens=None, gpu=None, mfu=None, batch=1, precisi
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
     elif gpu is not None:
         raise ValueError("give tokens: the bill of a gpu depends on how many")
-    return {**result, **rent(result.get("flops"), gpu, mfu, **given)}
+    return {**result, **rent(result.get("flops"), gpu, **given)}
 
 
 # --- On the screen ------------------------------------------------------------------------------

@@ -2,15 +2,14 @@
 
     rows = evaluate(model, "runs/tiny/tokens")        # {source: Score}
     print(format_scores(rows))
+    python -m nanoseek.evaluate runs/tiny             # this table and more: lab/report.py
+    python -m nanoseek.evaluate arena runs/a runs/b   # models side by side: lab/arena.py
+    python -m nanoseek.evaluate check runs/tiny       # is my loss normal? lab/health.py
 
-    python -m nanoseek.evaluate runs/tiny                   # this table and more: lab/report.py
-    python -m nanoseek.evaluate arena runs/a runs/b         # models side by side: lab/arena.py
-    python -m nanoseek.evaluate check runs/tiny             # is my loss normal? lab/health.py
-
-Bits per byte: the total negative log2-likelihood of a document, its end-of-text token included,
-over its UTF-8 bytes; comparable across tokenizers, which a loss per token is not. Beside it stand
-the *floor*, for stories, whose probability under their own grammar is known, and the *unigram*:
-what a model scores that knows only how frequent each token of the source is.
+Bits per byte: the negative log2-likelihood of a document and its end-of-text token, over its UTF-8
+bytes; comparable across tokenizers, which a loss per token is not. Beside it stand the *floor*, for
+stories, whose probability their own grammar knows, and the *unigram*: what a model scores that
+knows only how frequent each token of the source is.
 """
 
 import dataclasses
@@ -61,10 +60,8 @@ def windows(ids, context, stride):
 
 
 def nats(model, documents, stride=None):
-    """Return the total negative log-likelihood in nats of documents (arrays of ids).
-
-    The first id of each document is given, not scored. stride: see `windows` (half the context).
-    """
+    """Return the total negative log-likelihood in nats of documents (arrays of ids), but for their
+    first ids, which are given. stride: see `windows` (half the context)."""
     return float(document_nats(model, documents, stride).sum())
 
 

@@ -152,8 +152,10 @@ def held_out_at(rows, source, step):
     known = [(row["step"], row["held_out"][source]) for row in rows if source in row["held_out"]]
     before = max((entry for entry in known if entry[0] <= step), default=None)
     after = min((entry for entry in known if entry[0] >= step), default=None)
-    if before is None or after is None or before == after:
-        return after and before and after[1]
+    if before is None or after is None:
+        return None
+    if before == after:
+        return after[1]
     way = math.log(step / before[0]) / math.log(after[0] / before[0])
     return before[1] ** (1 - way) * after[1] ** way
 

@@ -98,7 +98,7 @@ def fit_memory(config, rows, context, memory_gb, gpu, optimizer):
     return {"checkpointing": mode, "rows_at_once": None, "memory": needed, "memory_limit": limit}
 
 
-def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **assumed):
+def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given):
     """Return the FLOPs that the one budget that was given buys; raise ValueError for none, for
     more than one, or one that is not above 0."""
     budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
@@ -106,7 +106,7 @@ def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **assumed):
     if len(named) != 1:
         raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
     amount = positive(named[0], budgets[named[0]])
-    sample = rent(1e18, gpu, **assumed)
+    sample = rent(1e18, gpu, **given)
     if flops is not None:
         return amount
     if gpu is not None:
@@ -126,9 +126,8 @@ def by_law(law, compute, rows_of):
             "learning_rate": rate, "batch_tokens": batch, "rows": rows}
 
 
-def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_second=None,
-         config=None, vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False,
-         **given):
+def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
+         vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False, **given):
     """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
     or at the flops_per_second that training reaches here. A config that is given is kept; the law
     is the nearest, and vocab_size and context (length of a row) are the law's, unless given.
@@ -139,7 +138,7 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     missing, negative or too small, and outside the range of the law unless `extrapolate`.
     """
     flops = positive("the budget in FLOPs", budget_flops(flops, dollars, seconds, flops_per_second,
-                                                         gpu, mfu=mfu, **given))
+                                                         gpu, **given))
     law = law or nearest_law(flops)
     vocab_size = law.vocab_size if vocab_size is None else vocab_size
     context = law.context if context is None else context
@@ -161,4 +160,4 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, mfu=None, flops_per_s
     return {**planned, **fit, "config": config, "parameters": parameters(config)["total"],
             "context": context, "tokens": tokens, "flops": flops, "warnings": warnings,
             "steps": max(1, round(tokens / planned["rows"] / context)),
-            **({} if seconds is None else {"seconds": seconds}), **rent(flops, gpu, mfu, **given)}
+            **({} if seconds is None else {"seconds": seconds}), **rent(flops, gpu, **given)}

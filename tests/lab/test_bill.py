@@ -230,4 +230,4 @@ def test_bad_input_ends_in_one_line_and_exit_code_2():
     done = subprocess.run([sys.executable, "-m", "nanoseek.cost", "plan", "--dollars", "5", "--gpu",
                            "H200"], capture_output=True, text=True)
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr == "nanoseek.cost: H200 has no known power: give watts\n"
+    assert done.stderr == "nanoseek.cost: H200 has no known watts: give it\n"
