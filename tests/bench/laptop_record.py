@@ -37,10 +37,12 @@ from torch import nn
 
 from nanoseek.cli import Parser, run
 from nanoseek.evaluate import piece_nats, windows
-from nanoseek.scale.machine import autocast
-from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
+from nanoseek.fast import speed_up
+from nanoseek.fast.bpe import FastTokenizer
+from nanoseek.fast.onednn import use_exact_onednn
+from nanoseek.model import ModelConfig, Transformer, loss
 from nanoseek.optim import build_optimizers, set_learning_rate
-from nanoseek.tokenizer import Tokenizer
+from nanoseek.scale.machine import autocast
 
 CONTEXT, STRIDE = 256, 16  # bytes: before a scored byte, at most; scored in one window
 LEAST_TEXT, LEAST_STEPS = 100_000, 10  # characters; with fewer there is nothing to measure
@@ -119,7 +121,7 @@ def build(recipe, vocab_size):
     for layer in model.model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
-    return model
+    return speed_up(model)
 
 
 class Rows:
@@ -159,8 +161,8 @@ def train_record(text, recipe, seconds, seed):
     precision = faster_precision()
     with warnings.catch_warnings():  # of a text too uniform for so many merges
         warnings.simplefilter("ignore")
-        tokenizer = Tokenizer.train([text], recipe.vocab_size, special_tokens=(),
-                                    max_token_length=LONGEST_TOKEN)
+        tokenizer = FastTokenizer.train([text], recipe.vocab_size, special_tokens=(),
+                                        max_token_length=LONGEST_TOKEN)
     rows = Rows(tokenizer.encode_batch([text])[0].astype(np.int64), seed, recipe.rows,
                 recipe.row_length)
     model = build(recipe, tokenizer.vocab_size)

@@ -30,7 +30,7 @@ from nanoseek.data import write_shards
 from nanoseek.fast.pairs import find_near_duplicates
 from nanoseek.model import ModelConfig
 from nanoseek.corpus.stories import stories
-from nanoseek.tokenizer import Tokenizer
+from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.train import TrainConfig, train
 
 SHARES = (0.0, 0.22, 0.5, 0.75, 0.9)  # 22% to 90% are the duplicates of DeepSeek LLM's Table 1
@@ -71,7 +71,7 @@ def run(share, kind, seed, folder):
     """Train and score once; return the result, fit for JSON."""
     pool = story_documents(POOL, seed=4)
     documents, held_out = corpus(pool, share, kind, seed)
-    tokenizer = Tokenizer.train([d["text"] for d in pool], MODEL.vocab_size)
+    tokenizer = FastTokenizer.train([d["text"] for d in pool], MODEL.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
     manifest = write_shards(documents + held_out, tokenizer.encode_batch, folder / "tokens",
                             tokenizer.vocab_size, tokenizer.eot_id, folder / "tokenizer.json",

@@ -89,7 +89,7 @@ def prepare(tricks, root):
     from nanoseek.corpus import plant_dirt
     from nanoseek.curate import CurateConfig, curate
     from nanoseek.data import write_shards
-    from nanoseek.tokenizer import Tokenizer
+    from nanoseek.fast.bpe import FastTokenizer
     folder = tokens_of(tricks, pathlib.Path(root))
     if (folder / "prepared.json").exists():
         return
@@ -101,7 +101,7 @@ def prepare(tricks, root):
     if "curation" in tricks:
         crawl = curate(crawl, CurateConfig(held_out=0))[0]
     bpe = {"vocab_size": 4096, "max_token_length": 9} if "BPE" in tricks else {"vocab_size": 257}
-    tokenizer = Tokenizer.train([document["text"] for document in crawl], **bpe)
+    tokenizer = FastTokenizer.train([document["text"] for document in crawl], **bpe)
     tokenizer.save(folder / "tokenizer.json")
     write_shards(crawl + [document | {"split": "held_out"} for document in held_out],
                  tokenizer.encode_batch, folder / "tokens", tokenizer.vocab_size, tokenizer.eot_id,
@@ -152,8 +152,10 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     from nanoseek.cost import flops_per_token, memory
     from nanoseek.data import read_manifest
     from nanoseek.evaluate import held_out, nats
+    from nanoseek.fast import speed_up
+    from nanoseek.fast.onednn import use_exact_onednn
     from nanoseek.scale.machine import autocast
-    from nanoseek.model import ModelConfig, Transformer, loss, use_exact_onednn
+    from nanoseek.model import ModelConfig, Transformer, loss
     from nanoseek.optim import build_optimizers, ramp_value, schedule_factor, set_learning_rate
     torch.manual_seed(seed)
     use_exact_onednn()
@@ -162,7 +164,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     config = ModelConfig(vocab_size=manifest["vocab_size"], max_position_embeddings=row,
                          num_key_value_heads=2 if "GQA" in tricks else 4,
                          tie_word_embeddings=False)
-    model = Transformer(config).train()
+    model = speed_up(Transformer(config)).train()
     model.activation_checkpointing = "full" if "checkpointing" in tricks else "none"
     ramp = [(row // 4, 0.2), (row // 2, 0.4)] if "length ramp" in tricks else []
     lengths = [ramp_value(ramp, step / steps, row) for step in range(steps)]
