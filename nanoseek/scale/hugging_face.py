@@ -60,8 +60,8 @@ def from_hugging_face(settings):
                 **DEFAULTS[kind], **settings}
     settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
     settings["rope_scaling"] = _rope_scaling(rope)
-    fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    _refuse_unknown(settings, IGNORED | (fields - {"sliding_window"} if kind == "llama" else fields))
+    known = IGNORED | {field.name for field in dataclasses.fields(ModelConfig)}
+    _refuse_unknown(settings, known - {"sliding_window"} if kind == "llama" else known)
     return _from_fields(ModelConfig, settings)
 
 

@@ -197,7 +197,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(tmp_path):
     alone = subprocess.Popen(command(folder, "--steps", "100000"), cwd=ROOT,
                              text=True, stdout=subprocess.PIPE, encoding="utf-8")
     deadline = time.monotonic() + 60
-    # Beyond the old rows, which stand in the log until it is cut: then the run is surely on its way.
+    # Beyond the old rows, which stand in the log until it is cut: then it is surely on its way.
     while rows(folder)[-1]["step"] <= before[-1][0] + 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     alone.send_signal(signal.SIGINT)
