@@ -13,6 +13,7 @@ import torch
 from nanoseek import cli, generate, train
 from nanoseek.checkpoint import checkpoints, load_model
 from nanoseek.cost import format_price_tag
+from nanoseek.fast import speed_up
 from nanoseek.scale import run as run_module
 from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
@@ -105,6 +106,17 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     with torch.no_grad():
         one, other = ours(torch.tensor([ids])), theirs(torch.tensor([ids])).logits
     assert ((one - other).norm() / other.norm()).item() <= 1e-5
+
+
+def test_the_plain_chapters_train_to_the_same_losses(tmp_path, monkeypatch):
+    losses, sped_up = {}, []
+    monkeypatch.setattr(train, "speed_up", lambda model: sped_up.append(speed_up(model)))
+    for fast in (False, True):
+        folder, model = make_run(tmp_path / str(fast))
+        run = train.train(settings(folder, model, fast=fast))
+        losses[fast] = [row["loss"] for row in run.log]
+        assert len(sped_up) == fast
+    assert losses[False] == pytest.approx(losses[True], rel=1e-4)
 
 
 def test_accumulation_equals_the_large_batch(tmp_path):

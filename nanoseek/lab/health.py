@@ -19,10 +19,11 @@ import statistics
 import torch
 
 from nanoseek import cli
-from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_json, read_log
+from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_json
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.evaluate import held_out, nats
 from nanoseek.lab.subject import few_threads
+from nanoseek.scale.folder import read_log
 from nanoseek.tokenizer import Tokenizer
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
