@@ -216,7 +216,7 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
 
 
 def tables():
-    """Read cost_tables.json: chips, what is usual on them, published bills, claims, with sources."""
+    """Read cost_tables.json: chips, the usual on them, published bills, claims, with sources."""
     path = pathlib.Path(__file__).with_name("cost_tables.json")
     if not path.is_file():
         raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")

@@ -29,7 +29,8 @@ from nanoseek.lab.subject import (few_threads, find_in_run, floor_of, held_out_d
 
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
-LEGEND = """▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the floor:
+LEGEND = """\
+▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the floor:
 mean over the sources of the way from knowing only how frequent each byte is to the floor (or to 0
 bits per byte, where no floor is known)"""
 
@@ -207,8 +208,10 @@ def format_table(names, rows, signs):
 
 def side_by_side(names, subjects, prompts):
     """Return what each model makes of each prompt, as Markdown."""
-    def printable(text):  # a model that knows little writes control characters, which a terminal obeys
-        return " ".join("".join(c if c.isprintable() or c.isspace() else "·" for c in text).split())
+    def printable(text):
+        # A model that knows little writes control characters, which a terminal would obey.
+        clean = "".join(c if c.isprintable() or c.isspace() else "·" for c in text)
+        return " ".join(clean.split())
     written = [continue_texts(s, prompts, 200) for s in subjects]
     return "\n".join(f"\n**{prompt}**\n" + "\n".join(
         f"- {name}: {printable(texts[number])}" for name, texts in zip(names, written))

@@ -5,8 +5,7 @@
 
 All sums are those of cost.py and planner.py; here they are laid out. Only a plan in minutes
 computes: it trains the planned model for a few seconds, since what a shape reaches on a machine
-decides how large it should be. Torch, which takes a second to import, is imported where it is
-needed.
+decides how large it should be. Torch, slow to import, is imported where it is needed.
 """
 
 import contextlib
@@ -53,11 +52,10 @@ def format_tag(path):
     """Return the price tag in a run's cost.json as text; raise ValueError for what is none."""
     from nanoseek.checkpoint import read_json
     tag = read_json(path)
-    try:
-        tag["flops"], tag["seconds"], tag["convention"], tag["assumptions"]
-        return format_price_tag(tag)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ValueError(f"{path} is not a price tag: finish the run again") from None
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        if {"flops", "seconds", "convention", "assumptions"} <= tag.keys():
+            return format_price_tag(tag)
+    raise ValueError(f"{path} is not a price tag: finish the run again")
 
 
 def find_config(what):
@@ -116,8 +114,10 @@ def _main_price(argv):
     del given["what"]
     bill = cost(find_config(what), **given)
     print(format_breakdown(bill, given["batch"], given["precision"]))
+    for shown in ("context", "parameters"):
+        bill.pop(shown, None)
     if "flops" in bill:
-        print(format_price_tag({key: bill[key] for key in bill if key not in ("context", "parameters")}))
+        print(format_price_tag(bill))
 
 
 # --- Published bills, and claims ----------------------------------------------------------------
@@ -256,7 +256,6 @@ def _main_plan(argv):
     parser = _parser(" plan")
     for name in ("flops", "dollars", "minutes", "memory_gb"):
         parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--vocab_size", type=int, help="(default: that of the tokens)")
     parser.add_argument("--extrapolate", action="store_true", help="plan outside the fitted range")
     parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
     parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
@@ -267,11 +266,7 @@ def _main_plan(argv):
     if os.path.isdir(data):
         from nanoseek.data import read_manifest
         manifest = read_manifest(data)
-        splits, vocabulary = manifest["splits"], manifest["vocab_size"]
-        if given["vocab_size"] not in (None, vocabulary):
-            raise ValueError(f"vocab_size is {given['vocab_size']}, but {data} has a vocabulary of "
-                             f"{vocabulary}: leave it out, or name other --tokens")
-        given["vocab_size"] = vocabulary
+        splits, given["vocab_size"] = manifest["splits"], manifest["vocab_size"]
     if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if given["seconds"] and not any(given[name] for name in ("gpu", "flops", "dollars")):

@@ -206,8 +206,9 @@ def _question(story, ability, donors, number):
         return None
     answer = number // 2 % 2 if ability == "pronoun" else number % wanted
     context = story.text[:start].rstrip()  # the space belongs to the word that follows it
-    choices = [story.text[len(context):start] + c for c in (*wrong[:answer], right, *wrong[answer:])]
-    return Item(ability, story.language, context, tuple(choices), answer, story.text)
+    space, choices = story.text[len(context):start], [*wrong[:answer], right, *wrong[answer:]]
+    return Item(ability, story.language, context, tuple(space + choice for choice in choices),
+                answer, story.text)
 
 
 def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):

@@ -310,7 +310,8 @@ def read_bands(path=BANDS):
     """Return what bands.json holds; raises ValueError when it is missing or damaged."""
     try:
         found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        bands = {name: [float(least), float(most)] for name, (least, most) in found["bands"].items()}
+        bands = {name: [float(least), float(most)]
+                 for name, (least, most) in found["bands"].items()}
         return {"recipe": {name: found["recipe"][name] for name in RECIPE},
                 "seeds": found["seeds"], "bands": bands}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

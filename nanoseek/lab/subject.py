@@ -149,7 +149,8 @@ def trained_on(folder):
 
 def refuse_known(folder, documents):
     """Raise ValueError when a run was trained on any of these documents, {source: [document]}."""
-    texts, known = [d["text"] for several in documents.values() for d in several], trained_on(folder)
+    known = trained_on(folder)
+    texts = [d["text"] for several in documents.values() for d in several]
     count = sum(digest(text) in known for text in texts)
     if count:
         raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to be "

@@ -199,7 +199,8 @@ def test_the_future_is_seen_only_with_a_leaking_mask():
 def test_an_evaluation_is_read_off_the_line_between_its_neighbours():
     rows = [{"step": step, "held_out": look} for step, look in
             ((1, {}), (100, {"s": 4.0}), (200, {}), (400, {"s": 1.0, "other": 9.0}))]
-    assert [health.held_out_at(rows, "s", at) for at in (99, 100, 400, 401)] == [None, 4.0, 1.0, None]
+    found = [health.held_out_at(rows, "s", at) for at in (99, 100, 400, 401)]
+    assert found == [None, 4.0, 1.0, None]
     assert health.held_out_at(rows, "s", 200) == pytest.approx(2.0)  # halfway in both logarithms
     assert health.held_out_at(rows, "never", 200) is None
 
