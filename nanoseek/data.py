@@ -75,13 +75,11 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 
 def _check_replaceable(folder):
     """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file: name a folder for the tokens")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     ours = r"manifest\.json|(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)"
     other = sorted(name for name in names if not re.fullmatch(ours, name))
-    if other or names and "manifest.json" not in names:
-        raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
+    if folder.is_file() or other or names and "manifest.json" not in names:
+        raise ValueError(f"{folder} is a file or holds other things than tokens ({other[:3]}), which "
                          "would be lost: name a folder of their own, such as runs/tiny/tokens")
 
 
@@ -95,8 +93,7 @@ def _encoded(documents, encode, batched):
 
 def _write_sources(encoded, folder, manifest):
     """Write each source of each split to files of its own; return the manifest's "splits"."""
-    writers, size = {}, manifest["vocab_size"]
-    begin = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
+    writers, size, eot_id = {}, manifest["vocab_size"], manifest["eot_id"]
     for document, ids in encoded:
         ids = np.asarray(ids)
         if size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < size:
@@ -106,18 +103,16 @@ def _write_sources(encoded, folder, manifest):
         if key not in writers:
             slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
             writers[key] = _SourceWriter(folder, f"{split}-{len(writers):02d}-{slug}")
-        ids = np.concatenate((begin, ids), dtype=manifest["dtype"], casting="unsafe")
-        writers[key].add(document, ids)
+        ids = ids if eot_id is None else np.append(eot_id, ids)
+        writers[key].add(document, ids.astype(manifest["dtype"]))
     if not any(split == "train" for split, _ in writers):
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
-    splits = {split: {} for split in SPLITS}
-    for (split, source), writer in sorted(writers.items()):
-        splits[split][source] = writer.finish()
-    return splits
+    return {name: {source: writer.finish() for (split, source), writer in sorted(writers.items())
+                   if split == name} for name in SPLITS}
 
 
 class _SourceWriter:
-    """Collect the documents of one source and split, and write a shard when there are enough."""
+    """Collect the documents of one source and split; write a shard when there are enough."""
 
     def __init__(self, folder, name):
         self.folder, self.name, self.shards = folder, name, []
@@ -129,16 +124,15 @@ class _SourceWriter:
         self.waiting_tokens += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
-        # NaN for ever once a document does not know its probability.
-        self.log2_probability += document.get("log2_probability", float("nan"))
+        self.log2_probability += document.get("log2_probability", float("nan"))  # NaN: unknown
         if self.waiting_tokens >= SHARD_TOKENS:
             self.write_shard()
 
     def write_shard(self):
         ids, name = np.concatenate(self.waiting), f"{self.name}-{len(self.shards):03d}.bin"
         (self.folder / name).write_bytes(ids)
-        self.shards.append({"file": name, "tokens": len(ids),
-                            "sha256": hashlib.sha256(ids).hexdigest()})
+        digest = hashlib.sha256(ids).hexdigest()
+        self.shards.append({"file": name, "tokens": len(ids), "sha256": digest})
         self.waiting, self.waiting_tokens = [], 0
 
     def finish(self):
@@ -147,9 +141,9 @@ class _SourceWriter:
             self.write_shard()
         path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
-                "bytes": self.text_bytes, "lengths": path.name,
-                "lengths_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "bytes": self.text_bytes, "lengths": path.name, "lengths_sha256": digest,
                 "shards": self.shards, "log2_probability": None if np.isnan(log2) else log2}
 
 
@@ -217,15 +211,15 @@ class TokenStream:
 class _Epochs:
     """The tokens of a TokenStream, shuffled anew in each epoch and read at many places in turn.
 
-    An epoch is cut in lanes of equal length. A row is read where most is unread, so that the rows
-    of a batch lie far apart; `unread` counts the tokens of each lane that are still to be served.
+    An epoch is cut in lanes of equal length. A row is read where most is `unread`, so that the
+    rows of a batch lie far apart.
     """
 
     def __init__(self, stream, seed):
         self.stream, self.seed, self.laid_out = stream, seed, None
         lanes = max(1, min(LANES, stream.tokens // LANE_TOKENS))
         self.lane_ends = np.linspace(0, stream.tokens, lanes + 1).astype(np.int64)[1:]
-        self.epoch, self.unread = 0, np.diff(self.lane_ends, prepend=0)
+        self.epoch, self.unread = 0, np.diff(self.lane_ends, prepend=0)  # tokens of each lane
 
     @property
     def served(self):
@@ -247,8 +241,7 @@ class _Epochs:
     def _lay_out(self, epoch):
         """Cut the documents in pieces and shuffle these.
 
-        Sets `starts` and `places`: where each piece starts in the stream, and in the epoch, in
-        which the pieces lie end to end.
+        Finds the `starts` of the pieces in the stream and their `places` in the epoch.
         """
         random, stream = np.random.default_rng([*self.seed, epoch]), self.stream
         # The first piece of a long document has another length in each epoch, so that the cuts
@@ -264,7 +257,7 @@ class _Epochs:
 
     def row(self, spans):
         """Return (3, T) int64 of what `take` took: inputs, targets, numbers of their pieces."""
-        parts, pieces = [], 0  # so many pieces are in the row already
+        parts, pieces = [], 0  # so many are in the row already
         for epoch, place, count in spans:
             if epoch != self.laid_out:
                 self._lay_out(epoch)
@@ -353,8 +346,7 @@ def _weights(weights, entries):
         raise ValueError("this split holds no documents, or empty ones only")
     if weights is None:
         return {source: entry["tokens"] / total for source, entry in entries.items()}
-    unknown = sorted(set(weights) - set(entries))
-    if unknown:
+    if unknown := sorted(set(weights) - set(entries)):
         raise ValueError(f"no source is called {unknown[0]!r}, or all of it is held out: "
                          f"there are {', '.join(entries)}")
     if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN
