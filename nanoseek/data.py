@@ -51,9 +51,9 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
     and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
     Ids are stored as uint16 where vocab_size allows, else uint32. `tokenizer` is the tokenizer's
-    file, of which the sha256 is kept. The folder appears when whole; in memory are at most the
-    last shard of each source. Raises ValueError when there is no text, when an id lies outside
-    vocab_size, or when the folder holds anything but token shards, which would be lost.
+    file, of which the sha256 is kept. The folder appears when whole; memory stays flat. Raises
+    ValueError when there is no text, when an id lies outside vocab_size, or when the folder holds
+    anything but token shards, which would be lost.
     """
     folder = pathlib.Path(folder).absolute()
     _check_replaceable(folder)
@@ -112,33 +112,33 @@ def _write_sources(encoded, folder, manifest):
 
 
 class _SourceWriter:
-    """Collect the documents of one source and split; write a shard when there are enough."""
+    """Append the documents of one source and split to its shards."""
 
     def __init__(self, folder, name):
-        self.folder, self.name, self.shards = folder, name, []
-        self.waiting, self.waiting_tokens = [], 0  # for the next shard
+        self.folder, self.name, self.shards, self.file = folder, name, [], None
         self.lengths, self.text_bytes, self.log2_probability = array.array("Q"), 0, 0.0
 
     def add(self, document, ids):
-        self.waiting.append(ids)
-        self.waiting_tokens += len(ids)
+        if self.file is None or self.file.closed:
+            self.shards.append({"file": f"{self.name}-{len(self.shards):03d}.bin", "tokens": 0})
+            self.file = (self.folder / self.shards[-1]["file"]).open("wb")
+            self.sha256 = hashlib.sha256()
+        self.file.write(ids)
+        self.sha256.update(ids)
+        self.shards[-1]["tokens"] += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
         self.log2_probability += document.get("log2_probability", float("nan"))  # NaN: unknown
-        if self.waiting_tokens >= SHARD_TOKENS:
-            self.write_shard()
+        if self.shards[-1]["tokens"] >= SHARD_TOKENS:
+            self.close_shard()
 
-    def write_shard(self):
-        ids, name = np.concatenate(self.waiting), f"{self.name}-{len(self.shards):03d}.bin"
-        (self.folder / name).write_bytes(ids)
-        digest = hashlib.sha256(ids).hexdigest()
-        self.shards.append({"file": name, "tokens": len(ids), "sha256": digest})
-        self.waiting, self.waiting_tokens = [], 0
+    def close_shard(self):
+        self.file.close()
+        self.shards[-1]["sha256"] = self.sha256.hexdigest()
 
     def finish(self):
-        """Write what waits; return what the manifest says of this source."""
-        if self.waiting:
-            self.write_shard()
+        """Write the lengths of the documents; return what the manifest says of this source."""
+        self.close_shard()
         path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -185,7 +185,7 @@ class TokenStream:
         """Return the bytes of a file as a memory map; size, sha256: as they must be, or None."""
         if not path.is_file() or size not in (None, path.stat().st_size):
             raise ValueError(f"{path} is missing or cut short: build the tokens again")
-        found = np.memmap(path, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+        found = np.asarray(np.memmap(path, mode="r")) if path.stat().st_size else np.empty(0, "u1")
         if sha256 and hashlib.sha256(found).hexdigest() != sha256:
             raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
         return found
@@ -197,7 +197,7 @@ class TokenStream:
         """Return the ids at these positions (both int64); after the last token comes the first."""
         positions = positions % self.tokens
         shards = np.searchsorted(self.shard_starts, positions, side="right") - 1
-        ids = np.empty(len(positions), np.int64)
+        ids = np.empty(positions.shape, np.int64)
         for shard in np.unique(shards):
             here = shards == shard
             ids[here] = self.shards[shard][positions[here] - self.shard_starts[shard]]
@@ -264,8 +264,8 @@ class _Epochs:
             places = np.arange(place, place + count)
             piece = np.searchsorted(self.places, places, side="right") - 1  # of each token
             positions = self.starts[piece] + places - self.places[piece]  # in the stream
-            inputs, targets = self.stream.read(positions), self.stream.read(positions + 1)
-            parts.append(np.stack((inputs, targets, pieces + piece - piece[0])))
+            ids = self.stream.read(np.stack((positions, positions + 1)))  # inputs, targets
+            parts.append(np.concatenate((ids, pieces + piece[None] - piece[0])))
             pieces = parts[-1][2, -1] + 1
         return np.concatenate(parts, axis=1)
 
