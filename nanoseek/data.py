@@ -51,9 +51,9 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
     and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
     Ids are stored as uint16 where vocab_size allows, else uint32. `tokenizer` is the tokenizer's
-    file, of which the sha256 is kept. The folder appears when whole; in memory are at most the
-    last shard of each source. Raises ValueError when there is no text, when an id lies outside
-    vocab_size, or when the folder holds anything but token shards, which would be lost.
+    file, of which the sha256 is kept. The folder appears when whole; memory stays flat. Raises
+    ValueError when there is no text, when an id lies outside vocab_size, or when the folder holds
+    anything but token shards, which would be lost.
     """
     folder = pathlib.Path(folder).absolute()
     _check_replaceable(folder)
@@ -75,13 +75,11 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 
 def _check_replaceable(folder):
     """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file: name a folder for the tokens")
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     ours = r"manifest\.json|(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)"
     other = sorted(name for name in names if not re.fullmatch(ours, name))
-    if other or names and "manifest.json" not in names:
-        raise ValueError(f"{folder} holds other things than tokens ({', '.join(other[:3])}), which "
+    if folder.is_file() or other or names and "manifest.json" not in names:
+        raise ValueError(f"{folder} is a file or holds other things than tokens ({other[:3]}), which "
                          "would be lost: name a folder of their own, such as runs/tiny/tokens")
 
 
@@ -95,8 +93,7 @@ def _encoded(documents, encode, batched):
 
 def _write_sources(encoded, folder, manifest):
     """Write each source of each split to files of its own; return the manifest's "splits"."""
-    writers, size = {}, manifest["vocab_size"]
-    begin = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
+    writers, size, eot_id = {}, manifest["vocab_size"], manifest["eot_id"]
     for document, ids in encoded:
         ids = np.asarray(ids)
         if size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < size:
@@ -106,50 +103,47 @@ def _write_sources(encoded, folder, manifest):
         if key not in writers:
             slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
             writers[key] = _SourceWriter(folder, f"{split}-{len(writers):02d}-{slug}")
-        ids = np.concatenate((begin, ids), dtype=manifest["dtype"], casting="unsafe")
-        writers[key].add(document, ids)
+        ids = ids if eot_id is None else np.append(eot_id, ids)
+        writers[key].add(document, ids.astype(manifest["dtype"]))
     if not any(split == "train" for split, _ in writers):
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
-    splits = {split: {} for split in SPLITS}
-    for (split, source), writer in sorted(writers.items()):
-        splits[split][source] = writer.finish()
-    return splits
+    return {name: {source: writer.finish() for (split, source), writer in sorted(writers.items())
+                   if split == name} for name in SPLITS}
 
 
 class _SourceWriter:
-    """Collect the documents of one source and split, and write a shard when there are enough."""
+    """Append the documents of one source and split to its shards."""
 
     def __init__(self, folder, name):
-        self.folder, self.name, self.shards = folder, name, []
-        self.waiting, self.waiting_tokens = [], 0  # for the next shard
+        self.folder, self.name, self.shards, self.file = folder, name, [], None
         self.lengths, self.text_bytes, self.log2_probability = array.array("Q"), 0, 0.0
 
     def add(self, document, ids):
-        self.waiting.append(ids)
-        self.waiting_tokens += len(ids)
+        if self.file is None or self.file.closed:
+            self.shards.append({"file": f"{self.name}-{len(self.shards):03d}.bin", "tokens": 0})
+            self.file = (self.folder / self.shards[-1]["file"]).open("wb")
+            self.sha256 = hashlib.sha256()
+        self.file.write(ids)
+        self.sha256.update(ids)
+        self.shards[-1]["tokens"] += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
-        # NaN for ever once a document does not know its probability.
-        self.log2_probability += document.get("log2_probability", float("nan"))
-        if self.waiting_tokens >= SHARD_TOKENS:
-            self.write_shard()
+        self.log2_probability += document.get("log2_probability", float("nan"))  # NaN: unknown
+        if self.shards[-1]["tokens"] >= SHARD_TOKENS:
+            self.close_shard()
 
-    def write_shard(self):
-        ids, name = np.concatenate(self.waiting), f"{self.name}-{len(self.shards):03d}.bin"
-        (self.folder / name).write_bytes(ids)
-        self.shards.append({"file": name, "tokens": len(ids),
-                            "sha256": hashlib.sha256(ids).hexdigest()})
-        self.waiting, self.waiting_tokens = [], 0
+    def close_shard(self):
+        self.file.close()
+        self.shards[-1]["sha256"] = self.sha256.hexdigest()
 
     def finish(self):
-        """Write what waits; return what the manifest says of this source."""
-        if self.waiting:
-            self.write_shard()
+        """Write the lengths of the documents; return what the manifest says of this source."""
+        self.close_shard()
         path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
-                "bytes": self.text_bytes, "lengths": path.name,
-                "lengths_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "bytes": self.text_bytes, "lengths": path.name, "lengths_sha256": digest,
                 "shards": self.shards, "log2_probability": None if np.isnan(log2) else log2}
 
 
@@ -191,7 +185,7 @@ class TokenStream:
         """Return the bytes of a file as a memory map; size, sha256: as they must be, or None."""
         if not path.is_file() or size not in (None, path.stat().st_size):
             raise ValueError(f"{path} is missing or cut short: build the tokens again")
-        found = np.memmap(path, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+        found = np.asarray(np.memmap(path, mode="r")) if path.stat().st_size else np.empty(0, "u1")
         if sha256 and hashlib.sha256(found).hexdigest() != sha256:
             raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
         return found
@@ -203,7 +197,7 @@ class TokenStream:
         """Return the ids at these positions (both int64); after the last token comes the first."""
         positions = positions % self.tokens
         shards = np.searchsorted(self.shard_starts, positions, side="right") - 1
-        ids = np.empty(len(positions), np.int64)
+        ids = np.empty(positions.shape, np.int64)
         for shard in np.unique(shards):
             here = shards == shard
             ids[here] = self.shards[shard][positions[here] - self.shard_starts[shard]]
@@ -217,15 +211,15 @@ class TokenStream:
 class _Epochs:
     """The tokens of a TokenStream, shuffled anew in each epoch and read at many places in turn.
 
-    An epoch is cut in lanes of equal length. A row is read where most is unread, so that the rows
-    of a batch lie far apart; `unread` counts the tokens of each lane that are still to be served.
+    An epoch is cut in lanes of equal length. A row is read where most is `unread`, so that the
+    rows of a batch lie far apart.
     """
 
     def __init__(self, stream, seed):
         self.stream, self.seed, self.laid_out = stream, seed, None
         lanes = max(1, min(LANES, stream.tokens // LANE_TOKENS))
         self.lane_ends = np.linspace(0, stream.tokens, lanes + 1).astype(np.int64)[1:]
-        self.epoch, self.unread = 0, np.diff(self.lane_ends, prepend=0)
+        self.epoch, self.unread = 0, np.diff(self.lane_ends, prepend=0)  # tokens of each lane
 
     @property
     def served(self):
@@ -247,8 +241,7 @@ class _Epochs:
     def _lay_out(self, epoch):
         """Cut the documents in pieces and shuffle these.
 
-        Sets `starts` and `places`: where each piece starts in the stream, and in the epoch, in
-        which the pieces lie end to end.
+        Finds the `starts` of the pieces in the stream and their `places` in the epoch.
         """
         random, stream = np.random.default_rng([*self.seed, epoch]), self.stream
         # The first piece of a long document has another length in each epoch, so that the cuts
@@ -264,15 +257,15 @@ class _Epochs:
 
     def row(self, spans):
         """Return (3, T) int64 of what `take` took: inputs, targets, numbers of their pieces."""
-        parts, pieces = [], 0  # so many pieces are in the row already
+        parts, pieces = [], 0  # so many are in the row already
         for epoch, place, count in spans:
             if epoch != self.laid_out:
                 self._lay_out(epoch)
             places = np.arange(place, place + count)
             piece = np.searchsorted(self.places, places, side="right") - 1  # of each token
             positions = self.starts[piece] + places - self.places[piece]  # in the stream
-            inputs, targets = self.stream.read(positions), self.stream.read(positions + 1)
-            parts.append(np.stack((inputs, targets, pieces + piece - piece[0])))
+            ids = self.stream.read(np.stack((positions, positions + 1)))  # inputs, targets
+            parts.append(np.concatenate((ids, pieces + piece[None] - piece[0])))
             pieces = parts[-1][2, -1] + 1
         return np.concatenate(parts, axis=1)
 
@@ -353,8 +346,7 @@ def _weights(weights, entries):
         raise ValueError("this split holds no documents, or empty ones only")
     if weights is None:
         return {source: entry["tokens"] / total for source, entry in entries.items()}
-    unknown = sorted(set(weights) - set(entries))
-    if unknown:
+    if unknown := sorted(set(weights) - set(entries)):
         raise ValueError(f"no source is called {unknown[0]!r}, or all of it is held out: "
                          f"there are {', '.join(entries)}")
     if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN

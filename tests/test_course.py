@@ -15,6 +15,7 @@ TUTORIALS = ROOT / "tutorials"
 spec = importlib.util.spec_from_file_location("make_starters", TUTORIALS / "make_starters.py")
 make_starters = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_starters)
+TESTS_OF_STORIES = ROOT / "tests" / "corpus" / "test_stories.py"
 SOURCES = {name: make_starters.path_of(f"{name}.py").read_text("utf-8")
            for name in make_starters.BLANKS}
 
@@ -24,7 +25,8 @@ def grade(folder, *calls):
 
     Returns the exit code of each and what it printed.
     """
-    arguments = [[str(ROOT / "tests" / f"test_{name}.py") for name in names.split()]
+    arguments = [[str(test) for name in names.split()
+                  for test in (ROOT / "tests").rglob(f"test_{name}.py")]
                  + ["--module", str(file), "-q", "--tb=no", "-p", "no:cacheprovider"]
                  for names, file in calls]
     done = subprocess.run(
@@ -138,7 +140,7 @@ def test_the_command_of_the_page_grades_a_file_from_any_folder(tmp_path):
     for file in ("stories.py", *make_starters.BESIDE["stories"]):
         shutil.copy(make_starters.path_of(file), tmp_path)
     (tmp_path / "stories.py").rename(tmp_path / "my stories.py")
-    done = subprocess.run([sys.executable, "-m", "pytest", ROOT / "tests" / "test_stories.py",
+    done = subprocess.run([sys.executable, "-m", "pytest", TESTS_OF_STORIES,
                            "--module", "my stories.py", "-p", "no:cacheprovider"],
                           cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     earned, most = points(done.stdout)

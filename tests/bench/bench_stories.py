@@ -19,7 +19,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.corpus.stories import (LANGUAGES, check_story, grammar, log2_probability, sentences,
-                              stories)
+                                     stories)
 
 THRESHOLD = 0.8
 UNIT = re.compile(r"[\u4e00-\u9fff]|[^\w\s]|\s|[^\W\u4e00-\u9fff]+")
