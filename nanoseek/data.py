@@ -79,8 +79,8 @@ def _check_replaceable(folder):
     ours = r"manifest\.json|(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)"
     other = sorted(name for name in names if not re.fullmatch(ours, name))
     if folder.is_file() or other or names and "manifest.json" not in names:
-        raise ValueError(f"{folder} is a file or holds other things than tokens ({other[:3]}), which "
-                         "would be lost: name a folder of their own, such as runs/tiny/tokens")
+        raise ValueError(f"{folder} is a file or holds more than tokens ({', '.join(other[:3])}), "
+                         "which would be lost: name a folder of their own, such as runs/tiny/tokens")
 
 
 def _encoded(documents, encode, batched):

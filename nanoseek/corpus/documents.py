@@ -3,16 +3,15 @@
     write_documents([{"text": "Once upon a time …", "source": "stories_en"}], "raw.jsonl")
     list(read_documents("raw.jsonl"))      # [{"text": "Once upon a time …", "source": …}]
 
-A document is a dict with a "text" and a "source", the named part of the corpus that it belongs
-to. Two more fields are passed on where a document has them: "split", "train" or "held_out", and
-"log2_probability", which a story of the grammar knows of itself.
+A document has a "text" and a "source", the named part of the corpus that it belongs to; some have
+a "split", "train" or "held_out", and a story of the grammar has its "log2_probability".
 """
 
+import codecs
 import filecmp
 import json
 import pathlib
 import shutil
-import sys
 import time
 
 from nanoseek import cli
@@ -26,15 +25,13 @@ def read_documents(path):
     """
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the mark that some editors put first
-            if not line.strip():
-                continue
-            try:
-                document = _parse_document(line, pathlib.Path(path).stem)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-            yield document
+            line = line.removeprefix(codecs.BOM_UTF8)  # which some editors put first in a file
+            if line.strip():
+                try:
+                    document = _parse_document(line, pathlib.Path(path).stem)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from None
+                yield document
 
 
 def _parse_document(line, default_source):
@@ -56,7 +53,7 @@ def _parse_document(line, default_source):
             raise ValueError('"split" must be "train" or "held_out"')
         document["split"] = split
     if (log2 := fields.get("log2_probability")) is not None:
-        if type(log2) not in (int, float) or not abs(log2) < sys.float_info.max:
+        if type(log2) not in (int, float) or not abs(log2) < 1e308:
             raise ValueError('"log2_probability" must be a finite number')
         document["log2_probability"] = log2
     return document
@@ -95,5 +92,4 @@ def with_progress(documents, every=5.0):
         characters += len(document["text"])
         if time.monotonic() - said >= every:
             said = time.monotonic()
-            print(f"  {number:,} documents, {characters / 1e6:,.0f} million characters",
-                  file=sys.stderr)
+            cli.say(f"{number:,} documents, {characters / 1e6:,.0f} million characters")

@@ -16,7 +16,8 @@ from nanoseek.corpus.stories import stories
 class CorpusConfig:
     """What to gather; without a text of your own, the default corpus."""
 
-    stories: int = cli.setting(None, "how many, half in each language; 40000 unless --text", least=0)
+    stories: int = cli.setting(
+        None, "how many stories, half in each language; 40000 unless --text", least=0)
     python_docs: bool = cli.setting(None, "add this Python's documentation; true unless --text")
     text: str = cli.setting("", "a text file, folder, .jsonl or http(s) address of your own")
     sha256: str = cli.setting("", "the sha256 that the bytes of --text must have")
