@@ -160,7 +160,7 @@ def test_a_mixture_is_priced_by_hand(module):
 def as_trained(config):
     """Build the model with the parts of fast/, as train does: memory is counted for those."""
     model = Transformer(ModelConfig(**config)).train()
-    return fast.speed_up(model) if hasattr(fast, "speed_up") else model
+    return fast.speed_up(model)
 
 
 def tensors():
@@ -195,7 +195,7 @@ def saved_bytes(model, batch, length, precision="fp32", document_ids=None):
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 def test_activations_equal_what_autograd_saves(module, changes, batch, length, precision,
                                                checkpointing, monkeypatch):
-    monkeypatch.setattr("nanoseek.model.WINDOW_BLOCK", 8, raising=False)
+    monkeypatch.setattr("nanoseek.fast.window.WINDOW_BLOCK", 8)
     config = {**TINY, **changes}
     model = as_trained(config)
     model.activation_checkpointing = checkpointing
