@@ -125,7 +125,8 @@ def measures(text):
     yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
     known = FUNCTION_WORDS.get(script(text)) if len(units) > 29 else None
-    yield "no function words", math.inf if known is None else len(known & {*map(str.lower, units)})
+    found = math.inf if known is None else len(known.intersection(map(str.lower, units)))
+    yield "no function words", found
 
 
 def share(pattern, text):
@@ -135,7 +136,9 @@ def share(pattern, text):
 
 def mojibake(text, lines):
     """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
-    for line in lines[:5] if not text.isascii() else ():
+    if text.isascii():
+        return 0
+    for line in lines[:5]:
         foreign = re.sub(r"[\x00-\x7f]", "", line)
         try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
             if len(foreign) >= 6 and foreign.encode("gbk")[:-3].decode("utf-8"):

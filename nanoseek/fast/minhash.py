@@ -1,7 +1,7 @@
 """MinHash signatures of many texts at once: the same numbers as duplicates.minhash_signatures.
 
 What the chapter spends. It hashes one text after the other, in some thirty calls of NumPy each. A
-call costs about as much as a few hundred numbers, and a short text has no more than that.
+call has a price of its own, however short its array is, and most texts are short.
 
 The idea. Lay many texts end to end, with GRAM - 1 zeros in between, so that no gram reaches from
 one text into the next, and hash them as one. The place of a hash in the array of all signatures is

@@ -1,8 +1,8 @@
 """Near-duplicates, thousands of pairs at a time: the clusters of duplicates.find_near_duplicates.
 
-What the chapter spends. For each candidate pair it calls NumPy on 128 numbers, where the call costs
-more than the numbers, and builds two sets with a Python object per gram, looked up one by one all
-over memory. Both are work on single things; processors are fast on long arrays, read in order.
+What the chapter spends. For each candidate pair it calls NumPy on no more than 128 numbers, so that
+the price of the call itself weighs most, and builds two sets, with a Python object per gram that is
+looked up alone, anywhere in memory. Processors are fast on long arrays that are read in order.
 
 The idea, in three steps, each of which does one step of the chapter for a whole batch of pairs:
 

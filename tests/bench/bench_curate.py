@@ -2,7 +2,7 @@
 
     python tests/bench/bench_curate.py dirt      # precision and recall by kind of dirt
     python tests/bench/bench_curate.py curve     # LSH's S-curve, the estimate against the truth
-    python tests/bench/bench_curate.py speed     # signatures beside rensa and datasketch
+    python tests/bench/bench_curate.py speed     # plain and fast, beside rensa and datasketch
     python tests/bench/bench_curate.py growth    # 10k, 100k and 1M documents, time and memory
     python tests/bench/bench_curate.py corpus    # seconds for each stage on the default corpus
     python tests/bench/bench_curate.py extremes  # a document of 100 MB, a million copies of one
@@ -24,8 +24,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from nanoseek import corpus, curate
+from nanoseek import corpus, curate, duplicates
 from nanoseek.corpus.stories import stories
+from nanoseek.fast import minhash, pairs
 
 
 def story_documents(count, seed=0):
@@ -55,15 +56,19 @@ def near_copy(text, rng):
     return "".join(rng.choice("etaoin") if rng.random() < share else c for c in text)
 
 
+def clean_fast(documents, **settings):
+    return curate.curate(documents, curate.CurateConfig(**settings), pairs.find_near_duplicates)
+
+
 def dirt(size=8000, seed=1):
     """Plant dirt at several shares; count what stays that should go, and goes that should stay."""
     clean = story_documents(size) + corpus.python_docs()
-    kept = {d["text"] for d in curate.curate(clean)[0]}
+    kept = {d["text"] for d in clean_fast(clean)[0]}
     clean = [d for d in clean if d["text"] in kept]  # what is left is clean by our own measure
     for share in (0.22, 0.5, 0.9):
         dirty, labels = corpus.plant_dirt(clean, seed, share)
         started = time.perf_counter()
-        survivors, _ = curate.curate([d | {"id": n} for n, d in enumerate(dirty)])
+        survivors, _ = clean_fast([d | {"id": n} for n, d in enumerate(dirty)])
         seconds = time.perf_counter() - started
         rows = judge(dirty, labels, {d["id"]: d["text"] for d in survivors})
         print(f"\nshare of dirt {share}: {len(dirty):,} documents in {seconds:.1f} s")
@@ -79,7 +84,7 @@ def judge(dirty, labels, survivors):
         text, kind = curate.normalise(dirty[n]["text"]), label.kind
         if label.original is not None:
             groups[label.original].add(n)
-            index = curate.jaccard(text, curate.normalise(dirty[label.original]["text"]))
+            index = duplicates.jaccard(text, curate.normalise(dirty[label.original]["text"]))
             kind += "" if kind != "near" else " >= 0.8" if index >= 0.8 else " < 0.8 (may stay)"
             rows[kind].append(not (n in survivors and label.original in survivors))
         elif kind != "clean":
@@ -97,22 +102,22 @@ def curve(pairs=20_000):
     for text in mutated_library(pairs, rng):
         share = rng.choice((0.01, 0.02, 0.04, 0.07, 0.1, 0.15))
         texts += [text, "".join(rng.choice("etaoin") if rng.random() < share else c for c in text)]
-    signatures = curate.minhash_signatures(texts)
-    truth = np.array([curate.jaccard(a, b) for a, b in zip(texts[0::2], texts[1::2])])
-    error = curate.estimate_jaccard(signatures[0::2], signatures[1::2]) - truth
-    bands, rows = curate.choose_bands(0.8)
+    signatures = minhash.minhash_signatures(texts)
+    truth = np.array([duplicates.jaccard(a, b) for a, b in zip(texts[0::2], texts[1::2])])
+    error = duplicates.estimate_jaccard(signatures[0::2], signatures[1::2]) - truth
+    bands, rows = duplicates.choose_bands(0.8)
     met = np.zeros(pairs, bool)
-    for keys in curate.band_keys(signatures, bands, rows):
+    for keys in duplicates.band_keys(signatures, bands, rows):
         met |= keys[0::2] == keys[1::2]
     print(f"{bands} bands of {rows} rows\n{'Jaccard':<12}{'pairs':>7}{'measured':>10}{'formula':>9}"
           f"{'bias':>9}{'error':>8}{'theory':>8}")
     for low in np.arange(0.3, 1, 0.05):
-        some = (truth >= low) & (truth < low + 0.05)
-        if some.sum() > 20:
-            s = truth[some]
-            print(f"{low:.2f}-{low + 0.05:.2f}{'':<3}{some.sum():>7}{met[some].mean():>10.3f}"
-                  f"{np.mean(1 - (1 - s**rows)**bands):>9.3f}{error[some].mean():>9.4f}"
-                  f"{error[some].std():>8.4f}{np.sqrt(np.mean(s * (1 - s) / 128)):>8.4f}")
+        near = (truth >= low) & (truth < low + 0.05)
+        if near.sum() > 20:
+            s = truth[near]
+            print(f"{low:.2f}-{low + 0.05:.2f}{'':<3}{near.sum():>7}{met[near].mean():>10.3f}"
+                  f"{np.mean(1 - (1 - s**rows)**bands):>9.3f}{error[near].mean():>9.4f}"
+                  f"{error[near].std():>8.4f}{np.sqrt(np.mean(s * (1 - s) / 128)):>8.4f}")
 
 
 def shingle(text):
@@ -143,22 +148,41 @@ def signatures_by_datasketch(texts):
 
 
 def speed(rounds=3):
-    """Time text in, signatures out, peers in turn; then recall of planted near copies."""
+    """Time signatures and clusters, plain and fast, peers in turn; then recall of near copies."""
     rng = random.Random(0)
     texts = list(mutated_library(4000, rng)) + [d["text"] for d in story_documents(8000)]
     size = sum(len(text.encode()) for text in texts) / 1e6
-    peers = {"nanoseek": curate.minhash_signatures, "rensa (matrix)": signatures_by_rensa,
-             "rensa (singly)": signatures_by_rensa_singly, "datasketch": signatures_by_datasketch}
-    best = dict.fromkeys(peers, np.inf)
-    for _ in range(rounds):
-        for name, make in peers.items():
-            started = time.perf_counter()
-            make(texts)
-            best[name] = min(best[name], time.perf_counter() - started)
-    print(f"{len(texts):,} documents, {size:.1f} MB, 128 permutations, best of {rounds}")
+    best = best_of(rounds, {"fast/minhash.py": lambda: minhash.minhash_signatures(texts),
+                            "duplicates.py": lambda: duplicates.minhash_signatures(texts),
+                            "rensa (matrix)": lambda: signatures_by_rensa(texts),
+                            "rensa (singly)": lambda: signatures_by_rensa_singly(texts),
+                            "datasketch": lambda: signatures_by_datasketch(texts)})
+    print(f"signatures: {len(texts):,} documents, {size:.1f} MB, 128 permutations, best of {rounds}")
     for name, seconds in best.items():
-        print(f"{name:<16}{size / seconds:>8.1f} MB/s{seconds / best['nanoseek']:>8.1f} x our time")
+        print(f"{name:<16}{size / seconds:>8.1f} MB/s{seconds / best['fast/minhash.py']:>8.1f} x "
+              "the fast file's time")
+    texts += [near_copy(text, rng) for text in texts[:2000]]
+    made = minhash.minhash_signatures(texts)
+    for threshold in (0.8, 0.6):
+        best = best_of(rounds, {
+            "fast/pairs.py": lambda: pairs.find_near_duplicates(texts, threshold, made),
+            "duplicates.py": lambda: duplicates.find_near_duplicates(texts, threshold, made)})
+        print(f"clusters at {threshold} from these signatures: {len(texts):,} documents")
+        for name, seconds in best.items():
+            print(f"{name:<16}{seconds:>8.2f} s{seconds / best['fast/pairs.py']:>11.1f} x the fast "
+                  "file's time")
     recall(texts[:6000], rng)
+
+
+def best_of(rounds, tasks):
+    """Return {name: seconds} of {name: function}; the functions take turns."""
+    best = dict.fromkeys(tasks, np.inf)
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best
 
 
 def recall(texts, rng):
@@ -166,9 +190,9 @@ def recall(texts, rng):
     from datasketch import MinHashLSH
     from rensa import RMinHashLSH
     copies = [near_copy(text, rng) for text in texts]
-    truth = np.array([curate.jaccard(a, b) >= 0.8 for a, b in zip(texts, copies)])
+    truth = np.array([duplicates.jaccard(a, b) >= 0.8 for a, b in zip(texts, copies)])
     everything = texts + copies
-    clusters = curate.find_near_duplicates(everything, 0.8)
+    clusters = pairs.find_near_duplicates(everything, 0.8)
     name = {n: number for number, cluster in enumerate(clusters) for n in cluster}
     found = {"nanoseek": [name.get(n, -1) == name.get(n + len(texts), -2)
                           for n in range(len(texts))]}
@@ -178,7 +202,7 @@ def recall(texts, rng):
         for n in range(len(texts)):
             lsh.insert(n, made[n + len(texts)])
         found[peer] = [n in set(lsh.query(made[n])) for n in range(len(texts))]
-    exact = sum(curate.jaccard(everything[cluster[0]], everything[n]) >= 0.8
+    exact = sum(duplicates.jaccard(everything[cluster[0]], everything[n]) >= 0.8
                 for cluster in clusters for n in cluster[1:])
     total = sum(len(cluster) - 1 for cluster in clusters)
     print(f"{truth.sum():,} pairs with a Jaccard index of at least 0.8")
@@ -203,14 +227,14 @@ def grow(size):
     texts += [near_copy(texts[n], rng) for n in planted]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    signatures = curate.minhash_signatures(texts)
+    signatures = minhash.minhash_signatures(texts)
     hashed = time.perf_counter()
-    clusters = curate.find_near_duplicates(texts, 0.8, signatures)
+    clusters = pairs.find_near_duplicates(texts, 0.8, signatures)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     name = {n: number for number, cluster in enumerate(clusters) for n in cluster}
     checked = [(a, len(texts) - len(planted) + k) for k, a in enumerate(planted[:5000])]
-    checked = [(a, b) for a, b in checked if curate.jaccard(texts[a], texts[b]) >= 0.8]
+    checked = [(a, b) for a, b in checked if duplicates.jaccard(texts[a], texts[b]) >= 0.8]
     hit = np.mean([name.get(a, -1) == name.get(b, -2) for a, b in checked])
     print(f"{size:>9,} documents {sum(len(t.encode()) for t in texts) / 1e6:>7.1f} MB: signatures "
           f"{hashed - started:>6.1f} s, clusters {ended - hashed:>6.1f} s, "
@@ -232,7 +256,7 @@ def corpus_stages(count=40_000):
                            ("near-dup.", off | {"threshold": 0.8}),
                            ("passages", off | {"passage_bytes": 300}), ("all", {})):
         started = time.process_time()
-        kept, _ = curate.curate(documents, curate.CurateConfig(**settings))
+        kept, _ = clean_fast(documents, **settings)
         print(f"{name:<12}{time.process_time() - started:>6.1f} s of processor, "
               f"{len(documents) - len(kept):,} documents removed")
 
@@ -247,7 +271,7 @@ def extremes():
     copies = ({"text": long[:300], "source": "s"} for _ in range(1_000_000))
     for name, documents in (("one of 100 MB and a part of it", parts), ("a million copies", copies)):
         started = time.process_time()
-        kept, report = curate.curate(documents)
+        kept, report = clean_fast(documents)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"{name:<32}{report['totals']['in']['bytes'] / 1e6:>6.0f} MB in "
               f"{time.process_time() - started:>5.1f} s of processor, peak {peak:.2f} GB, "
