@@ -91,12 +91,15 @@ def block_weights(q, k, mask, rows, end):
     return scores.softmax(dim=-1)
 
 
+def torch_is_slow(dtype):
+    """Return whether torch's kernel loses on short rows: not in fp16, nor in fp32 with MKL."""
+    return multiplies_fp32() if dtype == torch.float32 else dtype != torch.float16
+
+
 class FastAttention(Attention):
     def attend(self, q, k, v, mask):
-        # In fp16, and in fp32 with torch's own choice of library, torch's kernel is the faster one.
-        slow = multiplies_fp32() if q.dtype == torch.float32 else q.dtype != torch.float16
-        if slow and q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
-                and not torch.compiler.is_compiling():
+        if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+                and not torch.compiler.is_compiling() and torch_is_slow(q.dtype):
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])
