@@ -57,6 +57,8 @@ class ModelConfig:
             if not (value is None or isinstance(value, (bool, RopeScaling))
                     or isinstance(value, (int, float)) and 0 < value < torch.inf):
                 raise ValueError(f"{name} is {value!r}: it must be a finite number above 0")
+        if (scaling := self.rope_scaling) and scaling.high_freq_factor <= scaling.low_freq_factor:
+            raise ValueError("high_freq_factor must be above low_freq_factor")
         C, H, K = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and C % H:
             raise ValueError(f"hidden_size {C} does not divide into num_attention_heads {H}")
@@ -72,8 +74,7 @@ class ModelConfig:
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
-    # Untied: the output's gradient reaches every word at every step and makes rare words alike.
-    "tiny": ModelConfig(4096, tie_word_embeddings=False),
+    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tied, rare words would grow alike
     "small": ModelConfig(4096, 256, 704, 8, 8, 2),
     "gpt2-124m": ModelConfig(50304, 768, 2048, 12, 12, 12, max_position_embeddings=1024),
     # As published: DeepSeek LLM, Table 2, and the vocabulary of its config.json.
@@ -96,7 +97,7 @@ def rotary_table(config, positions):
     if scaling is not None:
         rotations = scaling.original_max_position_embeddings / (2 * torch.pi / frequencies)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
-        fast = ((rotations - low) / (high - low)).clamp(0, 1)
+        fast = ((rotations - low) / (high - low)).clamp(0, 1)  # from 0, slow, to 1
         frequencies = (1 - fast) * (frequencies / scaling.factor) + fast * frequencies
     angles = positions.float()[..., None, None] * frequencies  # (…, T, 1, D/2)
     cos, sin = angles.cos(), angles.sin()
@@ -106,7 +107,7 @@ def rotary_table(config, positions):
 def rotate(x, cos, sin):
     """Rotate pairs (a, b) of x (B, T, heads, D) to (a·cos − b·sin, b·cos + a·sin).
 
-    RoPE (2104.09864, §3.2). A pair is i and i + D/2, as in Hugging Face's Llama; there, neighbours.
+    RoPE (2104.09864, §3.2). Pairs are i, i + D/2 (Hugging Face's Llama); in the paper, neighbours.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
@@ -123,12 +124,11 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, self.size,
                  config.head_size)
         self.keys, self.values = self.kept = torch.zeros(2, *shape, device=device, dtype=dtype)
-        self.starts, self.length = starts, 0  # Transformer moves it on after the last layer
+        self.starts, self.device, self.length = starts, device, 0  # length: see Transformer.hidden
 
     def columns(self, new):
-        """Return the positions (S,) of all keys that `append` returns, `new` of them new."""
-        end, device = self.length + new, self.keys.device
-        return torch.arange(max(0, self.length - self.size), end, device=device)
+        """Return where the keys that `append` returns stand in the text (S,), the new ones last."""
+        return torch.arange(max(0, self.length - self.size), self.length + new, device=self.device)
 
     def append(self, layer, keys, values):
         """Store keys and values (B, K, T, D) of new positions; return all kept: (B, K, S, D)."""
@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         return self.model.norm(x)
 
     def embed(self, ids, cache=None):
-        """Return the vectors (B, T, C) of ids; refuse unknown ones, and more than fit."""
+        """Return the vectors (B, T, C) of ids; ValueError for unknown ones, or more than fit."""
         end, cap = ids.shape[1], self.config.max_position_embeddings
         if cache is not None:  # of rows of different lengths the shortest decides
             end += cache.length - (0 if cache.starts is None else int(cache.starts.max()))
@@ -261,10 +261,10 @@ class Transformer(nn.Module):
             raise ValueError(f"id {wrong} is outside the vocabulary of the model") from None
 
     def mask(self, ids, columns, document_ids=None):
-        """Return what each id, at the last T columns (S,), sees: bool (T, S) or (B, 1, T, S)."""
+        """Return which of the keys, at columns (S,), each id sees: bool (T, S) or (B, 1, T, S)."""
         T, window = ids.shape[1], self.config.sliding_window or len(columns)
-        distance = columns[-T:, None] - columns  # how far before the query a key stands
-        seen = (distance >= 0) & (distance < window)  # nothing that comes later
+        distance = columns[-T:, None] - columns  # from each id, they are the last, back to each key
+        seen = (distance >= 0) & (distance < window)  # nothing later; window: 2310.06825
         if document_ids is not None:
             seen = seen & (document_ids[:, None, -T:, None] == document_ids[:, None, None, :])
         return seen
@@ -285,7 +285,7 @@ class Transformer(nn.Module):
 def loss(model, inputs, targets, document_ids=None, scored=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
 
-    scored (B, T), bool or ValueError: which targets count. The others never meet the head.
+    scored (B, T) bool (else ValueError): which targets count. The others never meet the head.
     """
     hidden = model.hidden(inputs, document_ids)
     if scored is not None:

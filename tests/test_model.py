@@ -414,7 +414,8 @@ def test_published_shapes_have_the_published_size(module, preset, billions):
     ({"rope_theta": float("nan")}, "rope_theta is nan"), ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
     ({"initializer_range": float("inf")}, "initializer_range is inf"),
     ({"rope_scaling": {**LLAMA3, "factor": "8"}}, "factor is '8'"),
-    ({"rope_scaling": {**LLAMA3, "low_freq_factor": 0}}, "low_freq_factor is 0")])
+    ({"rope_scaling": {**LLAMA3, "low_freq_factor": 0}}, "low_freq_factor is 0"),
+    ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor must be above")])
 def test_shapes_that_do_not_fit_are_refused(module, changes, message):
     with pytest.raises(ValueError, match=message):
         if "rope_scaling" in changes:

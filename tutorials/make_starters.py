@@ -44,9 +44,9 @@ BLANKS = {
         "DecoderLayer.forward": "attention, then the MLP; each sees a normalised copy of x and its "
         "result is added to x", "rotary_table": "", "rotate": "",
         "Attention.forward": "x (B, T, C) → (B, T, C): project, rotate q and k, store k and v in "
-        "the cache if there is one, attend under sight.mask, project; by window_attention where "
-        "sight.back is given", "attend": "", "KVCache.append": "", "window_attention": "",
-        "loss": ""},
+        "the cache if there is one, attend under the mask, project",
+        "Attention.attend": "", "KVCache.append": "", "Transformer.mask": "",
+        "Head.cross_entropy": "", "loss": ""},
     "optim": {
         "schedule_factor": "", "parse_ramp": "", "ramp_value": "", "LossScale.update": "",
         "newton_schulz": "", "Muon._momentum": "",
@@ -60,7 +60,6 @@ HELPERS = {
     "duplicates": ["candidate_pairs", "least_estimates", "find_root"],
     "tokenizer": ["_best_first", "_join", "_Merger._keys", "_Merger._merge_in_rounds",
                   "_Merger._merge_one"],
-    "model": ["_RMSNorm", "_LinearCrossEntropy", "_ShortAttention"],
 }
 WHERE = {"stories": "corpus"}  # the room of a module that is no chapter
 BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}

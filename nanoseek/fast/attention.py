@@ -91,15 +91,15 @@ def block_weights(q, k, mask, rows, end):
     return scores.softmax(dim=-1)
 
 
-def tiles_are_slow(dtype):
-    """Tell whether torch's kernel loses here: not in fp16, nor where MKL makes its fp32 products."""
+def torch_is_slow(dtype):
+    """Return whether torch's kernel loses on short rows: not in fp16, nor in fp32 with MKL."""
     return multiplies_fp32() if dtype == torch.float32 else dtype != torch.float16
 
 
 class FastAttention(Attention):
     def attend(self, q, k, v, mask):
-        short = q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT
-        if short and not torch.compiler.is_compiling() and tiles_are_slow(q.dtype):
+        if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+                and not torch.compiler.is_compiling() and torch_is_slow(q.dtype):
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])

@@ -5,7 +5,8 @@
     python tests/bench/bench_gpu.py window    # sliding window, 1k to 16k tokens
 
 A step is forward and backward, without the optimizer, in bf16 autocast over fp32 weights, on random
-ids. Times are medians; MFU is the share of what a large bf16 product reaches in the same run.
+ids. The models have the parts of fast/, of which those for the CPU step aside. Times are medians;
+MFU is the share of what a large bf16 product reaches in the same run.
 """
 
 import dataclasses
@@ -18,9 +19,10 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.cost import flops_per_token, measure_ceiling, memory
+from nanoseek.fast import speed_up
 from nanoseek.generate import generate_many
-from nanoseek.scale.machine import autocast, compiled_loss
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig, Transformer, loss
+from nanoseek.scale.machine import autocast, compiled_loss
 
 CUDA = torch.device("cuda")
 ROWS, LENGTH, STEPS = 32, 1024, 15
@@ -64,7 +66,7 @@ def check():
         ids = torch.randint(config.vocab_size, (3, 301), generator=random)
         packed = torch.arange(300).expand(3, -1) // 130
         model = Transformer(config).train()
-        there = Transformer(config).to(CUDA).train()
+        there = speed_up(Transformer(config)).to(CUDA).train()
         there.load_state_dict(model.state_dict())
         for documents in (None, packed):
             expected = logits_and_gradients(model.double(), ids, documents, "fp32")
@@ -136,7 +138,7 @@ def stepper(model, ids, documents, compute):
 
 def train():
     config = PRESETS["gpt2-124m"]
-    model = Transformer(config).to(CUDA).train()
+    model = speed_up(Transformer(config)).to(CUDA).train()
     ids = torch.randint(config.vocab_size, (ROWS, LENGTH + 1), device=CUDA)
     documents = torch.arange(LENGTH, device=CUDA).expand(ROWS, -1) // 400
     flops = flops_per_token(config, LENGTH)["total"] * ROWS * LENGTH
@@ -167,7 +169,7 @@ def window(lengths=(1024, 2048, 4096, 8192, 16384), size=512):
         for choice in (None, size):
             config = dataclasses.replace(PRESETS["gpt2-124m"], num_hidden_layers=4, vocab_size=4096,
                                          max_position_embeddings=length, sliding_window=choice)
-            model = Transformer(config).to(CUDA).train()
+            model = speed_up(Transformer(config)).to(CUDA).train()
             ids = torch.randint(config.vocab_size, (1, length + 1), device=CUDA)
             held = torch.cuda.memory_allocated()
             spent, peak = measured(stepper(model, ids, None, loss))

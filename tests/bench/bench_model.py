@@ -1,9 +1,10 @@
 """Measure the model beside transformers' Llama, and each trick beside its absence.
 
+    python tests/bench/bench_model.py kernels     # the plain chapter, each part of fast/, all of it
     python tests/bench/bench_model.py train       # a step of training, tiny and 10M shapes
     python tests/bench/bench_model.py generate    # greedy, with the cache, tiny and 124M shapes
     python tests/bench/bench_model.py attention   # ours for short rows beside torch's kernel
-    python tests/bench/bench_model.py window      # sliding window, 1k to 16k tokens
+    python tests/bench/bench_model.py window      # sliding window, 1k to 16k tokens: by blocks, masked
     python tests/bench/bench_model.py memory      # activation checkpointing: bytes and time
     python tests/bench/bench_model.py loss        # our cross-entropy beside torch's
     python tests/bench/bench_model.py compile     # torch.compile without graph breaks
@@ -11,26 +12,36 @@
 
 Two that are compared take turns, and each figure is the least of its times: on a busy machine the
 least is the nearest to the truth. A step is forward and backward, without the optimizer, in fp32
-unless bf16 is said: autocast over fp32 weights, theirs and ours.
+unless bf16 is said: autocast over fp32 weights, theirs and ours. "Ours" is the model with fast/.
 """
 
+import copy
 import gc
+import os
 import pathlib
 import resource
 import subprocess
 import sys
 import time
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler says when it starts and stops
+
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from nanoseek import model as model_module
 from nanoseek.cost import flops_per_token, measure_ceiling, memory
+from nanoseek.fast import speed_up
+from nanoseek.fast.attention import FastAttention, ShortAttention
+from nanoseek.fast.loss import FastHead, LinearCrossEntropy, product_dtype
+from nanoseek.fast.norm import FastRMSNorm
+from nanoseek.fast.onednn import use_exact_onednn
+from nanoseek.fast.window import FastMask
 from nanoseek.generate import generate
+from nanoseek.model import (CHECKPOINTING, PRESETS, Attention, Head, ModelConfig, RMSNorm,
+                            Transformer, loss)
 from nanoseek.scale.machine import autocast
-from nanoseek.model import PRESETS, ModelConfig, Transformer, loss, use_exact_onednn
 
 SHAPES = {  # name: (config, rows, tokens in a row)
     "tiny": (ModelConfig(num_hidden_layers=4), 12, 128),
@@ -75,6 +86,113 @@ def step(model, ids, precision="fp32"):
     return run
 
 
+class TorchsHead(Head):
+    """The loss by torch's own fused product and cross-entropy, in chunks."""
+
+    def cross_entropy(self, hidden, targets):
+        dtype = product_dtype(self.weight)
+        with torch.autocast("cpu", enabled=False):
+            return F.linear_cross_entropy(hidden.to(dtype), self.weight.to(dtype), targets,
+                                          options=torch.nn.LinearCrossEntropyOptions()).float()
+
+
+class TorchsAttention(FastAttention):
+    """torch's kernel, told that a mask is causal: it skips what no query sees."""
+
+    def attend(self, q, k, v, mask):
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
+                                              enable_gqa=True)
+
+
+# What takes the place of what; the mask that is made once belongs to the attention that takes it.
+KERNELS = {
+    "plain": {}, "attention": {Attention: FastAttention, Transformer: FastMask},
+    "torch's, causal": {Attention: TorchsAttention, Transformer: FastMask},
+    "loss": {Head: FastHead}, "torch's linear_ce": {Head: TorchsHead},
+    "norm": {RMSNorm: FastRMSNorm}}
+
+
+def replaced(model, kinds):
+    """Return a copy of a model whose modules have other classes: {class: the one in its place}."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        module.__class__ = kinds.get(type(module), type(module))
+    return model
+
+
+def kernels(rounds=10):
+    """The plain chapter, each kernel alone, torch's own beside them, and all that fast/ has."""
+    exact = use_exact_onednn()
+    print(f"fp32 products by {'oneDNN' if exact else 'the choice of torch'}; ms of a step (forward "
+          f"and backward), and how many times the plain one's speed\n")
+    columns = [(shape, precision) for shape in SHAPES for precision in ("fp32", "bf16")]
+    table = {}
+    for column in columns:
+        config, rows, length = SHAPES[column[0]]
+        torch.manual_seed(0)
+        model = Transformer(config).train()
+        ids = torch.randint(config.vocab_size, (rows, length + 1))
+        models = {name: replaced(model, kinds) for name, kinds in KERNELS.items()}
+        models["all of fast/"] = speed_up(model)
+        times = race([step(one, ids, column[1]) for one in models.values()], rounds)
+        table[column] = dict(zip(models, times))
+    print(f"{'':<18}" + "".join(f"{' '.join(column):>16}" for column in columns))
+    for name in table[columns[0]]:
+        print(f"{name:<18}" + "".join(
+            f"{found[name] * 1e3:>9.1f} {found['plain'] / found[name]:>5.2f}x"
+            for found in table.values()))
+    loss_memory()
+    plain_and_fast_generation()
+
+
+def peak_bytes(run):
+    """Return the most bytes that run() held at once, of those that it allocated itself."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events()
+              if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def loss_memory():
+    """Peak of the loss alone, forward and backward; the logits as fp32 are the measure."""
+    print(f"\n{'tokens':>7}{'wide':>6}{'vocabulary':>11}{'precision':>10}{'logits MB':>10}"
+          f"{'plain MB':>10}{'ours MB':>9}{'torch linear_ce MB':>20}")
+    for tokens, wide, words in ((1536, 128, 2048), (1024, 320, 4096), (1024, 768, 50304)):
+        for precision in ("fp32", "bf16"):
+            head, found = Head(wide, words, bias=False), []
+            hidden = torch.randn(tokens, wide, requires_grad=True)
+            targets = torch.randint(words, (tokens,))
+
+            def both_ways():
+                with autocast(torch.device("cpu"), precision):
+                    value = head.cross_entropy(hidden, targets)
+                value.backward()
+            for kind in (Head, FastHead, TorchsHead):
+                head.__class__ = kind
+                head.zero_grad()
+                hidden.grad = None
+                found.append(peak_bytes(both_ways) / 1e6)
+            print(f"{tokens:>7}{wide:>6}{words:>11}{precision:>10}{tokens * words * 4 / 1e6:>10.1f}"
+                  f"{found[0]:>10.1f}{found[1]:>9.1f}{found[2]:>20.1f}")
+
+
+def plain_and_fast_generation(rounds=3, count=200):
+    print(f"\n{'one prompt':<11}{'plain tokens/s':>15}{'fast':>9}{'fast/plain':>12}")
+    for name, (config, _, _) in SHAPES.items():
+        plain = Transformer(config).eval()
+        fast = speed_up(copy.deepcopy(plain))
+        times = race([lambda: generate(plain, [1, 2, 3], count, temperature=0),
+                      lambda: generate(fast, [1, 2, 3], count, temperature=0)], rounds)
+        print(f"{name:<11}{count / times[0]:>15.0f}{count / times[1]:>9.0f}"
+              f"{times[0] / times[1]:>12.2f}", flush=True)
+
+
 def train(rounds=10):
     """A step beside transformers', with torch's own choice of matrix products and with oneDNN's."""
     for products in ("torch's choice", "oneDNN"):
@@ -93,7 +211,7 @@ def train(rounds=10):
 
 def train_row(name, precision, ceiling, rounds):
     config, rows, length = SHAPES[name]
-    model = Transformer(config).train()
+    model = speed_up(Transformer(config)).train()
     reference = hugging_face(model).train()
     ids = torch.randint(config.vocab_size, (rows, length + 1))
 
@@ -113,7 +231,7 @@ def generation(rounds=4):
     print(f"{'shape':<10}{'ours tokens/s':>14}{'theirs':>9}{'ours/theirs':>12}")
     for name, config, count in (("tiny", SHAPES["tiny"][0], 200),
                                 ("124M", PRESETS["gpt2-124m"], 30)):
-        model = Transformer(config).eval()
+        model = speed_up(Transformer(config)).eval()
         reference, prompt = hugging_face(model).eval(), list(range(1, 9))
         ids = torch.tensor([prompt])
 
@@ -143,7 +261,7 @@ def attention(rounds=8):
                            .requires_grad_() for n in (heads, kv, kv))
 
                 def ours():
-                    return model_module._ShortAttention.apply(q, k, v, None)
+                    return ShortAttention.apply(q, k, v, None)
 
                 def torchs():
                     return F.scaled_dot_product_attention(q, k, v, is_causal=True,
@@ -157,11 +275,13 @@ def attention(rounds=8):
                       f"{other * 1e3:>10.1f}{other / one:>12.2f}")
 
 
-def window_row(length, window):
+def window_row(length, window, fast=True):
     """Print seconds of a step and the growth of the process's peak; run in a fresh process."""
     config = ModelConfig(hidden_size=128, num_hidden_layers=2, max_position_embeddings=length,
                          sliding_window=window)
     model, ids = Transformer(config).train(), torch.randint(2048, (1, length + 1))
+    if fast:
+        speed_up(model)
     step(model, ids[:, :65])()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = race([step(model, ids)], 2)[0]
@@ -169,18 +289,20 @@ def window_row(length, window):
 
 
 def window(lengths=(1024, 2048, 4096, 8192, 16384), size=512):
-    print(f"{'tokens':>7}{'full ms':>9}{f'window {size} ms':>15}{'full MB':>9}{'window MB':>11}")
+    """All keys, a window by blocks, and one that the chapter's mask makes of all keys."""
+    print(f"{'tokens':>7}{'full ms':>9}{f'window {size} ms':>15}{'masked ms':>11}{'full MB':>9}"
+          f"{'window MB':>11}{'masked MB':>11}")
     for length in lengths:
         rows = []
-        for choice in (None, size):
+        for choice, fast in ((None, True), (size, True), (size, False)):
             code = (f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
-                    f"import bench_model; bench_model.window_row({length}, {choice})")
+                    f"import bench_model; bench_model.window_row({length}, {choice}, {fast})")
             rows.append([float(x) for x in subprocess.run(
                 [sys.executable, "-c", code], check=True, capture_output=True,
                 text=True).stdout.split()])
-        (full, full_mb), (ours, ours_mb) = rows
-        print(f"{length:>7}{full * 1e3:>9.0f}{ours * 1e3:>15.0f}{full_mb:>9.0f}{ours_mb:>11.0f}",
-              flush=True)
+        (full, full_mb), (ours, ours_mb), (masked, masked_mb) = rows
+        print(f"{length:>7}{full * 1e3:>9.0f}{ours * 1e3:>15.0f}{masked * 1e3:>11.0f}{full_mb:>9.0f}"
+              f"{ours_mb:>11.0f}{masked_mb:>11.0f}", flush=True)
 
 
 def saved_bytes(model, ids):
@@ -204,7 +326,7 @@ def checkpointing(rounds=8):
     use_exact_onednn()
     print(f"{'shape':<6}{'mode':<11}{'saved MB':>9}{'cost.py says':>13}{'ms':>8}{'time':>8}")
     for name, (config, rows, length) in SHAPES.items():
-        model = Transformer(config).train()
+        model = speed_up(Transformer(config)).train()
         ids = torch.randint(config.vocab_size, (rows, length + 1))
 
         def run_in(mode):
@@ -212,9 +334,8 @@ def checkpointing(rounds=8):
                 model.activation_checkpointing = mode
                 step(model, ids)()
             return run
-        modes = model_module.CHECKPOINTING
-        times = race([run_in(mode) for mode in modes], rounds)
-        for mode, seconds in zip(modes, times):
+        times = race([run_in(mode) for mode in CHECKPOINTING], rounds)
+        for mode, seconds in zip(CHECKPOINTING, times):
             model.activation_checkpointing = mode
             predicted = memory(config, rows, length, mode)["activations"]
             print(f"{name:<6}{mode:<11}{saved_bytes(model, ids) / 1e6:>9.1f}{predicted / 1e6:>13.1f}"
@@ -233,7 +354,7 @@ def losses(rounds=8):
         chunked = torch.nn.LinearCrossEntropyOptions()
 
         def ours():
-            return model_module._LinearCrossEntropy.apply(hidden, weight, targets, torch.float32)
+            return LinearCrossEntropy.apply(hidden, weight, targets, torch.float32)
 
         def torchs(options):
             return F.linear_cross_entropy(hidden, weight, targets, options=options)
@@ -258,7 +379,7 @@ def compiled():
     """Compile a step with fullgraph, which refuses graph breaks; it needs a C++ compiler."""
     for name, changes in (("plain", {}), ("window", {"sliding_window": 32})):
         config = ModelConfig(**changes)
-        model, ids = Transformer(config).train(), torch.randint(2048, (4, 129))
+        model, ids = speed_up(Transformer(config)).train(), torch.randint(2048, (4, 129))
         documents = (torch.arange(128) // 50).expand(4, 128)
         for kind, arguments in (("", (ids[:, :-1],)), (" documents", (ids[:, :-1], documents))):
             with torch.no_grad():
@@ -285,7 +406,8 @@ def start(steps=150):
         found = []
         for seed in range(3):
             torch.manual_seed(seed)
-            model = Transformer(ModelConfig(vocab_size=256, initializer_range=std)).train()
+            model = speed_up(Transformer(ModelConfig(vocab_size=256,
+                                                     initializer_range=std))).train()
             optimizers, recent = build_optimizers(model, "muon", 5e-3, 0.1, 5.0), []
             for number in range(steps):
                 set_learning_rate(optimizers, 5e-3 * schedule_factor("linear", number, steps, 20))
@@ -301,7 +423,7 @@ def start(steps=150):
         print(f"{std:>6}  " + "  ".join(f"{value:.3f}" for value in found), flush=True)
 
 
-PARTS = {"train": train, "generate": generation, "attention": attention, "window": window,
+PARTS = {"kernels": kernels, "train": train, "generate": generation, "attention": attention, "window": window,
          "memory": checkpointing, "loss": losses, "compile": compiled, "start": start}
 
 

@@ -44,7 +44,8 @@ def test_logits_loss_and_gradients_are_the_chapters(products, changes, precision
                               **changes}).train()
     names = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     faster = speed_up(copy.deepcopy(model))
-    limit = 2e-5 if precision == torch.float32 else 5e-2
+    # A window of one leaves q and k no gradient, so what is left of it is rounding: so small.
+    limit, nothing = (2e-5, 1e-6) if precision == torch.float32 else (5e-2, 1e-4)
     for length in (1, 40, 290):  # a position, a short row, one longer than SHORT
         ids = random_ids(model.config, 2, length + 1)
         documents = (torch.arange(length) // 17).expand(2, length)
@@ -53,8 +54,8 @@ def test_logits_loss_and_gradients_are_the_chapters(products, changes, precision
         for given in ((None, None), (documents, scored)):
             for found, expected in zip(results(faster, ids, *given, precision),
                                        results(model, ids, *given, precision)):
-                assert relative_difference(found.float(), expected.float() + 1e-12) < limit or \
-                    (found - expected).abs().max() < 1e-6
+                assert (found - expected).abs().max() < nothing or \
+                    relative_difference(found.float(), expected.float()) < limit
     assert {name: t.data_ptr() for name, t in model.state_dict().items()} == names
     assert faster.state_dict().keys() == names.keys()
 
