@@ -4,8 +4,9 @@
     python tests/bench/diff_tokenizer.py --strings 2000 --seed 7
 
 Every string goes through tokenizers in the styles of `STYLES`, built here with the `tokenizers`
-library and saved as tokenizer.json: ours opens the file and must give the ids that `tokenizers`
-gives, one by one as well as in a batch. Where tiktoken can run the same pattern, on the same
+library and saved as tokenizer.json: `FastTokenizer.load` opens the file (those of GPT-2's kind by
+itself, the others through the library) and must give the ids that `tokenizers` gives, one by one as
+well as in a batch. Where tiktoken can run the same pattern, on the same
 merges, its ids must be the same, too; random ids must decode to the same text; and training must
 find the merges of a trainer that counts all pairs anew each time.
 
@@ -231,14 +232,15 @@ def random_corpus(rng, characters, words):
 
 # ---- the run -----------------------------------------------------------------------------
 
-def compare_strings(module, path, strings, single_pattern=None):
-    """Return what differs between ours and the peers on these strings: list of (what, string)."""
-    tokenizer, peer = module.Tokenizer.load(path), tokenizers.Tokenizer.from_file(path)
+def compare_strings(kind, path, strings, single_pattern=None):
+    """Return what differs between a kind of ours, such as Tokenizer, and the peers: list of (what,
+    string)."""
+    tokenizer, peer = kind.load(path), tokenizers.Tokenizer.from_file(path)
     theirs = [row.ids for row in peer.encode_batch(strings, add_special_tokens=False)]
     batch = [row.tolist() for row in tokenizer.encode_batch(strings, allowed_special="all")]
     wrong = [("tokenizers", s) for s, mine, other in zip(strings, batch, theirs) if mine != other]
     wrong += [("one by one", s) for s, row in zip(strings[::10], batch[::10])
-              if module.Tokenizer.encode(tokenizer, s, allowed_special="all") != row]
+              if tokenizer.encode(s, allowed_special="all") != row]
     wrong += [("decoding", s) for s, ids in zip(strings, batch)
               if tokenizer.decode(ids) != peer.decode(ids, skip_special_tokens=False)]
     if single_pattern:
@@ -250,11 +252,11 @@ def compare_strings(module, path, strings, single_pattern=None):
     return wrong
 
 
-def compare_training(module, rng, characters, words):
+def compare_training(learn_merges, rng, characters, words):
     counts = random_corpus(rng, characters, words)
     n_merges = rng.choice([3, 30, 300])
     settings = {"min_count": rng.choice([1, 2, 5]), "max_token_length": rng.choice([None, 1, 4, 9])}
-    found = module.learn_merges(counts, n_merges, **settings)
+    found = learn_merges(counts, n_merges, **settings)
     return [] if found == naive_merges(counts, n_merges, **settings) else [("training", counts)]
 
 
@@ -265,7 +267,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    module = importlib.import_module("nanoseek.tokenizer")
+    kind = importlib.import_module("nanoseek.fast.bpe").FastTokenizer
+    patterns = importlib.import_module("nanoseek.tokenizer")
     rng = random.Random(args.seed)
     characters, texts = common_characters(), training_texts()
     words = sorted(set(" ".join(texts).split()))
@@ -276,16 +279,16 @@ def main():
     for name, style in styles().items():
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            pattern = {"gpt2": module.GPT2_PATTERN}.get(name)
-            found = compare_strings(module, build(style, texts, folder), strings, pattern)
+            pattern = {"gpt2": patterns.GPT2_PATTERN}.get(name)
+            found = compare_strings(kind, build(style, texts, folder), strings, pattern)
         print(f"{name}: {len(found)} differences, {time.perf_counter() - began:.0f} s", flush=True)
         wrong += found
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "tokenizer.json")
-        module.Tokenizer.train(texts, 1500).save(path)
-        found = compare_strings(module, path, strings, module.DEFAULT_PATTERN)
+        kind.train(texts, 1500).save(path)
+        found = compare_strings(kind, path, strings, patterns.DEFAULT_PATTERN)
     print(f"our own: {len(found)} differences")
-    trained = [compare_training(module, rng, characters, words) for _ in range(args.corpora)]
+    trained = [compare_training(kind.learn_merges, rng, characters, words) for _ in range(args.corpora)]
     print(f"training on {args.corpora} corpora: {sum(map(len, trained))} differences")
     wrong += found + sum(trained, [])
     for what, string in wrong[:20]:

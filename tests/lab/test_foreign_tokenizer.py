@@ -1,0 +1,190 @@
+"""Others' tokenizer.json files: GPT-2's kind opened by ours, the rest through `tokenizers`."""
+
+import importlib.util
+import json
+import pathlib
+import random
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+
+from nanoseek.fast.bpe import FastTokenizer
+from nanoseek.lab.foreign_tokenizer import Library, Renumbered
+from nanoseek.tokenizer import GPT2_PATTERN, Tokenizer
+
+path = pathlib.Path(__file__).parents[1] / "bench" / "diff_tokenizer.py"
+spec = importlib.util.spec_from_file_location("diff_tokenizer", path)
+diff = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(diff)
+
+TEXTS = ["The cat sat on the mat, and the other cat sat on the other mat.\n" * 3,
+         "那只猫坐在垫子上，另一只猫坐在另一张垫子上。" * 3]
+OURS = {"gpt2", "gpt2 of others", "one chunk", "gaps", "empty matches"}  # the rest needs the library
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A tokenizer that knows a few dozen merges."""
+    return Tokenizer.train(TEXTS, 320)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return diff.training_texts()[:400]
+
+
+@pytest.mark.parametrize("kind", [Tokenizer, FastTokenizer])
+def test_every_style_encodes_as_its_library_does(texts, tmp_path, kind):
+    rng = random.Random(11)
+    characters, words = diff.common_characters(0x20000), " ".join(texts).split()
+    strings = [diff.make_string(rng, characters, words) for _ in range(150)]
+    for name, style in diff.styles().items():
+        path = diff.build(style, texts, tmp_path, vocab_size=600)
+        assert isinstance(kind.load(path), Renumbered if name in OURS else Library), name
+        pattern = GPT2_PATTERN if name == "gpt2" else None
+        assert diff.compare_strings(kind, path, strings, pattern) == [], name
+
+
+def change(spec, place, value):
+    *places, last = place.split(".")
+    for name in places:
+        spec = spec[int(name) if name.isdigit() else name]
+    spec[int(last) if last.isdigit() else last] = value
+
+
+@pytest.mark.parametrize("place, value", [
+    ("model.dropout", 0.1),
+    ("model.byte_fallback", True),
+    ("model.ignore_merges", True),
+    ("model.end_of_word_suffix", "</w>"),
+    ("truncation", {"direction": "Right", "max_length": 5, "strategy": "LongestFirst",
+                    "stride": 0}),
+    ("padding", {"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None,
+                 "pad_id": 0, "pad_type_id": 0, "pad_token": "a"}),
+    ("normalizer", {"type": "Lowercase"}),
+    ("normalizer", {"type": "Sequence", "normalizers": [{"type": "StripAccents"}]}),
+    ("pre_tokenizer", None),
+    ("pre_tokenizer", {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always",
+                       "split": True}),
+    ("pre_tokenizer.pretokenizers.0.behavior", "Removed"),
+    ("pre_tokenizer.pretokenizers.0.behavior", "MergedWithNext"),
+    ("pre_tokenizer.pretokenizers.0", {"type": "Whitespace"}),
+    ("added_tokens.0.lstrip", True),
+    ("added_tokens.0.single_word", True),
+    ("added_tokens.0.special", False),
+])
+def test_what_the_chapter_does_not_know_is_left_to_the_library(small, tmp_path, monkeypatch, place,
+                                                               value):
+    content = json.loads(json.dumps(small.content()))
+    change(content, place, value)
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    tokenizer, peer = Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
+    peer.no_truncation()
+    peer.no_padding()
+    assert isinstance(tokenizer, Library)
+    if place != "model.dropout":
+        for text in TEXTS + ["The CAT café <|endoftext|> sat", ""]:
+            ids = peer.encode(text, add_special_tokens=False).ids
+            assert tokenizer.encode(text, allowed_special="all") == ids
+            assert tokenizer.decode(ids) == peer.decode(ids, skip_special_tokens=False)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="t.json .*pip install tokenizers$"):
+        Tokenizer.load(path)
+
+
+def test_a_pattern_that_the_library_reads_otherwise_is_left_to_it(small, tmp_path):
+    content = {**small.content(), "post_processor": {"type": "ByteLevel", "trim_offsets": True,
+                                                     "add_prefix_space": False, "use_regex": True}}
+    path = tmp_path / "t.json"
+    for pattern, kind in ((r"\p{L}+", Renumbered), (r"\w+", Library)):
+        content["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        tokenizer = Tokenizer.load(path)
+        assert isinstance(tokenizer, kind)
+        peer = tokenizers.Tokenizer.from_file(str(path))
+        assert tokenizer.encode("the cat² sat") == peer.encode("the cat² sat").ids
+
+
+def test_a_unigram_tokenizer_of_the_library(tmp_path):
+    peer = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    peer.pre_tokenizer, peer.decoder = (tokenizers.pre_tokenizers.Metaspace(),
+                                        tokenizers.decoders.Metaspace())
+    peer.train_from_iterator(TEXTS, tokenizers.trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<|endoftext|>", "<unk>"], unk_token="<unk>",
+        show_progress=False))
+    peer.save(str(tmp_path / "t.json"))
+    tokenizer, text = Tokenizer.load(tmp_path / "t.json"), "the cat sat on the other mat"
+    ids = tokenizer.encode(text)
+    assert ids == peer.encode(text).ids and tokenizer.vocab_size == peer.get_vocab_size()
+    assert [row.dtype for row in tokenizer.encode_batch([text, ""])] == [np.int32] * 2
+    assert tokenizer.decode(np.array(ids)) == text == "".join(tokenizer.decode_stream(iter(ids)))
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.eot_id == 0 and tokenizer.special_tokens == {"<|endoftext|>": 0, "<unk>": 1}
+    assert tokenizer.encode("<|endoftext|>", "all") == [0] != tokenizer.encode("<|endoftext|>")
+    for bad, words in (([-1], "from 0 to"), ([999], "from 0 to"), (["a"], "from 0 to")):
+        with pytest.raises(ValueError, match=words):
+            tokenizer.decode(bad)
+    with pytest.raises(ValueError, match="UTF-8"):
+        tokenizer.encode(b"bytes")
+    with pytest.raises(ValueError, match="or none"):
+        tokenizer.encode(text, allowed_special=["<unk>"])
+    tokenizer.save(tmp_path / "again.json")
+    assert Tokenizer.load(tmp_path / "again.json").encode(text) == ids
+
+
+def test_gpt2s_kind_keeps_its_ids_and_its_file(tmp_path):
+    peer = tokenizers.ByteLevelBPETokenizer()
+    peer.train_from_iterator(TEXTS, 300, special_tokens=["<s>", "<|endoftext|>"],
+                             show_progress=False)
+    peer.save(str(tmp_path / "t.json"))
+    for kind in (Tokenizer, FastTokenizer):
+        tokenizer = kind.load(tmp_path / "t.json")
+        assert tokenizer.eot_id == 1 and tokenizer.vocab_size == peer.get_vocab_size()
+        for text in TEXTS + [""]:
+            ids = tokenizer.encode(text)
+            assert ids == peer.encode(text).ids and tokenizer.decode(ids) == text
+            assert "".join(tokenizer.decode_stream(ids)) == text
+        assert tokenizer.encode("<s>", "all") == [0]
+        tokenizer.save(tmp_path / "again.json")
+        assert (json.loads((tmp_path / "again.json").read_text("utf-8"))
+                == json.loads((tmp_path / "t.json").read_text("utf-8")))
+
+
+def damage(spec):
+    yield b""
+    yield b"\xff\xfe\x00 not text"
+    yield b"[]"
+    yield b'{"model": {}}'
+    yield json.dumps(spec).encode()[:-400]
+    for name in ("pre_tokenizer", "model"):
+        yield json.dumps({k: v for k, v in spec.items() if k != name}).encode()
+    for name in ("vocab", "merges"):
+        yield json.dumps({**spec, "model": {k: v for k, v in spec["model"].items()
+                                            if k != name}}).encode()
+    model = spec["model"]
+    for changed in ({"merges": model["merges"] + ["q zz"]}, {"merges": ["a"]}, {"merges": [3]},
+                    {"vocab": {k: v for k, v in model["vocab"].items() if k != "a"}},
+                    {"vocab": {**model["vocab"], "zz": "x"}}, {"vocab": []},
+                    {"type": "Unigram"}, {"type": "WordPiece"}):
+        yield json.dumps({**spec, "model": {**model, **changed}}).encode()
+    yield json.dumps({**spec, "added_tokens": spec["added_tokens"] * 2}).encode()
+    yield json.dumps({**spec, "added_tokens": [{"content": "x"}]}).encode()
+    yield json.dumps({**spec, "added_tokens": [{"content": "x", "id": 10 ** 15}]}).encode()
+    yield b"[" * 200_000
+    for odd in (10 ** 12, -1, True, spec["model"]["vocab"]["b"]):
+        vocab = {**spec["model"]["vocab"], "a": odd}
+        yield json.dumps({**spec, "model": {**model, "vocab": vocab}}).encode()
+
+
+def test_damaged_files_are_refused(small, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    for number, damaged in enumerate(damage(small.content())):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="tokenizer.json is "):
+            Tokenizer.load(path)
+            pytest.fail(f"damage {number} was accepted")
+    with pytest.raises(OSError):
+        Tokenizer.load(tmp_path / "absent.json")
