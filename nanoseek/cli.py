@@ -5,7 +5,7 @@
         steps: int = setting(100, "how often the weights move", least=1)
 
         def __post_init__(self):
-            check_limits(self)                       # ValueError: "steps is 0: it must be at least 1"
+            check_limits(self)                     # ValueError: "steps is 0: it must be at least 1"
 
     parser = Parser("nanoseek.train", "Train a model.")
     add_flags(parser, Config)                        # --steps, with its type, help and default
@@ -119,7 +119,7 @@ def from_flags(base, args):
 def add_fast_flag(parser):
     """Add --fast: false runs the plain chapter where a back room has the same, sooner."""
     parser.add_argument("--fast", type=_boolean, nargs="?", const=True, default=True,
-                        metavar="boolean", help="false: the plain code of the chapter (default true)")
+                        metavar="boolean", help="false: the chapter's plain code (default true)")
 
 
 def hand_over(name, argv):
@@ -170,7 +170,7 @@ def run(main):
     Numbers and nestings too large for the machine or for Python are answered alike.
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
-    spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train, nanoseek.corpus.__main__
+    spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train
     name = spec.name.removesuffix(".__main__") if spec else "nanoseek"
     try:
         code = main()

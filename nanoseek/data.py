@@ -80,7 +80,7 @@ def _check_replaceable(folder):
     other = sorted(name for name in names if not re.fullmatch(ours, name))
     if folder.is_file() or other or names and "manifest.json" not in names:
         raise ValueError(f"{folder} is a file or holds more than tokens ({', '.join(other[:3])}), "
-                         "which would be lost: name a folder of their own, such as runs/tiny/tokens")
+                         "which would be lost: name a folder of their own, as runs/tiny/tokens")
 
 
 def _encoded(documents, encode, batched):

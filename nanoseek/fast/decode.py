@@ -73,7 +73,7 @@ class OnePosition:
         """Take the embedding x (B, C) of one more position through the layers and the last norm."""
         B, K, D = len(x), self.config.num_key_value_heads, self.config.head_size
         rotation, mask = self.rotation(cache).expand(B, D, D), padding_mask(cache)
-        # Of all layers at once: (2, layers, B, K, S, D), and (2, layers, B, K, D) still to be filled.
+        # Of all layers at once: (2, layers, B, K, S, D), and (2, layers, B, K, D) to be filled.
         seen = cache.kept[:, :, :, :, :cache.length + 1]  # in a full window this is all of it
         own = cache.kept[:, :, :, :, cache.length % cache.size]
         for w, keys, values, key, value in zip(self.layers, *seen, *own):

@@ -22,7 +22,7 @@ def multiplies_fp32():
 
 
 def use_exact_onednn():
-    """Let oneDNN make this process's fp32 products if it does so exactly; return whether it does."""
+    """Let oneDNN make this process's fp32 products if it does so exactly; return whether."""
     if not torch.backends.mkldnn.is_available():
         return False
     knob = torch.backends.mkldnn.matmul
