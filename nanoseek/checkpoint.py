@@ -108,8 +108,8 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
     """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
 
     Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
-    in its state, where there is one. weights: the model's tensors, where it does not hold them
-    whole. Returns the folder.
+    in its state, where there is one. weights: the model's tensors, where each rank holds only
+    a slice of them. Returns the folder.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
 
@@ -119,7 +119,7 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
         _write_json(new / "trainer.json", state)
 
     _write_folder(folder, fill)
-    # Later ones were damaged, and passed over when the run went on from an earlier one.
+    # Only up to this step: later ones are damaged, and the run went on from before them.
     known = [other for other in checkpoints(run) if other.name <= folder.name]
     best = min(known, key=_score)
     for old in known[:-keep]:
@@ -222,7 +222,7 @@ def _write_folder(folder, fill):
 
 
 def _remove(folder):
-    """Delete a folder, which loses its name first: never does half of it look like a whole one."""
+    """Delete a folder under another name, so that half of it is never taken for a whole one."""
     away = folder.with_name(f".writing-old-{folder.name}")
     os.replace(folder, away)
     shutil.rmtree(away, ignore_errors=True)

@@ -12,7 +12,7 @@
     config = from_flags(Config, parser.parse_args(argv))
     with writing("clean.jsonl") as path: ...         # the file appears when the block ends well
 
-A module that is made to be copied out alone imports this file in its main() only.
+A chapter that works as a single file imports this one in its main() only.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def from_flags(base, args):
 
 
 def add_fast_flag(parser):
-    """Add --fast: false runs the plain chapter where a back room has the same, sooner."""
+    """Add --fast: false runs the plain chapter, true its faster equal in nanoseek/fast."""
     parser.add_argument("--fast", type=_boolean, nargs="?", const=True, default=True,
                         metavar="boolean", help="false: the chapter's plain code (default true)")
 

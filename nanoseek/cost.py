@@ -97,7 +97,7 @@ def flops_per_token(config, context, active_parameters=None):
     """Count the FLOPs of training per token: {"matrices", "attention", "head", "total", "forward",
     "backward", "recomputation"}; the last is what full activation checkpointing adds to "total".
 
-    context is the length of a row; where it changes, the mean over the tokens is exact.
+    context is the length of a row; where rows differ, their mean weighted by tokens.
     active_parameters, for a mixture of experts, replaces the count of matmul parameters, the head's
     among them.
     """
@@ -167,7 +167,8 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
     """Return the best FLOP/s of a large square matrix product, tried for `seconds` on a torch
     device. dtype: a name such as "float32"; unless given, "bfloat16" on CUDA, else "float32"."""
     import torch
-    size, kind = 2048 if device == "cpu" else 8192, torch.device(device).type
+    kind = torch.device(device).type
+    size = 2048 if kind == "cpu" else 8192
     dtype = getattr(torch, dtype or ("bfloat16" if kind == "cuda" else "float32"))
     matrix = torch.randn(size, size, device=device).to(dtype)
     times, end = [], time.perf_counter() + seconds

@@ -13,7 +13,8 @@ Stages, in this order (the report counts what each removed, and shows examples):
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (duplicates.py)
     split            "train" or "held_out" for every document, by a hash of its text
     passages         what an earlier document has as well is cut out (corpus/passages.py);
-                     held-out documents come first, so training loses what both have
+                     the reader's own long texts come first, then what is held out: so
+                     training loses what both have
 
 A document that comes with a split belongs to one long text of the reader's: it keeps its split,
 and neither the quality rules nor the cutting of boilerplate and passages touch it.
@@ -121,7 +122,7 @@ def without_copies(documents, report):
 
 def rank(document, texts_are_equal):
     text = "" if texts_are_equal else document["text"]
-    untidy = len(re.findall(r"[A-Z\s]", text))  # CAPITALS, s p a c e d; then: punctuation lost
+    untidy = len(re.findall(r"[A-Z\s]", text))  # the least capitals and spaces; else the longest
     return document.get("split") != "held_out", "split" not in document, untidy, -len(text)
 
 
@@ -204,7 +205,7 @@ def remove(report, reason, document):
 
 
 def drop(report, documents, reasons):
-    """Take the documents whose id has a reason to go out of the list."""
+    """Remove from the list the documents in `reasons`, {id(document): reason}."""
     for document in documents:
         if id(document) in reasons:
             remove(report, reasons[id(document)], document)

@@ -4,12 +4,12 @@
     loader = Loader("tokens", batch_size=8, row_length=256, seed=0)
     inputs, targets, document_ids = loader.next_batch()         # each (8, 256) int64
 
-Each document is stored behind its end-of-text token, which so begins it and, as the target of the
-last token before, ends that document. Nothing is padded:
+A document is stored as its end-of-text token (eot) and then its tokens. So the eot of the next
+document is the target of the last token of this one. Nothing is padded:
 
     stored    |doc 0|doc 1            |doc 2|     the documents of a source, end to end
     epoch     |1b   |2    |1a   |0    |1c   |     in pieces of at most PIECE tokens, shuffled
-    lanes      ─►                ─►               read at up to LANES places in turn
+    lanes      ─►                ─►               equal slices, each with its own read position
 
 A row is the next T tokens of a lane; T, and the rows of a batch, may change at every step. Every
 token is an input exactly once an epoch; its target is the token stored after it.
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
-PIECE = 1024  # tokens; a row's view of its document ends here, so not too few
+PIECE = 1024  # tokens; attention cannot reach past a piece, so not too few
 LANES, LANE_TOKENS = 64, 8192  # at most so many lanes, of at least so many tokens
 FORMAT, SPLITS = 2, ("train", "held_out")  # of the token folder
 BATCH_DOCUMENTS = 256  # encoded together where the encoder takes several texts
@@ -40,7 +40,7 @@ BATCH_DOCUMENTS = 256  # encoded together where the encoder takes several texts
 
 class Batch(typing.NamedTuple):
     inputs: torch.Tensor  # (B, T) int64
-    targets: torch.Tensor  # (B, T) int64: the token after each input, in its own document
+    targets: torch.Tensor  # (B, T) int64: the token stored after each input
     document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a piece of a document
 
 
@@ -49,7 +49,7 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     """Write documents as token shards and return the manifest (a dict, manifest.json in folder).
 
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
-    and "log2_probability"; encode: text → ids, or with `batched` a list of texts → a list of ids.
+    and "log2_probability"; encode: text → ids, or with `batched` texts → lists of ids.
     Ids are stored as uint16 where vocab_size allows, else uint32. `tokenizer` is the tokenizer's
     file, of which the sha256 is kept. The folder appears when whole; memory stays flat. Raises
     ValueError when there is no text, when an id lies outside vocab_size, or when the folder holds
@@ -76,7 +76,7 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
 def _check_replaceable(folder):
     """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    ours = r"manifest\.json|(train|held_out)-\d\d-\w*(-lengths\.npy|-\d+\.bin)"
+    ours = r"manifest\.json|(train|held_out)-\d\d+-\w*(-lengths\.npy|-\d+\.bin)"
     other = sorted(name for name in names if not re.fullmatch(ours, name))
     if folder.is_file() or other or names and "manifest.json" not in names:
         raise ValueError(f"{folder} is a file or holds more than tokens ({', '.join(other[:3])}), "
@@ -323,7 +323,7 @@ class Loader:
         return Batch(*torch.from_numpy(np.stack(rows, axis=1)))  # (3, B, T)
 
     def state_dict(self):
-        """Return the place in the stream, fit for JSON: epoch and tokens left by source."""
+        """Return the place in the stream, fit for JSON: epoch and unread tokens by lane."""
         return {"seed": self.seed, "sources": {
             source: {"epoch": epochs.epoch, "left": epochs.unread.tolist()}
             for source, epochs in self.sources.items()}}

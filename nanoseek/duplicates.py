@@ -9,8 +9,8 @@ texts make half a trillion pairs, so most pairs must be ruled out without lookin
 MinHash (Broder 1997): hash every gram of both texts. One gram of A ∪ B has the smallest hash, and
 a fair hash gives each the same chance to be this one. The minima of A and B are equal exactly when
 it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. One minimum answers only
-yes or no. Of 128 independent ones, a text's *signature*, the share that agrees estimates the index
-with a standard error of at most 0.5 / sqrt(128) = 0.044.
+yes or no. Take 128 of them, a text's *signature*: the share that agrees estimates the index with a
+standard error of at most 0.5 / sqrt(128) = 0.044.
 
 Locality-sensitive hashing finds alike signatures without comparing all of them. Cut each into
 *bands*; texts with an equal band share a *bucket*, and only they become candidate pairs (Leskovec,
@@ -25,7 +25,7 @@ import numpy as np
 
 GRAM = 5         # characters in a gram
 NEIGHBOURS = 16  # texts that a text is compared with in one bucket
-EMPTY = np.uint32(2**32 - 1)  # a bin without a gram: larger than any hash
+EMPTY = np.uint32(2**32 - 1)  # a bin without a gram (a hash equals it once in 2^32)
 FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
 
 
@@ -75,7 +75,7 @@ def gram_hashes(text):
     codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
     codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
     sums = sum(codes[k:k + count] * FACTORS[k] for k in range(GRAM))
-    return (sums ^ sums >> np.uint64(32)) * FACTORS[GRAM]
+    return (sums ^ (sums >> np.uint64(32))) * FACTORS[GRAM]
 
 
 def bin_orders(bins):
@@ -98,11 +98,12 @@ def fill_empty_bins(signature, orders):
 def estimate_jaccard(left, right):
     """Estimate Jaccard indices from signatures: (…, permutations) twice → (…).
 
-    Counts only bins that either text filled itself: the low bits of such a hash are its bin. Of a
-    text with fewer grams than bins, that is nearly the whole set, and the estimate nearly exact.
+    Counts only bins that either text filled itself: a borrowed value is known by its low bits,
+    which name the bin that lent it. The bins of a short text then hold nearly all its grams, so
+    the estimate is nearly exact.
     """
     bins = np.arange(left.shape[-1], dtype=np.uint32)
-    own = (left & bins[-1] == bins) | (right & bins[-1] == bins)
+    own = ((left & bins[-1]) == bins) | ((right & bins[-1]) == bins)
     return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
 
 
@@ -123,11 +124,11 @@ def choose_bands(threshold, permutations=128, recall=0.98):
 
 
 def band_keys(signatures, bands, rows):
-    """Yield for each band a key per text, (n,) uint64; equal keys mean an equal band."""
+    """Yield for each band a key per text, (n,) uint64; equal keys almost surely mean equal bands."""
     for start in range(0, bands * rows, rows):
         keys = np.zeros(len(signatures), np.uint64)
         for column in range(start, start + rows):
-            keys = (keys ^ keys >> np.uint64(29)) * FACTORS[0] + signatures[:, column]
+            keys = (keys ^ (keys >> np.uint64(29))) * FACTORS[0] + signatures[:, column]
         yield keys * FACTORS[1]
 
 
@@ -143,7 +144,7 @@ def candidate_pairs(signatures, bands, rows):
         for i, key in enumerate(own.tolist()):
             buckets[key].append(i)
         for bucket in buckets.values():
-            if len(bucket) > NEIGHBOURS:  # texts that agree in the following band, too, come closer
+            if len(bucket) > NEIGHBOURS:  # by the next band: likely duplicates become neighbours
                 bucket.sort(key=following.__getitem__)
             for place, i in enumerate(bucket):
                 pairs.update((i, j) for j in bucket[place + 1:place + 1 + NEIGHBOURS])
@@ -153,8 +154,9 @@ def candidate_pairs(signatures, bands, rows):
 def least_estimates(texts, threshold, permutations):
     """Return per text the estimate below which a pair with it needs no exact check, (n,) float.
 
-    That is 3.5 standard errors below the threshold. n grams fill about `filled` bins, and filling
-    them is drawing so many of the n without replacement: all of a short text, few of a long one.
+    That is 3.5 standard errors below the threshold t. n grams fill about p·(1 − (1 − 1/p)^n) of p
+    bins. An estimate from f grams, drawn from n without replacement, has a variance of about
+    t·(1 − t)·(1/f − 1/n); n + 1 keeps it above 0 where all are drawn.
     """
     counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
     filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from nanoseek.data import TokenStream, read_manifest
 
-BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the cache
+BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,8 @@ def document_nats(model, documents, stride=None):
 
 @torch.inference_mode()
 def piece_nats(model, pieces):
-    """Return the nats of each piece (ids, skip), a float64 array; its first ids are not scored:
-    the first of all, and `skip` more."""
+    """Return the nats of each piece (ids, skip), a float64 array; the first id and
+    the `skip` ids after it are context only."""
     order = sorted(range(len(pieces)), key=lambda n: len(pieces[n][0]))
     found, start = np.zeros(len(pieces)), 0
     while start < len(order):  # pieces of like lengths share a batch: little padding
@@ -152,12 +152,12 @@ def evaluate(model, folder):
     scores = {}
     for source, documents in held_out(folder).items():
         entry = manifest["splits"]["held_out"][source]
-        bits = entry["bytes"] * math.log(2)  # nats → bits per byte
-        floor = entry["log2_probability"]
+        nats_at_one_bit = entry["bytes"] * math.log(2)  # what one bit per byte would be
+        log2_probability = entry["log2_probability"]
         scores[source] = Score(
-            entry["documents"], entry["bytes"], nats(model, documents) / bits,
-            floor and -floor / entry["bytes"],
-            unigram_nats(token_counts(folder, source), documents) / bits)
+            entry["documents"], entry["bytes"], nats(model, documents) / nats_at_one_bit,
+            log2_probability and -log2_probability / entry["bytes"],
+            unigram_nats(token_counts(folder, source), documents) / nats_at_one_bit)
     return scores
 
 
@@ -183,9 +183,9 @@ def format_scores(scores):
 def main(argv=None):
     from nanoseek.cli import hand_over
     argv = sys.argv[1:] if argv is None else argv
-    rooms = {"arena": "nanoseek.lab.arena", "check": "nanoseek.lab.health"}
-    if argv and argv[0] in rooms:
-        return hand_over(rooms[argv[0]], argv[1:])
+    commands = {"arena": "nanoseek.lab.arena", "check": "nanoseek.lab.health"}
+    if argv and argv[0] in commands:
+        return hand_over(commands[argv[0]], argv[1:])
     return hand_over("nanoseek.lab.report", argv)
 
 

@@ -13,7 +13,7 @@ from nanoseek.checkpoint import find_checkpoint, load_model
 from nanoseek.model import KVCache
 from nanoseek.tokenizer import Tokenizer
 
-SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # cooler than 1: a small model's tail is mistakes
+SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # a small model's unlikely tokens are mistakes
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
@@ -38,7 +38,8 @@ def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, s
     """Yield one new id for each prompt a step: a tensor (B,).
 
     prompts: B lists of ids; shorter ones are padded in front, where nothing looks. Ends when the
-    context of the shortest is full. Raises ValueError for prompts or settings out of range.
+    context of the shortest is full; ignore what longer ones write past theirs. ValueError, at the
+    first step, for prompts or settings out of range.
     """
     context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
     if not lengths or not min(lengths):

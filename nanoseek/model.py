@@ -5,7 +5,7 @@
     value = loss(model, inputs, targets)                      # mean nats per target
 
 Each id becomes a vector. In each layer it first looks at those before it (attention), then changes
-by itself (MLP). From the last vectors the head makes logits: how likely each word comes next.
+by itself (MLP). From the last vectors the head makes logits: a score for each possible next token.
 
 Sources: DeepSeek LLM (arXiv 2401.02954, §2.2), LLaMA (2302.13971, §2.2); each part names its own.
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
@@ -74,7 +74,7 @@ class ModelConfig:
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
-    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tied, rare words would grow alike
+    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tied, rare tokens would stay alike
     "small": ModelConfig(4096, 256, 704, 8, 8, 2),
     "gpt2-124m": ModelConfig(50304, 768, 2048, 12, 12, 12, max_position_embeddings=1024),
     # As published: DeepSeek LLM, Table 2, and the vocabulary of its config.json.
@@ -87,7 +87,7 @@ PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layer
 def rotary_frequencies(size, theta, device):
     """Return by what angle one position rotates each pair of numbers: (D/2,), fp32."""
     pairs = torch.arange(0, size, 2, device=device, dtype=torch.float32)
-    return 1.0 / theta ** (pairs / size)  # in Hugging Face's order: far out, last bits show
+    return 1.0 / theta ** (pairs / size)  # Hugging Face's order: errors grow with position
 
 
 def rotary_table(config, positions):
@@ -115,8 +115,8 @@ def rotate(x, cos, sin):
 class KVCache:
     """Keys and values of the positions seen so far, so that each new token costs one position.
 
-    With a sliding window, of `size`, position p stands at p modulo size, instead of one that is out
-    of sight. starts (B,): the column at which each row begins, where prompts are padded in front.
+    With a sliding window it is a ring: position p goes to slot p % size, over the one that left the
+    window. starts (B,): the column at which each row begins, where prompts are padded in front.
     """
 
     def __init__(self, config, batch, max_positions, device=None, dtype=torch.float32, starts=None):
@@ -250,7 +250,7 @@ class Transformer(nn.Module):
     def embed(self, ids, cache=None):
         """Return the vectors (B, T, C) of ids; ValueError for unknown ones, or more than fit."""
         end, cap = ids.shape[1], self.config.max_position_embeddings
-        if cache is not None:  # of rows of different lengths the shortest decides
+        if cache is not None:  # the shortest row decides; `generate` stops the others
             end += cache.length - (0 if cache.starts is None else int(cache.starts.max()))
         if end > cap:
             raise ValueError(f"{end} positions exceed max_position_embeddings {cap} by {end - cap}")
@@ -270,8 +270,8 @@ class Transformer(nn.Module):
         return seen
 
     def apply_layer(self, layer, *inputs):
-        """Call a layer. To save memory, training may keep its input only ("full", 1604.06174), or
-        that and all products ("selective", 2205.05198, §5), and compute the rest again later."""
+        """Call a layer. To save memory, training may keep its input only ("full": Chen et al.,
+        1604.06174) or its matrix products too ("selective": Korthikanti et al., 2205.05198, §5)."""
         mode = self.activation_checkpointing
         if mode not in CHECKPOINTING:
             raise ValueError(f"unknown activation_checkpointing {mode!r}: choose "

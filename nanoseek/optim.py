@@ -20,7 +20,7 @@ SCHEDULES = ("linear", "multi_step", "wsd", "cosine", "constant")
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # DeepSeek LLM §2.3
 MULTI_STEP = ((0.8, 1.0), (0.9, 0.316), (1.0, 0.1))  # DeepSeek LLM §2.3: up to this share, factor
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
-FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # torch.amp.GradScaler's
+FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # the defaults of torch.amp.GradScaler
 RECENT = 32  # steps that a loss is compared with
 
 
@@ -136,10 +136,10 @@ def newton_schulz(matrices, rounds=5):
     """Return the nearest (semi-)orthogonal matrices, roughly, of a batch (N, rows ≤ columns).
 
     Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
-    the directions stay, and each singular value moves towards 1.
+    the directions stay, and each singular value comes near 1, between 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
-    # The norm is at least the largest singular value, so that all begin between 0 and 1.
+    # The Frobenius norm is at least the largest singular value, so that all begin between 0 and 1.
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT  # (N, rows, rows): of the shorter side
@@ -174,7 +174,7 @@ class Muon(torch.optim.Optimizer):
                            alpha=-group["lr"] * (0.2 * math.sqrt(max(p.shape))))
 
     def _momentum(self, p, momentum):
-        """Move the momentum on; return its Nesterov look-ahead, wide side last, in fp32."""
+        """Update the momentum; return its Nesterov look-ahead, with rows ≤ columns, in fp32."""
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
@@ -187,9 +187,9 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
                      beta2=BETAS[1]):
     """Return a model's optimizers: "adamw", or "muon", with AdamW for all but the layers' matrices.
 
-    embedding_factor: the learning rate of embeddings and norms, in units of the matrices' own; a
+    embedding_factor: the rate of embeddings, head and norms, in units of the matrices' own; a
     row that rarely has a gradient needs large steps. beta2: 0.95 has AdamW average the squared
-    gradients of the last 20 steps or so, in most of which a rare token had none.
+    gradients of the last 20 steps or so, in most of which a rare token had none; 0.99, of 100.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")

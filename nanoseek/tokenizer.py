@@ -5,9 +5,9 @@ r"""Cut text into tokens by byte-level BPE: train, encode, decode, tokenizer.jso
     tokenizer.decode(ids)                        # "the cat"
     tokenizer.save("tokenizer.json")             # opens in `tokenizers` and transformers
 
-A pattern cuts text into chunks, roughly words; nothing is merged across two. Training merges the most
-frequent pair of neighbours into a new token, again and again. Encoding repeats the merges in the
-order in which training found them. fast/bpe.py and fast/encode.py do the same, sooner.
+A pattern cuts text into chunks, roughly words; nothing is merged across two. Training merges the
+most frequent pair of neighbours into a new token, again and again. Encoding repeats the merges in
+the order in which training found them. fast/bpe.py and fast/encode.py do the same faster.
 
 Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, §3.2 (for words);
 Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
@@ -35,7 +35,8 @@ END_OF_TEXT = "<|endoftext|>"
 _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
         "\U00020000-\U0003fffd")
 # DeepSeek LLM's cut: words, punctuation and CJK apart, digits one by one. Theirs is six patterns
-# in turn; this is one, in which a mark may lead a word, and line ends stay with marks.
+# in turn; this is one, in which a space or mark may join the word after it, and line ends stay
+# with the marks before them. \s+(?!\S) leaves the last space of a run to the word that follows.
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -111,7 +112,7 @@ class Tokenizer:
     learn_merges = staticmethod(learn_merges)
 
     def __init__(self, merges, special_tokens=(END_OF_TEXT,), pattern=DEFAULT_PATTERN):
-        """Build from merges (pairs of ids), names of special tokens, and the pattern or patterns."""
+        """Build from merges (pairs of ids), names of special tokens, and pattern or patterns."""
         self.merges = {pair: 256 + rank for rank, pair in enumerate(merges)}
         self.tokens = {byte: bytes([byte]) for byte in range(256)}
         for (left, right), new in self.merges.items():
@@ -141,8 +142,8 @@ class Tokenizer:
         bare = cls([], special_tokens, pattern)
         n_merges = vocab_size - bare.vocab_size
         if not 0 <= n_merges < 1 << 24:
-            raise ValueError(f"vocab_size {vocab_size} is too {'small' if n_merges < 0 else 'large'}"
-                             f": {bare.vocab_size} are there before the first merge")
+            raise ValueError(f"vocab_size {vocab_size} is too {'small' if n_merges < 0 else 'large'}:"
+                             f" {bare.vocab_size} are there before the first merge")
         if max_token_length is not None and max_token_length < 1:
             raise ValueError(f"max_token_length is {max_token_length}: it must be at least 1")
         counts = collections.Counter(chunk for text in several(texts) for chunk in bare.split(text))
@@ -172,13 +173,13 @@ class Tokenizer:
             if pair not in self.merges:
                 break
             ids = merge_pair(ids, pair, self.merges[pair])
-        return ids
+        return tuple(ids)  # the cache hands out the same object every time
 
     def encode(self, text, allowed_special=()):
         """Return the ids of a text: list of int.
 
         The name of a special token stays text, unless `allowed_special` ("all", or some names)
-        allows it: what a reader types must not end a document.
+        allows it: what a user types must not end a document.
         """
         names = self.special_tokens if allowed_special == "all" else allowed_special
         names = [names] if isinstance(names, str) else sorted(names, key=len, reverse=True)

@@ -7,9 +7,14 @@ unless its loss shows that they would be spoilt. What a run leaves in its folder
 log.jsonl (a row a step), curve.svg, and at its end cost.json, the price tag. A run that was stopped
 goes on with --resume and ends with the weights of one that was not, bit for bit on the same machine
 and torch. --branch_from goes on from another run's checkpoint, in a new folder: so one constant
-first stage serves several horizons. Under torchrun, several ranks share the run.
+first stage serves runs of several lengths. Under torchrun, several ranks share the run.
 
-Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0.
+A Run (scale/run.py) holds the model, its optimizers, the data and all counters: micro_batches()
+yields (batch, its share of the step, whether it is the last), loss(*batch) a loss, ranks the other
+processes, scale the fp16 loss scale, watch what tells a bad step, choices what was measured.
+
+Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0; the
+tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
 """
 
 import dataclasses
@@ -59,8 +64,8 @@ class TrainConfig:
     optimizer: str = setting("muon", "muon or adamw", choices=OPTIMIZERS)
     learning_rate: float = setting(5e-3, "the peak", above=0)
     embedding_factor: float = setting(5.0, "the embeddings' rate, in units of that", above=0)
-    beta2: float = setting(BETAS[1], "share of its mean of squared gradients that AdamW keeps, "
-                           "also for what muon leaves to it", least=0, below=1)
+    beta2: float = setting(BETAS[1], "of AdamW: the share of its mean of squared gradients kept "
+                           "at each step, also for what muon leaves to AdamW", least=0, below=1)
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
     decay_share: float = setting(0.2, "share of the steps, the last, over which wsd decays",
                                  above=0, most=1)
@@ -147,7 +152,7 @@ def train(config, resume=False):
             while run.step < config.steps:
                 row = timed_step(run)
                 last, stopping = run.step == config.steps, run.ranks.any(asked)
-                settled = not run.watch.in_a_row  # else the weights may be spoilt: keep none of it
+                settled = not run.watch.in_a_row  # else the weights may be spoilt: no score
                 if settled and (last or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
                 run.write_log(row)
@@ -187,7 +192,7 @@ def train_step(run):
     # The gradients of the micro-batches add up to those of the batch, each weighted by its share.
     total = torch.zeros((), device=run.device)
     for batch, share, last in run.micro_batches():
-        run.ranks.average_gradients(now=last)  # once a step is enough
+        run.ranks.average_gradients(now=last)  # ranks exchange them once a step
         with autocast(run.device, run.choices["precision"]):
             part = run.loss(*batch) * share
         (part * run.scale.value).backward()
