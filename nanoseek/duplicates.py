@@ -124,7 +124,7 @@ def choose_bands(threshold, permutations=128, recall=0.98):
 
 
 def band_keys(signatures, bands, rows):
-    """Yield for each band a key per text, (n,) uint64; equal keys almost surely mean equal bands."""
+    """Yield for each band a key per text, (n,) uint64; equal keys: almost surely equal bands."""
     for start in range(0, bands * rows, rows):
         keys = np.zeros(len(signatures), np.uint64)
         for column in range(start, start + rows):

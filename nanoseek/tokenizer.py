@@ -142,8 +142,9 @@ class Tokenizer:
         bare = cls([], special_tokens, pattern)
         n_merges = vocab_size - bare.vocab_size
         if not 0 <= n_merges < 1 << 24:
-            raise ValueError(f"vocab_size {vocab_size} is too {'small' if n_merges < 0 else 'large'}:"
-                             f" {bare.vocab_size} are there before the first merge")
+            size = "small" if n_merges < 0 else "large"
+            raise ValueError(f"vocab_size {vocab_size} is too {size}: {bare.vocab_size} are there "
+                             "before the first merge")
         if max_token_length is not None and max_token_length < 1:
             raise ValueError(f"max_token_length is {max_token_length}: it must be at least 1")
         counts = collections.Counter(chunk for text in several(texts) for chunk in bare.split(text))
