@@ -28,11 +28,10 @@ BLANKS = {
         "normalise": "", "fold": "", "broken_rule": "", "jaccard": "", "minhash_signatures": "",
         "choose_bands": "", "band_keys": "", "find_near_duplicates": ""},
     "tokenizer": {
-        "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "count_chunks": "",
-        "learn_merges": "", "_Merger.__call__": "of each chunk: begin with self._byte_ids of its "
-        "bytes; as long as self._merge_of, {left << 32 | right: (rank << 32, id)}, has a pair of "
-        "neighbours, merge the one of lowest rank, the leftmost first; self._whole holds chunks "
-        "that need no merging"},
+        "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "Tokenizer.split": "cut by "
+        "self._compiled, one pattern after another; an empty match is no chunk",
+        "learn_merges": "", "Tokenizer.merge": "begin with the chunk's bytes; as long as "
+        "self.merges has a pair of neighbours, merge the one whose new id is smallest"},
     "data": {
         "TokenStream.read": "", "_Epochs.take": "", "_Epochs.row": "", "Loader.next_batch": "",
         "Loader.state_dict": "", "Loader.load_state_dict": ""},
@@ -56,8 +55,7 @@ BLANKS = {
 # What only those bodies use.
 HELPERS = {
     "curate": ["_fold_in", "_densify", "_PairSearch", "estimate_jaccard"],
-    "tokenizer": ["_best_first", "_join", "_Merger._keys", "_Merger._merge_in_rounds",
-                  "_Merger._merge_one"],
+    "tokenizer": ["merge_pair"],
     "model": ["_RMSNorm", "_LinearCrossEntropy", "_ShortAttention"],
 }
 WHERE = {"stories": "corpus"}  # the room of a module that is no chapter
