@@ -30,11 +30,10 @@ BLANKS = {
         "fill_empty_bins": "", "estimate_jaccard": "", "choose_bands": "", "band_keys": "",
         "find_near_duplicates": ""},
     "tokenizer": {
-        "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "count_chunks": "",
-        "learn_merges": "", "_Merger.__call__": "of each chunk: begin with self._byte_ids of its "
-        "bytes; as long as self._merge_of, {left << 32 | right: (rank << 32, id)}, has a pair of "
-        "neighbours, merge the one of lowest rank, the leftmost first; self._whole holds chunks "
-        "that need no merging"},
+        "Tokenizer.decode_bytes": "", "Tokenizer.decode_stream": "", "Tokenizer.split": "cut by "
+        "self._compiled, one pattern after another; an empty match is no chunk",
+        "learn_merges": "", "Tokenizer.merge": "begin with the chunk's bytes; as long as "
+        "self.merges has a pair of neighbours, merge the one whose new id is smallest"},
     "data": {
         "TokenStream.read": "", "_Epochs.take": "", "_Epochs.row": "", "Loader.next_batch": "",
         "Loader.state_dict": "", "Loader.load_state_dict": ""},
@@ -58,8 +57,7 @@ BLANKS = {
 # What only those bodies use.
 HELPERS = {
     "duplicates": ["candidate_pairs", "least_estimates", "find_root"],
-    "tokenizer": ["_best_first", "_join", "_Merger._keys", "_Merger._merge_in_rounds",
-                  "_Merger._merge_one"],
+    "tokenizer": ["merge_pair"],
 }
 WHERE = {"stories": "corpus"}  # the room of a module that is no chapter
 BESIDE = {"stories": ["stories_en.txt", "stories_zh.txt"], "cost": ["cost_tables.json"]}

@@ -1,26 +1,24 @@
-"""BPE training over arrays: the merges of the chapter, sooner; and `FastTokenizer`, which uses them.
+"""BPE training over arrays: the chapter's merges, sooner; and `FastTokenizer`, which uses them.
 
     FastTokenizer.train(texts, vocab_size=4096)      # what Tokenizer.train gives, to the byte
 
-What the chapter spends. For each merge `learn_merges` walks through every chunk that holds the pair,
-id by id, and Python spends some hundred nanoseconds on an addition that a processor does in one.
-Then it looks through all counts for the highest.
+What the chapter spends. For each merge it walks through every chunk that holds the pair, id by id,
+and Python spends some hundred nanoseconds on what a processor does in one. Then it looks at all
+counts.
 
-The ideas.
 1. All chunks lie end to end in one array, and between two of them a wall that no pair can span. The
-   id of a symbol stands at its first and at its last byte, so each neighbour is one look-up away, and
-   a handful of numpy calls merges a pair at all its places:
+   id of a symbol stands at its first and at its last byte, so each neighbour is one look-up away,
+   and a handful of numpy calls merges a pair at all its places:
 
-       place     0   1   2   3   4   5   6   7   8
        before    |   a   b   c   |   d   a   b   |      | is a wall
        after     |   z   z   c   |   d   z   z   |      z is a + b
 
 2. A pair can only come to be when the younger of its two symbols does. At that merge all its places
-   are found; from then on it only loses some. So its count at birth is a bound from above. A heap
-   holds bounds; the pair on top is counted again, and is either merged or goes back with its true
-   count. (Lazy evaluation: Minoux 1978, Accelerated greedy algorithms, for gains that only fall.)
-3. Of the pairs born together only the most frequent waits in the heap. The next takes its place when
-   it leaves; most never do, and cost nothing.
+   are found; later it only loses some. So its count at birth is an upper bound. A heap holds
+   bounds; the pair on top is counted again, and is merged or goes back with its true count. (Lazy
+   evaluation: Minoux 1978, Accelerated greedy algorithms, for gains that only fall.)
+3. Of the pairs born together only the most frequent waits in the heap; when it leaves, the next one
+   comes. Most never do, and cost nothing.
 
 The saving is printed by `python tests/bench/bench_tokenizer.py train encode`.
 """
@@ -123,8 +121,7 @@ class FastTokenizer(Tokenizer):
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
         self._splitters = [splitter(pattern) for pattern in self.patterns]
-        pairs = np.array([*self.merges], np.int64).reshape(-1, 2)
-        self._table = PairTable(pairs[:, 0] << 32 | pairs[:, 1], 256 + np.arange(len(pairs)))
+        self._table = PairTable(self.merges)
         self._sizes = np.array([*map(len, self.tokens.values()), 1])
         self._lock = threading.Lock()
         self._forget()
@@ -147,7 +144,7 @@ class FastTokenizer(Tokenizer):
         return chunks
 
     def encode(self, text, allowed_special=()):
-        """Return the ids of a text: list of int; see `Tokenizer.encode`."""
+        """Return the ids of a text: list of int."""
         if allowed_special:  # rare
             return super().encode(text, allowed_special)
         return self.encode_batch([text])[0].tolist()
@@ -192,8 +189,7 @@ class FastTokenizer(Tokenizer):
         new = [*itertools.islice(reversed(self._number_of), n_new)][::-1]
         if new:
             try:
-                ids, ends = merge_chunks([chunk.encode() for chunk in new], self.merges,
-                                         self._sizes, self._table)
+                ids, ends = merge_chunks([c.encode() for c in new], self._table, self._sizes)
             except BaseException:  # a chunk without UTF-8, or an interruption
                 self._forget()
                 raise

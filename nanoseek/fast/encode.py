@@ -1,16 +1,18 @@
 r"""Encoding many chunks at once: the parts from which fast/bpe.py makes `FastTokenizer`.
 
-What the chapter spends. It cuts with `regex`, since Python's `re` knows no \p{L}. Then it merges one
-chunk after the other, and for each merge looks up all pairs of the chunk, one by one, in a dictionary.
+What the chapter spends. It cuts with `regex`, since Python's `re` knows no \p{L}. Then it merges
+one chunk after the other, and for each merge looks up all pairs of the chunk, one by one, in a
+dictionary.
 
-The ideas.
-1. `spell_out` writes \p{L} and its kind as ranges of characters: then `re`, the quicker engine, cuts.
-2. New chunks are merged together, in rounds: each round does the next merge of every chunk, with a
-   few numpy calls for all of them.
-3. A round asks for thousands of pairs at once. `PairTable` is a hash table in two arrays, which
-   answers all of them together. The slot of a pair (one integer) is the highest bits of the pair
-   times 2^64 / φ, which spreads any pairs well (Fibonacci hashing: Knuth, The Art of Computer
-   Programming, volume 3, §6.4). Who finds the slot taken goes to the next (open addressing).
+1. `spell_out` writes \p{L} and its kind as ranges of characters: then `re`, the quicker engine,
+   cuts.
+2. New chunks are merged together. A round does the next merge of every chunk, with a few numpy
+   calls.
+3. A round asks for thousands of pairs at once. `PairTable` is a hash table in two arrays that
+   answers them together. The slot of a pair (one integer) is the highest bits of the pair times
+   2^64 / φ, which spreads any pairs well (Fibonacci hashing: Knuth, The Art of Computer
+   Programming, volume 3, §6.4). A pair that finds its slot taken goes to the next (open
+   addressing).
 4. There are as many rounds as the longest chunk has merges. So a very long chunk (a line without a
    space) is merged by itself, with a heap: in n log n steps, where the chapter's way takes n².
 
@@ -34,9 +36,8 @@ _NONE = 1 << 30     # in place of a new id: these two are not merged
 
 
 def spell_out(pattern):
-    r"""Return a pattern for `re` that means the same up to U+FFFF: \p{N} → [\u0030-\u0039\u00b2…]."""
-    characters = "".join(map(chr, range(1 << 16)))
-    a_set = r"\[(?:\\.|[^\[\]\\])*\]"
+    r"""Return a pattern for `re`, the same up to U+FFFF: \p{N} → [\u0030-\u0039\u00b2…]."""
+    characters, a_set = "".join(map(chr, range(1 << 16))), r"\[(?:\\.|[^\[\]\\])*\]"
     if not regex.fullmatch(rf"(?s:\\.|[^\[\\]|{a_set})*", pattern):
         raise ValueError(f"a set within a set: {pattern}")
 
@@ -59,7 +60,7 @@ def splitter(pattern):
         quick = exact
 
     def split(text):
-        # Without characters beyond U+FFFF, UTF-16 has two bytes for each.
+        # Where no character is beyond U+FFFF, UTF-16 has two bytes for each.
         narrow = len(text.encode("utf-16-le", "surrogatepass")) == 2 * len(text)
         compiled = quick if narrow else exact
         if compiled.groups or len(text) > LARGE:
@@ -71,9 +72,15 @@ def splitter(pattern):
 
 
 class PairTable:
-    """A hash table from pairs to the ids that replace them; it looks up a whole array at once."""
+    """The merges {(left id, right id): new id} as a hash table that looks up a whole array at once.
 
-    def __init__(self, pairs, new_ids):
+    key_of: the same as a dictionary, {pair: new id << 32}, which is quicker for one pair.
+    """
+
+    def __init__(self, merges):
+        self.key_of = {left << 32 | right: new << 32 for (left, right), new in merges.items()}
+        pairs = np.array([*self.key_of], np.int64)
+        new_ids = np.array([*merges.values()], np.int64)
         bits = (4 * len(pairs) + 4).bit_length()  # at most a quarter of the slots is taken
         self._shift, self._last = np.uint64(64 - bits), (1 << bits) - 1
         self._pairs, self._new_ids = np.full(1 << bits, -1), np.full(1 << bits, _NONE)
@@ -106,12 +113,12 @@ def lay_out(chunks):
     return raw, np.cumsum([0] + [len(chunk) + 1 for chunk in chunks])  # (chunks + 1,)
 
 
-def merge_chunks(chunks, merges, sizes, table):
+def merge_chunks(chunks, table, sizes):
     """Merge chunks (bytes): all ids (n,), and where those of each chunk end (chunks,).
 
     An id stands at the first and at the last byte of its symbol, as in fast/bpe.py. Where a symbol
-    begins that can be merged with the next stands a key, new id << 32 | place: so the smallest key of
-    a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, which is the last.
+    begins that can be merged with the next stands a key, new id << 32 | place: so the smallest key
+    of a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, which is the last.
     """
     raw, walls = lay_out(chunks)
     symbols = raw.astype(np.int64)
@@ -122,7 +129,7 @@ def merge_chunks(chunks, merges, sizes, table):
     spans = np.column_stack((walls[:-1] + 1, walls[1:]))  # (chunks, 2)
     starts, long = spans[:, 0], spans[:, 1] - spans[:, 0] > LONG
     for chunk, start in zip(itertools.compress(chunks, long), starts[long].tolist()):
-        ids = merge_long(chunk, merges)
+        ids = merge_long(chunk, table.key_of)
         symbols[start:start + len(ids)] = ids
         begins[start + len(ids):start + len(chunk)] = False
     spans = spans[~long]
@@ -141,20 +148,22 @@ def merge_chunks(chunks, merges, sizes, table):
     return symbols[begins], np.cumsum(np.add.reduceat(begins, starts, dtype=np.int64))
 
 
-def merge_long(chunk, merges):
-    """Merge one chunk (bytes) with a heap of merges, each checked when it comes up: list of ids."""
-    end, get = len(chunk), merges.get
+def merge_long(chunk, key_of):
+    """Merge one chunk (bytes) with a heap of keys, each checked when it comes up: list of ids."""
+    end, get = len(chunk), key_of.get
     ids, before, after = [*chunk, -1], [*range(-1, end)], [*range(1, end + 1), end]
-    heap = [(new, i) for i in range(end) if (new := get((ids[i], ids[i + 1])))]
+    heap = [key | i for i in range(end) if (key := get(ids[i] << 32 | ids[i + 1]))]
     heapq.heapify(heap)
     while heap:
-        new, i = heapq.heappop(heap)
-        if get((ids[i], ids[after[i]])) != new:  # one of the two has been merged since
+        key = heapq.heappop(heap)
+        i = key & ID
+        middle = after[i]
+        if get(ids[i] << 32 | ids[middle], 0) | i != key:  # one of the two has been merged since
             continue
-        ids[i], ids[after[i]] = new, -1
-        after[i] = after[after[i]]
+        ids[i], ids[middle] = key >> 32, -1
+        after[i] = after[middle]
         before[after[i]] = i
         for i in (i, before[i]):  # before the first there is place -1: no id
-            if new := get((ids[i], ids[after[i]])):
-                heapq.heappush(heap, (new, i))
+            if key := get(ids[i] << 32 | ids[after[i]]):
+                heapq.heappush(heap, key | i)
     return [i for i in ids if i >= 0]

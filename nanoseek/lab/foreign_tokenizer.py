@@ -1,6 +1,6 @@
 """Open tokenizer.json files that others wrote; `Tokenizer.load` comes here with what is not ours.
 
-A file of GPT-2's kind holds byte-level BPE as the chapter tells it, but numbers its tokens otherwise:
+A file of GPT-2's kind holds byte-level BPE as in the chapter, but numbers its tokens otherwise:
 `Renumbered` translates the ids of our own tokenizer. Any other file (normalizers, other
 pre-tokenizers, Unigram …) is left to the library `tokenizers`, an optional package, which `Library`
 gives the methods of `Tokenizer`.
@@ -117,7 +117,7 @@ class Renumbered(Tokenizer):
 
 
 class Library(Tokenizer):
-    """A tokenizer that the library `tokenizers` runs; it does not add tokens of its own to a text."""
+    """A tokenizer that the library `tokenizers` runs; no tokens of its own are added to a text."""
 
     def __init__(self, content):
         try:
@@ -149,7 +149,7 @@ class Library(Tokenizer):
         try:
             rows = self._library.encode_batch(list(texts), add_special_tokens=False)
         except TypeError as error:
-            raise ValueError(f"the tokenizer wants texts (str) that have a UTF-8: {error}") from None
+            raise ValueError(f"the tokenizer wants texts (str) with a UTF-8 form: {error}") from None
         return [np.array(row.ids, np.int32) for row in rows]
 
     def decode_bytes(self, ids):

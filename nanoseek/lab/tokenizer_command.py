@@ -28,8 +28,8 @@ def check_pattern(pattern):
 
 
 def main(argv=None):
-    parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents; those held out are "
-                        "left out.")
+    parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents; those held out "
+                        "are left out.")
     parser.add_argument("command", choices=["train"])
     parser.add_argument("documents", help="a .jsonl of {text, source, split}, a text, or a folder")
     parser.add_argument("tokenizer", help="the tokenizer.json to write")

@@ -1,5 +1,8 @@
 """Measure the tokenizer beside its peers: tokenizers (Rust), tiktoken (Rust) and the naive way.
 
+"plain" is the chapter, nanoseek/tokenizer.py; "fast" is fast/bpe.py with fast/encode.py; "saves" is
+how many times faster that makes it.
+
     python tests/bench/bench_tokenizer.py                     # every section: about five minutes
     python tests/bench/bench_tokenizer.py train encode --english book.txt --chinese poems.txt
     python tests/bench/bench_tokenizer.py large --megabytes 100
@@ -11,12 +14,12 @@
     long         one megabyte without a space
     large        100 MB: memory and speed along the way
 
-Medians of several runs, ours and the peers in turn. Without paths, English is the language
+Medians of several runs, ours and the peers in turn (the chapter, which is slow, runs once). Without paths, English is the language
 reference that Python carries, Chinese the story grammar, and code the source of Python's library.
 """
 
 import argparse
-import os
+import json
 import pathlib
 import pydoc_data.topics
 import resource
@@ -34,6 +37,7 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 import diff_tokenizer as peers
 from nanoseek import tokenizer as ours
 from nanoseek.corpus.stories import stories
+from nanoseek.fast.bpe import FastTokenizer
 
 VOCAB_SIZE = 4096
 
@@ -103,14 +107,11 @@ def naive_seconds(texts, merges, samples=6):
 
     The naive way keeps every occurrence of every chunk, and counts all pairs for each merge.
     """
-    split = ours._splitter(ours.DEFAULT_PATTERN)
-    chunks = [list(chunk.encode()) for text in texts for chunk in split(text)]
-    steps, done = [], 0
+    split = FastTokenizer([]).split
+    steps = []
     for target in range(0, len(merges), len(merges) // samples):
-        tokenizer = ours.Tokenizer(ours._new_spec([ours.DEFAULT_PATTERN], [], merges[:target]))
-        known = {}
-        for chunk in {chunk for text in texts for chunk in split(text)}:
-            known[chunk] = tokenizer.encode(chunk)
+        tokenizer = FastTokenizer(merges[:target], special_tokens=[])
+        known = {chunk: tokenizer.encode(chunk) for chunk in {c for t in texts for c in split(t)}}
         chunks = [known[chunk] for text in texts for chunk in split(text)]
         began = time.perf_counter()
         naive_step(chunks, 256 + target)
@@ -138,45 +139,58 @@ def naive_step(chunks, new_id):
     return merged
 
 
+def once(action):
+    """Return the seconds that an action takes, run once."""
+    return medians(1, action=action)["action"]
+
+
 def train(texts, args):
-    print(f"\nTraining, vocabulary {VOCAB_SIZE}, seconds (median of {args.repeats})")
-    print(f"{'':18}{'MB':>6}{'ours':>8}{'tokenizers':>12}{'ratio':>7}{'naive (estimate)':>18}{'×':>7}")
+    print(f"\nTraining, vocabulary {VOCAB_SIZE}, seconds (median of {args.repeats}; plain once)")
+    print(f"{'':18}{'MB':>6}{'plain':>8}{'fast':>8}{'saves':>7}{'tokenizers':>12}{'ratio':>7}"
+          f"{'naive (estimate)':>18}{'×':>7}")
     for name, text in texts.items():
         parts = documents(text)
         for label, pattern in (("", ours.DEFAULT_PATTERN), (", GPT-2's", ours.GPT2_PATTERN)):
+            plain = once(lambda: ours.Tokenizer.train(parts, VOCAB_SIZE, pattern=pattern))
             took = medians(args.repeats,
-                           ours=lambda: ours.Tokenizer.train(parts, VOCAB_SIZE, pattern=pattern),
+                           fast=lambda: FastTokenizer.train(parts, VOCAB_SIZE, pattern=pattern),
                            theirs=lambda: peer_training(parts, pattern, VOCAB_SIZE))
-            line = (f"{name + label:18}{megabytes(parts):6.1f}{took['ours']:8.2f}"
-                    f"{took['theirs']:12.2f}{took['ours'] / took['theirs']:7.2f}")
+            line = (f"{name + label:18}{megabytes(parts):6.1f}{plain:8.2f}{took['fast']:8.2f}"
+                    f"{plain / took['fast']:7.1f}{took['theirs']:12.2f}"
+                    f"{took['fast'] / took['theirs']:7.2f}")
             if not label:
-                counts = ours.count_chunks(parts, ours._splitter(pattern), 10 ** 9)
-                naive = naive_seconds(parts, ours.learn_merges(counts, VOCAB_SIZE - 257))
-                line += f"{naive:18,.0f}{naive / took['ours']:7,.0f}"
+                merges = [*FastTokenizer.train(parts, VOCAB_SIZE).merges]
+                naive = naive_seconds(parts, merges)
+                line += f"{naive:18,.0f}{naive / took['fast']:7,.0f}"
             print(line, flush=True)
 
 
 def encode(texts, args):
-    print(f"\nEncoding, cold cache, one process, MB/s (median of {args.repeats})")
-    print(f"{'':22}{'MB':>6}{'ours':>7}{'(warm)':>8}{'tokenizers':>12}{'ratio':>7}{'tiktoken':>10}"
-          f"{'ratio':>7}")
+    print(f"\nEncoding, cold cache, one process, MB/s (median of {args.repeats}; plain once)")
+    print(f"{'':22}{'MB':>6}{'plain':>7}{'fast':>7}{'saves':>7}{'(warm)':>8}{'tokenizers':>12}"
+          f"{'ratio':>7}{'tiktoken':>10}{'ratio':>7}")
     for name, text in texts.items():
-        tokenizer = ours.Tokenizer.train([text], VOCAB_SIZE)
-        peer = tokenizers.Tokenizer.from_str(ours.json.dumps(tokenizer._spec))
+        tokenizer = FastTokenizer.train([text], VOCAB_SIZE)
+        plain = ours.Tokenizer(list(tokenizer.merges))
+        peer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.content()))
         encoding = peers.tiktoken_of(tokenizer, ours.DEFAULT_PATTERN)
         for label, parts in ((", one text", [text]), (", documents", documents(text))):
             def cold():
                 tokenizer._forget()
                 return tokenizer.encode_batch(parts)
-            took = medians(args.repeats, cold=cold, warm=lambda: tokenizer.encode_batch(parts),
-                           theirs=lambda: [peer.encode(part) for part in parts],
-                           tiktoken=lambda: [encoding.encode_ordinary(part) for part in parts])
+            plain.merge.cache_clear()
+            took = {"plain": once(lambda: plain.encode_batch(parts)), **medians(
+                args.repeats, cold=cold, warm=lambda: tokenizer.encode_batch(parts),
+                theirs=lambda: [peer.encode(part) for part in parts],
+                tiktoken=lambda: [encoding.encode_ordinary(part) for part in parts])}
             speed = {key: megabytes(parts) / seconds for key, seconds in took.items()}
-            print(f"{name + label:22}{megabytes(parts):6.1f}{speed['cold']:7.1f}"
+            print(f"{name + label:22}{megabytes(parts):6.1f}{speed['plain']:7.2f}"
+                  f"{speed['cold']:7.1f}{speed['cold'] / speed['plain']:7.1f}"
                   f"{speed['warm']:8.1f}{speed['theirs']:12.1f}"
                   f"{speed['cold'] / speed['theirs']:7.1f}{speed['tiktoken']:10.1f}"
                   f"{speed['cold'] / speed['tiktoken']:7.2f}", flush=True)
             mine = [row.tolist() for row in tokenizer.encode_batch(parts)]
+            assert mine == [row.tolist() for row in plain.encode_batch(parts)]
             assert mine == [encoding.encode_ordinary(part) for part in parts]
             assert mine == [peer.encode(part).ids for part in parts]
 
@@ -190,7 +204,7 @@ def split(texts, args):
         cut = len(text) * 9 // 10
         rates = []
         for pattern in patterns.values():
-            tokenizer = ours.Tokenizer.train([text[:cut]], VOCAB_SIZE, pattern=pattern)
+            tokenizer = FastTokenizer.train([text[:cut]], VOCAB_SIZE, pattern=pattern)
             rates.append(megabytes([text[cut:]]) * 1e6 / len(tokenizer.encode(text[cut:])))
         print(f"{name:10}" + "".join(f"{rate:14.3f}" for rate in rates), flush=True)
 
@@ -201,11 +215,12 @@ def vocabulary(texts, args):
         cut = len(text) * 9 // 10
         print(f"{name:10}{'ids':>8}{'bytes/token':>13}{'tokens/char':>13}{'head':>7}{'FLOPs':>11}")
         for size in (512, 1024, 2048, 4096, 8192, 16384):
-            tokenizer = ours.Tokenizer.train([text[:cut]], size)
-            row = ours.compare({"": tokenizer}, text[cut:])[0]
-            print(f"{'':10}{row['vocab_size']:8,}{row['bytes_per_token']:13.3f}"
-                  f"{row['tokens_per_character']:13.3f}{row['head_share']:7.0%}"
-                  f"{row['flops']:11.3g}", flush=True)
+            tokenizer = FastTokenizer.train([text[:cut]], size)
+            tokens, head = len(tokenizer.encode(text[cut:])), tokenizer.vocab_size * 128
+            weights = 12 * 2 * 128 ** 2 + head  # Kaplan et al. 2020, §2.1: 12 d² a layer, V d
+            print(f"{'':10}{tokenizer.vocab_size:8,}{megabytes([text[cut:]]) * 1e6 / tokens:13.3f}"
+                  f"{tokens / len(text[cut:]):13.3f}{head / weights:7.0%}"
+                  f"{6 * weights * tokens:11.3g}", flush=True)
 
 
 def long(texts, args):
@@ -213,7 +228,7 @@ def long(texts, args):
     for name, text in texts.items():
         run = "".join(filter(str.isalpha, text))
         run = (run * (1 + 1_000_000 // len(run)))[:1_000_000]
-        tokenizer = ours.Tokenizer.train([text], VOCAB_SIZE)
+        tokenizer = FastTokenizer.train([text], VOCAB_SIZE)
         encoding = peers.tiktoken_of(tokenizer, ours.DEFAULT_PATTERN)
         for size in (250_000, 500_000, 1_000_000):
             took = medians(1, ours=lambda: tokenizer.encode(run[:size]),
@@ -239,7 +254,7 @@ def large(texts, args):
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"\n{args.megabytes} MB, streamed: peak memory before {peak():,.0f} MB")
     began = time.perf_counter()
-    tokenizer = ours.Tokenizer.train(stream(), 32768, progress=print)
+    tokenizer = FastTokenizer.train(stream(), 32768, progress=print)
     print(f"trained 32,768 ids in {time.perf_counter() - began:.0f} s; peak {peak():,.0f} MB")
     began, block, size = time.perf_counter(), [], 0
     for text in stream():

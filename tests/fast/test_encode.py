@@ -47,7 +47,8 @@ def test_the_table_knows_its_pairs_and_no_others():
     rng = np.random.default_rng(0)
     for count in (0, 1, 7, 4000):
         pairs = np.unique(rng.integers(0, 1 << 40, count))
-        table = encode.PairTable(pairs, 256 + np.arange(len(pairs)))
+        table = encode.PairTable({divmod(pair, 1 << 32): 256 + i
+                                  for i, pair in enumerate(pairs.tolist())})
         assert table.get(pairs).tolist() == [*range(256, 256 + len(pairs))]
         others = np.setdiff1d(rng.integers(0, 1 << 40, 5000), pairs)
         assert set(table.get(others).tolist()) == {encode._NONE}
@@ -59,14 +60,13 @@ def test_the_table_knows_its_pairs_and_no_others():
 def test_chunks_merge_as_in_the_chapter(chunks, long):
     plain = Tokenizer([(116, 104), (256, 101), (104, 101), (97, 116), (99, 259), (32, 260), (0, 0),
                        (262, 0), (229, 157)])
-    pairs = np.array([*plain.merges], np.int64)
-    table = encode.PairTable(pairs[:, 0] << 32 | pairs[:, 1], 256 + np.arange(len(pairs)))
+    table = encode.PairTable(plain.merges)
     sizes = np.array([*map(len, plain.tokens.values()), 1])
     before, encode.LONG = encode.LONG, long
     try:
-        ids, ends = encode.merge_chunks([c.encode() for c in chunks], plain.merges, sizes, table)
+        ids, ends = encode.merge_chunks([c.encode() for c in chunks], table, sizes)
     finally:
         encode.LONG = before
     found = [part.tolist() for part in np.split(ids, ends[:-1])]
     assert found == [plain.merge(chunk) for chunk in chunks] and ends[-1] == len(ids)
-    assert found == [encode.merge_long(c.encode(), plain.merges) for c in chunks]
+    assert found == [encode.merge_long(c.encode(), table.key_of) for c in chunks]
