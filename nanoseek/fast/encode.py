@@ -118,7 +118,7 @@ def merge_chunks(chunks, table, sizes):
 
     An id stands at the first and at the last byte of its symbol, as in fast/bpe.py. Where a symbol
     begins that can be merged with the next stands a key, new id << 32 | place: so the smallest key
-    of a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, which is the last.
+    of a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, the last.
     """
     raw, walls = lay_out(chunks)
     symbols = raw.astype(np.int64)

@@ -149,7 +149,7 @@ class Library(Tokenizer):
         try:
             rows = self._library.encode_batch(list(texts), add_special_tokens=False)
         except TypeError as error:
-            raise ValueError(f"the tokenizer wants texts (str) with a UTF-8 form: {error}") from None
+            raise ValueError(f"the tokenizer wants text that has a UTF-8: {error}") from None
         return [np.array(row.ids, np.int32) for row in rows]
 
     def decode_bytes(self, ids):
