@@ -68,5 +68,5 @@ def test_chunks_merge_as_in_the_chapter(chunks, long):
     finally:
         encode.LONG = before
     found = [part.tolist() for part in np.split(ids, ends[:-1])]
-    assert found == [plain.merge(chunk) for chunk in chunks] and ends[-1] == len(ids)
+    assert found == [list(plain.merge(chunk)) for chunk in chunks] and ends[-1] == len(ids)
     assert found == [encode.merge_long(c.encode(), table.key_of) for c in chunks]
