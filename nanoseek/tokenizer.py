@@ -34,9 +34,8 @@ END_OF_TEXT = "<|endoftext|>"
 # Scripts that put no spaces between words: Chinese characters and Japanese kana.
 _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
         "\U00020000-\U0003fffd")
-# DeepSeek LLM's cut: words, punctuation and CJK apart, digits one by one. Theirs is six patterns
-# in turn; this is one, in which a space or mark may join the word after it, and line ends stay
-# with the marks before them. \s+(?!\S) leaves the last space of a run to the word that follows.
+# DeepSeek LLM's cut: words, punctuation and CJK apart, digits one by one. Here one pattern does it,
+# a space or mark may join the word after it, and \s+(?!\S) leaves a run's last space to the word.
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
