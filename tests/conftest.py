@@ -77,8 +77,8 @@ def pytest_collection_modifyitems(config, items):
     contract = [item for item in items if item.get_closest_marker("contract")]
     tested = {item.module for item in items}
     if len(tested) != 1 or not contract:
-        files = [path.name for path in sorted(HERE.rglob("test_*.py"))
-                 if "mark.contract" in path.read_text("utf-8")]
+        files = sorted(path.name for path in HERE.rglob("test_*.py")
+                       if "mark.contract" in path.read_text("utf-8"))
         raise pytest.UsageError(f"--module grades by one test file: name one of {', '.join(files)}")
     tests = tested.pop()
     missing = sorted(_used_names(tests, {item.originalname for item in contract}) - {*dir(graded)})
