@@ -41,8 +41,7 @@ DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 WITH_GAPS = "(?:{0})|(?:(?!{0})(?s:.))+|(?s:.)"  # what a pattern leaves out is a chunk, too
 
-# The characters that stand for the 256 bytes in tokenizer.json (GPT-2's table): printable bytes for
-# themselves, the others for U+0100 and on. A space is Ġ.
+# The characters that stand for the bytes in tokenizer.json: GPT-2's table. A space is Ġ.
 _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 _SPARE = itertools.count(256)
 BYTE_ALPHABET = [chr(byte if byte in _PRINTABLE else next(_SPARE)) for byte in range(256)]
@@ -120,8 +119,7 @@ class Tokenizer:
         specials = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
         for name in specials:
             if not isinstance(name, str) or name in ["", *self.names] or specials.count(name) > 1:
-                raise ValueError(f"a special token is a text, given once, and no ordinary token; "
-                                 f"{name!r} is not")
+                raise ValueError(f"special token {name!r}: a text, given once, no ordinary token")
         self.special_tokens = {name: len(self.names) + i for i, name in enumerate(specials)}
         self.tokens |= {i: name.encode() for name, i in self.special_tokens.items()}
         self.vocab_size, self.eot_id = len(self.tokens), self.special_tokens.get(END_OF_TEXT)
@@ -241,16 +239,15 @@ class Tokenizer:
     @classmethod
     def load(cls, path):
         """Open a tokenizer.json; one that others wrote is opened by lab/foreign_tokenizer.py."""
-        raw = pathlib.Path(path).read_bytes()
         try:
-            content = json.loads(raw)
+            content = json.loads(pathlib.Path(path).read_bytes())
             model, steps = content["model"], content["pre_tokenizer"]["pretokenizers"]
             own = cls([tuple(map(model["vocab"].get, line.split())) for line in model["merges"]],
                       [token["content"] for token in content["added_tokens"]],
                       [step["pattern"]["Regex"] for step in steps[:-1]])
             if own.content() == content:
                 return own
-        except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError, regex.error):
             pass  # not written by `save`
         return importlib.import_module("nanoseek.lab.foreign_tokenizer").open_file(path, cls)
 

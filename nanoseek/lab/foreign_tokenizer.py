@@ -32,7 +32,7 @@ def open_file(path, own):
         return Renumbered(own(*parts), ids, content)
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a damaged tokenizer.json: {error!r}") from None
-    except (ValueError, RecursionError) as error:  # json and UTF-8 raise them, too
+    except (ValueError, RecursionError, regex.error) as error:  # json and UTF-8 raise them, too
         raise ValueError(f"{path} is no tokenizer.json that opens here: {error}") from None
 
 
