@@ -129,8 +129,8 @@ def token_counts(folder, source):
     counts = np.zeros(manifest["vocab_size"], dtype=np.int64)
     entry = manifest["splits"]["train"].get(source)
     if entry is not None:
-        for shard in TokenStream(folder, entry, manifest["dtype"], verify=False).shards:
-            counts += np.bincount(shard, minlength=len(counts))
+        ids = TokenStream(folder, entry, manifest["dtype"], verify=False).ids
+        counts += np.bincount(ids, minlength=len(counts))
     return counts
 
 
