@@ -139,16 +139,15 @@ def read_manifest(folder):
         raise ValueError(f"{folder} holds no manifest.json: build it with python -m nanoseek.data")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["splits"] = {split: manifest["splits"][split] for split in SPLITS}
-        if manifest["format"] == FORMAT:
-            return manifest
+        if manifest["format"] != FORMAT:
+            raise ValueError("it is of an older nanoseek")
+        return manifest | {"splits": {split: manifest["splits"][split] for split in SPLITS}}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): build the tokens again") from None
-    raise ValueError(f"{folder} is of an older nanoseek: build the tokens again")
+        raise ValueError(f"{path} is damaged: build the tokens again ({error!r})") from None
 
 
 class TokenStream:
-    """The tokens of one source and split, as memory maps; documents by number.
+    """The tokens of one source and split, as a memory map; documents by number.
 
     Raises ValueError when a file is missing, cut short or (with verify) altered.
     """

@@ -282,7 +282,7 @@ def test_damage_is_named(module, tmp_path):
     with pytest.raises(ValueError, match="lengths.npy is missing"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
-    with pytest.raises(ValueError, match="of an older nanoseek: build the tokens again"):
+    with pytest.raises(ValueError, match="build the tokens again .*older nanoseek"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
