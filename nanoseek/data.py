@@ -37,7 +37,7 @@ PIECE = 1024  # tokens; attention cannot reach past a piece, so not too few
 LANES, LANE_TOKENS = 64, 8192  # at most so many lanes, of at least so many tokens
 FORMAT, SPLITS = 2, ("train", "held_out")  # of the token folder
 OURS = r"manifest\.json|(train|held_out)-\d\d+-\w*(-lengths\.npy|-\d+\.bin)"  # its files
-BATCH_DOCUMENTS = 256  # encoded together where the encoder takes several texts
+BATCH_DOCUMENTS = 1024  # encoded together where the encoder takes several texts
 
 # Three int64 tensors (B, T): ids, the id stored after each, and numbers that are equal where two
 # inputs share a piece of a document.
