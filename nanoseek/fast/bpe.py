@@ -133,7 +133,7 @@ class FastTokenizer(Tokenizer):
 
     def encode(self, text, allowed_special=()):
         """Return the ids of a text: list of int."""
-        if allowed_special or len(text) < SHORT:  # the chapter remembers the chunks that it met
+        if allowed_special or len(text or "") < SHORT:  # the chapter remembers the chunks that it met
             return super().encode(text, allowed_special)
         return self.encode_batch([text])[0].tolist()
 
