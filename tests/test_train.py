@@ -12,8 +12,8 @@ import torch
 
 from nanoseek import cli, generate, train
 from nanoseek.checkpoint import checkpoints, load_model
-from nanoseek.cost import format_price_tag
 from nanoseek.fast import speed_up
+from nanoseek.lab.price_tag import format_price_tag
 from nanoseek.scale import run as run_module
 from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
