@@ -141,12 +141,10 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
     layer, products = _layer_activations(config, each, seen < context)
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
+    # One mask serves all layers. That of a window spans three blocks, each half the window.
+    mask = int(1.5 * seen) if seen < context else context if document_mask else 0
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
-    end = tokens * 4 * (2 * hidden + 1) + 4 * count["embedding"]
-    if seen < context:  # a mask for all layers: of three blocks, each half the window
-        end += int(1.5 * seen) * tokens * each
-    elif document_mask:
-        end += tokens * context * each
+    end = tokens * (4 * (2 * hidden + 1) + mask * each) + 4 * count["embedding"]
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
              "weight_copies": each * matrices if each < 4 else 0,

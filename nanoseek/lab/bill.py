@@ -57,8 +57,6 @@ def calibrate():
     return bills
 
 
-# --- A plan for this machine --------------------------------------------------------------------
-
 def train_flags(planned, data, out):
     """Return the flags with which train follows a plan, as a list of words."""
     steps, at_once = planned["steps"], planned["rows_at_once"] or 1
@@ -101,14 +99,11 @@ def plan_here(given, data):
         raise ValueError(f"{planned['warnings'][-1]}, or plan less")
     speed, beside = try_out(planned, data)
     if beside > seconds / 2:
-        raise ValueError(f"a budget of {seconds:.0f} seconds is too small: a run takes about "
-                         f"{beside:.0f} of them outside its steps")
+        raise ValueError(f"{seconds:.0f} seconds are too few: {beside:.0f} go by outside the steps")
     given |= {"seconds": seconds - beside, "config": planned["config"],
               "context": planned["context"]}
     return {**plan(**given, flops_per_second=speed), "seconds": seconds}
 
-
-# --- The command --------------------------------------------------------------------------------
 
 def format_breakdown(bill):
     """Return what a config costs by part, as a table."""
@@ -131,11 +126,10 @@ def _parser(command=""):
   runs/tiny                                  the price tag that a run left
   deepseek-llm-7b --gpu H800 --tokens 2e12   a preset, or the path of a config.json
   plan --dollars 100 --gpu H100              what to train; also --flops 1e18, --minutes 10""")
-    for name in ASSUMED:
-        parser.add_argument(f"--{name}", type=float, help="replaces what is assumed")
     parser.add_argument("--gpu", help="a chip of cost_tables.json, such as H100")
-    parser.add_argument("--mfu", type=float, help="share of the peak that is reached, such as 0.4")
     parser.add_argument("--context", type=int, help="length of a row")
+    for name in (*ASSUMED, "mfu"):
+        parser.add_argument(f"--{name}", type=float, help="replaces what is assumed")
     return parser
 
 
@@ -156,8 +150,8 @@ def price(argv):
         return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
     if what not in PRESETS and not path.is_file():
-        raise ValueError(f"{what} is neither a finished run, nor a config.json, nor a preset: "
-                         f"choose {', '.join(PRESETS)}")
+        raise ValueError(f"{what} is neither a finished run, nor a config.json, nor one of the "
+                         f"presets {', '.join(PRESETS)}")
     bill = cost(PRESETS.get(what) or read_json(path), **given)
     print(format_breakdown(bill))
     bill.pop("parameters", None)
@@ -182,10 +176,8 @@ def plan_command(argv):
     if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     planned = plan_here(given, data) if here else plan(**given)
-    print(format_price_tag(planned, [
-        ("law", planned["law"]),
-        ("memory", f"{show(planned['memory']['total'], 'B')} of tensors in "
-                   f"{planned['memory_limit'] / 1e9:.3g} GB")]))
+    print(format_price_tag(planned, [("law", planned["law"]),
+                                     ("memory", show(planned["memory"]["total"], "B"))]))
     have = sum(entry["tokens"] for entry in sources.values())
     if sources and planned["tokens"] > 4 * have:
         planned["warnings"].append(
