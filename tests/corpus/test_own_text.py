@@ -78,10 +78,19 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     (folder / "my dream.txt").write_text(LINES, encoding="utf-8")
     (folder / "page.html").write_text("<html>", encoding="utf-8")
+    (folder / "cut.jsonl").write_text('{"text": "one"}\n{"text": "tw', encoding="utf-8")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def do_GET(self):
+            if not self.path.startswith("/short"):
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"a line of text\n" * 1500)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0),
                                              functools.partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -102,6 +111,13 @@ def test_an_address_that_fails_is_named(module, address, page, message):
     with pytest.raises(ValueError, match=message) as caught:
         module.read_text(f"{address}/{page}", sha256="0" * 64)
     assert page in str(caught.value)
+
+
+def test_a_download_that_ends_early_and_a_broken_line_are_named_by_the_address(module, address):
+    for page, message in (("short.txt", "22,500 of 1,000,000 bytes"), ("cut.jsonl", "line 2: not")):
+        with pytest.raises(ValueError, match=message) as caught:
+            module.read_text(f"{address}/{page}")
+        assert str(caught.value).startswith(f"{address}/{page}")
 
 
 def test_a_host_that_does_not_answer_is_named(module):
