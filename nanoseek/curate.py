@@ -71,6 +71,7 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         faults = cleaning.faults([document["text"] for document in kept])
         drop(report, kept, {id(document): fault for document, fault in zip(kept, faults)
                             if fault and id(document) not in given})
+    drop(report, kept, {id(d): "empty" for d in kept if not d["text"]})  # boilerplate alone
     if config.threshold:
         copies = near_duplicates(kept, config.threshold, find_near_duplicates)
         drop(report, kept, dict.fromkeys(copies, "near-duplicate"))

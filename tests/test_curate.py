@@ -187,6 +187,15 @@ def test_every_stage_can_be_turned_off(module):
     assert len(kept) == 1 and report["removed"] == {}
 
 
+def test_a_document_of_boilerplate_alone_is_removed_as_empty(module):
+    menu = "Home | Stories | Weather | About us", "Copyright Green Lane Press. All rights."
+    frames = ["\n".join([menu[0], f"page {n}", menu[1]]) for n in range(6)] + ["\n".join(menu)]
+    documents = [{"text": text, "source": "s"} for text in frames]
+    kept, report = module.curate(documents, module.CurateConfig(quality=False, threshold=0))
+    assert [d["text"] for d in kept] == [f"page {n}" for n in range(6)]
+    assert report["removed"] == {"empty": {"documents": 1, "bytes": 0, "examples": [""]}}
+
+
 def test_a_long_document_and_many_copies(module):
     rng = random.Random(0)
     words = " ".join(d["text"] for d in bilingual(400)[:200]).split()
