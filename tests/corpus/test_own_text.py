@@ -8,13 +8,10 @@ import pathlib
 import threading
 
 import pytest
+from sample_texts import documents_of
 
 MODULE = "nanoseek.corpus.own_text"
 LINES = "".join(f"line {n} of a long text\n" for n in range(400))
-
-
-def documents_of(texts, source="s"):
-    return [{"text": text, "source": source} for text in texts]
 
 
 @pytest.mark.parametrize("name", ["my dream.txt", "notes.md", "noending"])
