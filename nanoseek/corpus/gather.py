@@ -23,14 +23,11 @@ class CorpusConfig:
         None, "how many stories, half in each language; 40000 unless --text", least=0)
     python_docs: bool = cli.setting(None, "add this Python's documentation; true unless --text")
     text: str = cli.setting("", "a text file, folder, .jsonl or http(s) address of your own")
-    sha256: str = cli.setting("", "the sha256 that the bytes of --text must have")
     dirt: float = cli.setting(0.0, "share of dirty documents to plant", least=0, below=1)
     seed: int = cli.setting(0, "which stories, and which dirt")
 
     def __post_init__(self):
         cli.check_limits(self)
-        if self.sha256 and not self.text:
-            raise ValueError("--sha256 belongs to a --text")
 
 
 def gather(config):
@@ -46,7 +43,7 @@ def clean_documents(config):
     if config.python_docs or (config.python_docs is None and not config.text):
         yield from python_docs()
     if config.text:
-        yield from read_text(config.text, config.sha256 or None)
+        yield from read_text(config.text)
 
 
 def main(argv=None):

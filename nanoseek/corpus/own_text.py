@@ -8,7 +8,6 @@ file is one long text. It becomes two documents: the first nine tenths to train 
 tenth, held out in one piece.
 """
 
-import hashlib
 import http.client
 import os
 import pathlib
@@ -21,30 +20,26 @@ from nanoseek.corpus.documents import parse_documents
 TEXT_ENDINGS = (".txt", ".md", ".jsonl")
 
 
-def read_text(path_or_url, sha256=None):
+def read_text(path_or_url):
     """Read a text file, a .jsonl file, a folder of them, or an address; return documents.
 
     A folder is searched for .txt, .md and .jsonl, in the order of their names; its documents have
     the folder's name as source, the others the stem of their file. Whatever holds a single
     document is taken as one long text and cut in two (see the top of this file). A BOM is dropped.
-    Raises ValueError where there is nothing to read, where bytes are not UTF-8 text, where a line
-    of JSON is broken (named by its number), or where `sha256` (of a file's bytes) differs.
+    Raises ValueError where there is nothing to read, where bytes are not UTF-8 text, or where a
+    line of JSON is broken (named by its number).
     """
     name = os.path.expanduser(path_or_url)
-    if os.path.isdir(name):
-        if sha256:
-            raise ValueError(f"{name}: a sha256 belongs to one file, and this is a folder")
-        return _as_corpus(_read_folder(pathlib.Path(name)), name)
+    path = pathlib.Path(name)
     if re.match(r"https?://", name):
-        file, data = _fetch(name)
-    elif os.path.isfile(name):
-        file, data = pathlib.Path(name), pathlib.Path(name).read_bytes()
+        documents = _documents(*_fetch(name), name)
+    elif path.is_dir():
+        documents = _read_folder(path)
+    elif path.is_file():
+        documents = _documents(path, path.read_bytes(), name)
     else:
         raise ValueError(f"{name}: no such file or folder")
-    if sha256 and (found := hashlib.sha256(data).hexdigest()) != sha256.lower():
-        raise ValueError(f"{name}: its sha256 is {found}, not {sha256}; "
-                         "the file is damaged or another one")
-    return _as_corpus(_documents(file, data, name), name)
+    return _as_corpus(documents, name)
 
 
 def _fetch(url):
@@ -69,10 +64,8 @@ def _documents(file, data, name):
     """Return the documents in the bytes of a file; name: what a mistake is reported as."""
     if file.suffix.lower() == ".jsonl":
         return parse_documents(data.split(b"\n"), name, file.stem)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{name}: this is UTF-16 text; save it as UTF-8")
     if b"\0" in data:
-        raise ValueError(f"{name}: this is a binary file, not text")
+        raise ValueError(f"{name}: this is a binary file or UTF-16; save a text as UTF-8")
     try:
         return [{"text": data.decode("utf-8-sig"), "source": file.stem}]
     except UnicodeDecodeError as error:
