@@ -240,8 +240,6 @@ def source_weights(sizes, exponent=1.0):
     {'web': 0.75, 'books': 0.25}
     """
     raised = {source: size ** exponent for source, size in sizes.items() if size}
-    if not raised:
-        raise ValueError("no source has any text to weigh")
     return {source: value / sum(raised.values()) for source, value in raised.items()}
 
 

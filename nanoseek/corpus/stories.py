@@ -269,28 +269,26 @@ def stories(language, count, seed):
         raise ValueError(f"count is {count}: give 0 or more")
     # Seeding with a str and random() are the parts of `random` that no Python version changes.
     uniform = random.Random(f"nanoseek stories {language} {seed}").random
-    rules, found, seen = grammar(language), [], set()
+    rules, found = grammar(language), {}  # text → Story
     while len(found) < count:
         writer = Writer(rules, uniform)
         writer.write("story")
         text = "".join(writer.out)
-        if text not in seen:
-            seen.add(text)
-            log2 = round(writer.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
-            found.append(Story(text, f"stories_{language}", log2))
-    return found
+        log2 = round(writer.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
+        found.setdefault(text, Story(text, f"stories_{language}", log2))
+    return list(found.values())
 
 
 class _Reader:
     """Finds the derivations of a text, or of one sentence.
 
     strict: choices and guards as when writing; else a slot takes any word of its list, whatever is
-    remembered (the state then holds what stood there last), and guards are ignored. Without
-    `remember`, readings that end at one place count as one, so there never are many.
+    remembered (the state then holds what stood there last), and guards are ignored. A state of None
+    remembers nothing: readings that end at one place count as one, so there never are many.
     """
 
-    def __init__(self, rules, strict=True, remember=True):
-        self.grammar, self.strict, self.remember, self._indexes = rules, strict, remember, {}
+    def __init__(self, rules, strict=True):
+        self.grammar, self.strict, self._indexes = rules, strict, {}
 
     def readings(self, pieces, text, state):
         """Return (state, log2) of each way to read the pieces as the whole text."""
@@ -308,7 +306,7 @@ class _Reader:
                 continue
             step = self._rule if type(piece) is Call else self._slot
             found = [end for start in found for end in step(piece, text, *start)]
-            if not self.remember:
+            if found and found[0][1] is None:
                 found = list({end[0]: end for end in found}.values())
             if not self.strict:  # only to explain: some readings say enough
                 found = found[:MOST_PLACES]
@@ -326,12 +324,11 @@ class _Reader:
         return ends
 
     def _slot(self, slot, text, at, state, log2):
-        known = state.get(slot.variable) if self.strict and not slot.list else None
-        if known:
-            word = known[slot.key]
+        if self.strict and not slot.list and slot.variable in state:
+            word = state[slot.variable][slot.key]
             return [(at + len(word), state, log2)] if text.startswith(word, at) else []
         words = self._words(slot, state).get(text[at:at + 1] if slot.key else "", ())
-        keep = slot.variable and self.remember
+        keep = slot.variable and state is not None
         return [(at + len(word), {**state, slot.variable: entry} if keep else state,
                  log2 + bits) for word, entry, bits in words if text.startswith(word, at)]
 
@@ -341,12 +338,12 @@ class _Reader:
             source = slot.list or self.grammar.variables[slot.variable]
             slot = slot._replace(list=source, conditions=())
         table = self.grammar.words(slot, state)
-        if (id(table), slot.key) not in self._indexes:
-            index = self._indexes[id(table), slot.key] = {}
+        index = self._indexes.setdefault((id(table), slot.key), {})
+        if not index:
             for entry, bits in zip(table.items, table.log2):
                 word = entry[slot.key] if slot.key else ""
                 index.setdefault(word[:1], []).append((word, entry, bits))
-        return self._indexes[id(table), slot.key]
+        return index
 
 
 def log2_probability(text):
@@ -397,7 +394,6 @@ class Plan:
     def __init__(self, rules):
         self.grammar, self.nodes, self.follow = rules, [((), ())], [[]]
         self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
-        self.quick = _Reader(rules, strict=False, remember=False)
         self.ends = self._add_rule("story", [0], (), ())
 
     def _add_rule(self, rule, before, guards, unwritten):
@@ -473,7 +469,7 @@ class Plan:
 
     def able(self, nodes, line):
         """Return those of the nodes that can write a sentence, whatever is remembered."""
-        return {n for n in nodes if self.quick.readings(self.nodes[n][1], line, {})}
+        return {n for n in nodes if self.loose.readings(self.nodes[n][1], line, None)}
 
     def explain(self, places, line):
         """Say why a sentence that the grammar can write does not fit in any of these places."""
