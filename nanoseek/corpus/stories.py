@@ -71,7 +71,7 @@ class Grammar:
 
     def __init__(self, path):
         self.path, self.lists, self.rules, self.variables = pathlib.Path(path), {}, {}, {}
-        self._tables = {}  # the tables that were asked for so far
+        self._tables, self._line = {}, 0  # the tables asked for so far; the line that is read
         try:
             for head, weight, row in self._rows("list"):
                 self._add_words(head, weight, row)
@@ -111,7 +111,8 @@ class Grammar:
     def _add_words(self, head, weight, row):
         """Add the entries of a row `word, word | cell | cell` to its list."""
         entries = self.lists.setdefault(head["list"], [])
-        (words, *cells), (_, *columns) = (map(str.strip, text.split("|")) for text in (row, head[0]))
+        words, *cells = map(str.strip, row.split("|"))
+        _, *columns = map(str.strip, head[0].split("|"))
         if len(cells) != len(columns):
             raise ValueError(f"{len(cells) + 1} columns, but {len(columns) + 1} in the head")
         shift, power = (0, float(head["power"])) if head["power"] else NEARLY_ALIKE
