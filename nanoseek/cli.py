@@ -122,9 +122,9 @@ def add_fast_flag(parser):
                         metavar="boolean", help="false: the chapter's plain code (default true)")
 
 
-def hand_over(name, argv):
+def hand_over(name, argv, function="main"):
     """Go on as another command of the package, such as "nanoseek.lab.arena"; return its code."""
-    return importlib.import_module(name).main(argv)
+    return getattr(importlib.import_module(name), function)(argv)
 
 
 @contextlib.contextmanager

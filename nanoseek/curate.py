@@ -23,9 +23,6 @@ and neither the quality rules nor the cutting of boilerplate and passages touch 
 import collections
 import dataclasses
 import hashlib
-import json
-import os
-import pathlib
 import re
 
 from nanoseek import cli, duplicates
@@ -44,7 +41,6 @@ class CurateConfig:
     boilerplate: int = setting(5, "documents that share a first or last line until it is cut")
     threshold: float = setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
     passage_bytes: int = setting(300, "length from which a repeated passage is cut out")
-    remix: float = setting(1.0, "weights in the report: 1 by size, 0 all alike", least=0, most=1)
 
     def __post_init__(self):
         cli.check_limits(self)
@@ -229,55 +225,9 @@ def finished(report, kept, config):
         sizes[document["source"]] += size
     rules = {name: f"{least} to {most} ({source})"
              for name, (least, most, source) in cleaning.LIMITS.items()}
-    return report | {"bytes by source": dict(sizes), "weights": source_weights(sizes, config.remix),
-                     "rules": rules, "config": dataclasses.asdict(config)}
-
-
-def source_weights(sizes, exponent=1.0):
-    """Turn {source: bytes} into {source: share}, shares in proportion to bytes ** exponent.
-
-    >>> source_weights({"web": 90, "books": 10}, 0.5)
-    {'web': 0.75, 'books': 0.25}
-    """
-    raised = {source: size ** exponent for source, size in sizes.items() if size}
-    return {source: value / sum(raised.values()) for source, value in raised.items()}
-
-
-def table(report):
-    """Return the report as lines for the screen: in, what went and why, out, with bars by bytes."""
-    totals = report["totals"]
-    rows = [("in", totals["in"]),
-            *((f"- {name}", entry) for name, entry in report["removed"].items()),
-            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()),
-            *((name, entry) for name, entry in totals.items() if name.startswith("out"))]
-    scale = 20 / max(1, totals["in"]["bytes"])
-    return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
-                     f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * round(scale * entry['bytes'])}"
-                     for name, entry in rows)
-
-
-def main(argv=None):
-    """Curate a file of JSON lines into another, with curation.json beside it."""
-    from nanoseek import corpus
-    from nanoseek.fast import pairs
-    parser = cli.Parser("nanoseek.curate", "Clean raw documents and hold some of them out.")
-    parser.add_argument("input", help="raw documents, JSON lines")
-    parser.add_argument("output", help="the file to write, such as clean.jsonl")
-    cli.add_flags(parser, CurateConfig)
-    cli.add_fast_flag(parser)
-    args = parser.parse_args(argv)
-    config = cli.from_flags(CurateConfig, args)
-    output = pathlib.Path(args.output)
-    cli.check_output(output, args.input)
-    cli.check_output(output.with_name("curation.json"), args.input, output)
-    kept, report = curate(corpus.read_documents(args.input), config,
-                          (pairs if args.fast else duplicates).find_near_duplicates)
-    corpus.write_documents(kept, output)
-    with cli.writing(output.with_name("curation.json")) as new:
-        new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.utime(output)  # for make: newer than its input, even where nothing changed
-    print(table(report))
+    return report | {"bytes by source": dict(sizes), "rules": rules,
+                     "config": dataclasses.asdict(config)}
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: cli.hand_over("nanoseek.lab.stages", None, "clean"))

@@ -326,7 +326,7 @@ def _weights(weights, entries):
 
 def main(argv=None):
     from nanoseek.cli import hand_over
-    return hand_over("nanoseek.lab.data_command", argv)
+    return hand_over("nanoseek.lab.stages", argv, "encode")
 
 
 if __name__ == "__main__":

@@ -254,4 +254,4 @@ class Tokenizer:
 
 if __name__ == "__main__":
     from nanoseek.cli import hand_over, run
-    run(lambda: hand_over("nanoseek.lab.tokenizer_command", None))
+    run(lambda: hand_over("nanoseek.lab.stages", None, "learn_tokenizer"))

@@ -10,6 +10,7 @@ import sys
 import pytest
 from sample_texts import GOOD, documents_of
 
+from nanoseek.lab import stages
 from nanoseek import corpus, curate as installed
 from nanoseek.corpus import cleaning
 from nanoseek.corpus.stories import stories
@@ -149,9 +150,11 @@ def test_the_report_accounts_for_every_document(module):
     assert sum(e["documents"] for e in removed.values()) == len(dirty) - len(kept)
     assert all(1 <= len(entry["examples"]) <= 3 for entry in removed.values())
     assert totals["out"]["bytes"] == sum(len(d["text"].encode()) for d in kept)
-    assert sum(report["weights"].values()) == pytest.approx(1)
+    sizes = {name: sum(len(d["text"].encode()) for d in kept if d["source"] == name)
+             for name in report["bytes by source"]}
+    assert report["bytes by source"] == sizes and sum(sizes.values()) == totals["out"]["bytes"]
     json.dumps(report, allow_nan=False)
-    lines = module.table(report).splitlines()
+    lines = stages.curation_table(report).splitlines()
     assert len(lines) == len(totals) + len(removed) + len(report["cut"])
 
 
@@ -166,7 +169,7 @@ def test_documents_that_cannot_be_curated_are_refused(module, documents, message
 
 
 @pytest.mark.parametrize("setting", [{"held_out": 1.0}, {"held_out": -0.1}, {"threshold": 2.0},
-                                     {"passage_bytes": 5}, {"boilerplate": 1}, {"remix": -1.0}])
+                                     {"passage_bytes": 5}, {"boilerplate": 1}])
 def test_settings_out_of_range_are_refused(module, setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         module.CurateConfig(**setting)
@@ -193,11 +196,6 @@ def test_a_long_document_and_many_copies(module):
     documents = [{"text": long, "source": "s"}] + [{"text": GOOD[1], "source": "s"}] * 30_000
     kept, report = module.curate(documents)
     assert len(kept) == 2 and report["removed"]["copy"]["documents"] == 29_999
-
-
-def test_remixing_raises_small_sources(module):
-    assert module.source_weights({"a": 81, "b": 16}, 0.25) == {"a": 0.6, "b": 0.4}
-    assert module.source_weights({"a": 3, "b": 1, "c": 0}) == {"a": 0.75, "b": 0.25}
 
 
 # The command -------------------------------------------------------------------------------

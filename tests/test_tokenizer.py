@@ -435,7 +435,7 @@ def test_command_line(module, tmp_path):
 
 
 def test_the_command_writes_a_whole_file_or_none(tmp_path, monkeypatch):
-    command = importlib.import_module("nanoseek.lab.tokenizer_command")
+    command = importlib.import_module("nanoseek.lab.stages")
     (tmp_path / "good.txt").write_text("a good text, a good text")
     path = tmp_path / "t.json"
     path.write_text("what stood there")
@@ -446,7 +446,7 @@ def test_the_command_writes_a_whole_file_or_none(tmp_path, monkeypatch):
 
     monkeypatch.setattr(command.FastTokenizer, "save", half)
     with pytest.raises(OSError):
-        command.main(["train", str(tmp_path / "good.txt"), str(path), "--vocab_size", "258"])
+        command.learn_tokenizer(["train", str(tmp_path / "good.txt"), str(path), "--vocab_size", "258"])
     assert path.read_text() == "what stood there"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.txt", "t.json"]
 
@@ -454,11 +454,11 @@ def test_the_command_writes_a_whole_file_or_none(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pattern", [r"\w+", r"[[:punct:]]+", r"(?m)^a", r"\p{N}{1,3}+", r"[\s--a]",
                                      r"\h+", r"(a)\1", "a(", "[a"])
 def test_patterns_that_would_mean_something_else(tmp_path, pattern):
-    command = importlib.import_module("nanoseek.lab.tokenizer_command")
+    command = importlib.import_module("nanoseek.lab.stages")
     (tmp_path / "good.txt").write_text("a good text, a good text")
     with pytest.raises(ValueError, match="the split pattern"):
-        command.main(["train", str(tmp_path / "good.txt"), str(tmp_path / "t.json"),
-                      "--pattern", r"\p{L}+", pattern])
+        command.learn_tokenizer(["train", str(tmp_path / "good.txt"), str(tmp_path / "t.json"),
+                                 "--pattern", r"\p{L}+", pattern])
     assert not (tmp_path / "t.json").exists()
 
 

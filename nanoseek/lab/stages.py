@@ -1,0 +1,114 @@
+"""The commands of three stages: raw documents → clean ones → a tokenizer → token shards.
+
+    python -m nanoseek.curate raw.jsonl clean.jsonl                  # and curation.json beside it
+    python -m nanoseek.tokenizer train clean.jsonl tokenizer.json --vocab_size 4096
+    python -m nanoseek.data clean.jsonl tokenizer.json tokens
+"""
+
+import json
+import os
+import pathlib
+import sys
+import warnings
+
+import regex
+
+from nanoseek import cli, duplicates
+from nanoseek.corpus.documents import read_documents, with_progress, write_documents
+from nanoseek.corpus.own_text import read_text
+from nanoseek.curate import CurateConfig, curate
+from nanoseek.fast import pairs
+from nanoseek.fast.bpe import FastTokenizer
+from nanoseek.lab.foreign_tokenizer import READ_OTHERWISE
+from nanoseek.tokenizer import DEFAULT_PATTERN, Tokenizer
+
+
+def clean(argv=None):
+    """Curate a file of JSON lines into another, with curation.json beside it."""
+    parser = cli.Parser("nanoseek.curate", "Clean raw documents and hold some of them out.")
+    parser.add_argument("input", help="raw documents, JSON lines")
+    parser.add_argument("output", help="the file to write, such as clean.jsonl")
+    cli.add_flags(parser, CurateConfig)
+    cli.add_fast_flag(parser)
+    args = parser.parse_args(argv)
+    output = pathlib.Path(args.output)
+    cli.check_output(output, args.input)
+    cli.check_output(output.with_name("curation.json"), args.input, output)
+    kept, report = curate(read_documents(args.input), cli.from_flags(CurateConfig, args),
+                          (pairs if args.fast else duplicates).find_near_duplicates)
+    write_documents(kept, output)
+    with cli.writing(output.with_name("curation.json")) as new:
+        new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.utime(output)  # for make: newer than its input, even where nothing changed
+    print(curation_table(report))
+
+
+def curation_table(report):
+    """Return the report as lines for the screen: in, what went and why, out, with bars by bytes."""
+    totals = report["totals"]
+    rows = [("in", totals["in"]),
+            *((f"- {name}", entry) for name, entry in report["removed"].items()),
+            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()),
+            *((name, entry) for name, entry in totals.items() if name.startswith("out"))]
+    scale = 20 / max(1, totals["in"]["bytes"])
+    return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
+                     f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * round(scale * entry['bytes'])}"
+                     for name, entry in rows)
+
+
+def check_pattern(pattern):
+    """Raise ValueError for a pattern that is none, or that has another meaning in `tokenizers`."""
+    odd = regex.search(READ_OTHERWISE, pattern)
+    if odd:
+        raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
+    try:
+        regex.compile(pattern, regex.V1)
+    except regex.error as error:
+        raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
+
+
+def learn_tokenizer(argv=None):
+    """Documents → tokenizer.json."""
+    parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents not held out.")
+    parser.add_argument("command", choices=["train"])
+    parser.add_argument("documents", help="a .jsonl of {text, source, split}, a text, or a folder")
+    parser.add_argument("tokenizer", help="the tokenizer.json to write")
+    parser.add_argument("--vocab_size", type=int, default=2048, help="ids in all (default 2048)")
+    parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
+    parser.add_argument("--pattern", nargs="+", default=[DEFAULT_PATTERN],
+                        help="how to cut text into chunks; several run one after another")
+    cli.add_fast_flag(parser)
+    args = parser.parse_args(argv)
+    cli.check_output(args.tokenizer, args.documents)
+    if not args.tokenizer.endswith(".json"):  # documents .jsonl: were the two swapped?
+        raise ValueError(f"{args.tokenizer}: give the tokenizer to write a name in .json")
+    for pattern in args.pattern:
+        check_pattern(pattern)
+    read = read_documents if args.documents.endswith(".jsonl") else read_text
+    texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+    tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
+        texts, args.vocab_size, pattern=args.pattern, progress=cli.say,
+        max_token_length=args.max_token_length)
+    with cli.writing(args.tokenizer) as new:
+        tokenizer.save(new)
+    print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")
+
+
+def encode(argv=None):
+    """Encode documents into token shards."""
+    from nanoseek.data import write_shards  # it imports torch, which the others need not wait for
+    parser = cli.Parser("nanoseek.data", "Encode clean documents into token shards.")
+    parser.add_argument("clean", help="documents, JSON lines")
+    parser.add_argument("tokenizer", help="tokenizer.json")
+    parser.add_argument("folder", help="where the shards and manifest.json go")
+    cli.add_fast_flag(parser)
+    args = parser.parse_args(argv)
+    tokenizer = (FastTokenizer if args.fast else Tokenizer).load(args.tokenizer)
+    manifest = write_shards(with_progress(read_documents(args.clean)), tokenizer.encode_batch,
+                            args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
+                            batched=True)
+    for split, sources in manifest["splits"].items():
+        for source, entry in sources.items():
+            print(f"{split:<9}{source:<16}{entry['documents']:>10,} documents"
+                  f"{entry['tokens']:>12,} tokens{entry['bytes']:>12,} bytes")
