@@ -4,13 +4,12 @@
 
 Any folder may enter: a run, a checkpoint, a Llama folder of others with its tokenizer.json; all is
 counted per byte of text, so vocabularies may differ. Every model is held against the first, in
-pairs: the same documents (a randomization test on the sign of each difference: Fisher 1935), the
-same questions and the same beginnings of stories (McNemar's exact test, 1947). Many comparisons
-find a difference by chance now and then; Holm's rule (1979) keeps the chance of even one such
-find over the whole table below 5%. Where it finds none, the table says so.
+pairs: on the same documents, the same questions, the same beginnings of stories, with a
+randomization test on the sign of each difference (Fisher 1935). Many comparisons find a difference
+by chance now and then; Holm's rule (1979) keeps the chance of even one such find over the whole
+table below 5%. Where it finds none, the table says so.
 """
 
-import math
 import time
 from typing import NamedTuple
 
@@ -33,11 +32,12 @@ over the stories: how much of the way from the unigram model of the run's tokens
 
 
 class Row(NamedTuple):
-    """A line of the table; tests: for each model but the first (p, its sign: 1 if it is better)."""
+    """A line of the table; pairs: an array for each model, of which the same places are to be
+    compared, more being better; () where chance plays no part."""
 
     label: str
     cells: list
-    tests: list = []
+    pairs: list = ()
 
 
 # --- Two models in pairs ------------------------------------------------------------------------
@@ -52,30 +52,23 @@ def sign_test(differences, resamples=9999, seed=0):
     return (extreme + 1) / (resamples + 1)
 
 
-def mcnemar(a, b):
-    """Return the exact two-sided p that two sets of right and wrong answers differ by chance."""
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2 ** n)
-
-
-def holm(tests):
-    """Return for each (p, sign) its sign, 0 where it does not stand against Holm's threshold."""
-    order, found = sorted(range(len(tests)), key=lambda n: tests[n][0]), [0] * len(tests)
+def holm(differences):
+    """Return for each array of paired differences the sign of its sum, 0 where the difference does
+    not stand against Holm's threshold."""
+    p_values = [sign_test(values) for values in differences]
+    signs, order = [0] * len(p_values), sorted(range(len(p_values)), key=p_values.__getitem__)
     for rank, n in enumerate(order):
-        if tests[n][0] > LEVEL / (len(tests) - rank):
+        if p_values[n] > LEVEL / (len(order) - rank):
             break
-        found[n] = tests[n][1]
-    return found
+        signs[n] = int(np.sign(sum(differences[n])))
+    return signs
 
 
 # --- The rows -----------------------------------------------------------------------------------
 
 def answer_row(label, right):
     """Return the Row of right and wrong answers, a boolean array for each model."""
-    return Row(label, [format_share(values) for values in right],
-               [(mcnemar(right[0], r), int(np.sign(r.sum() - right[0].sum()))) for r in right[1:]])
+    return Row(label, [format_share(values) for values in right], [values * 1 for values in right])
 
 
 def byte_rows(subjects, documents):
@@ -85,9 +78,7 @@ def byte_rows(subjects, documents):
         scores, nats = zip(*(score(s, source, several) for s in subjects))
         floor = scores[0].floor
         rows.append(Row(f"bits per byte of {source}" + (f" (floor {floor:.3f})" if floor else ""),
-                        [f"{s.bits_per_byte:.3f}" for s in scores],
-                        [(sign_test(n - nats[0]), int(np.sign(nats[0].sum() - n.sum())))
-                         for n in nats[1:]]))
+                        [f"{s.bits_per_byte:.3f}" for s in scores], [-each for each in nats]))
         for found, s in zip(ways, scores):
             found += [] if s.way_to_floor is None else [s.way_to_floor]
     return rows, Row("way to the floor", [f"{np.mean(w):.0%}" if w else "-" for w in ways])
@@ -142,9 +133,9 @@ def cost_rows(folders):
 
 def verdicts(names, rows):
     """Return {(row number, model number): sign} and a sentence for each model but the first."""
-    tested, signs, lines = [n for n, row in enumerate(rows) if row.tests], {}, []
+    tested, signs, lines = [n for n, row in enumerate(rows) if row.pairs], {}, []
     for model, name in enumerate(names[1:], start=1):
-        found = holm([rows[n].tests[model - 1] for n in tested])
+        found = holm([rows[n].pairs[model] - rows[n].pairs[0] for n in tested])
         signs |= {(n, model): sign for n, sign in zip(tested, found)}
         parts = [f"{word} in {', '.join(labels)}" for word, sign in (("better", 1), ("worse", -1))
                  if (labels := [rows[n].label.split(" (")[0]
