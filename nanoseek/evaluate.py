@@ -156,17 +156,13 @@ def evaluate(model, folder):
 
 def format_scores(scores):
     """Return the scores as a table for the screen."""
-    def or_dash(value, form):
-        return "-" if value is None else format(value, form)
-
-    lines = [f"{'held-out source':<18}{'documents':>10}{'bits/byte':>11}{'floor':>8}"
-             f"{'above':>8}{'unigram':>9}{'way':>7}"]
+    rows = [("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
     for source, s in scores.items():
-        above = f"{s.bits_per_byte / s.floor - 1:+.1%}" if s.floor else "-"
-        lines.append(
-            f"{source:<18}{s.documents:>10,}{s.bits_per_byte:>11.3f}"
-            f"{or_dash(s.floor, '.3f'):>8}{above:>8}{or_dash(s.unigram, '.3f'):>9}"
-            f"{or_dash(s.way_to_floor, '.0%'):>7}")
+        above = s.bits_per_byte / s.floor - 1 if s.floor else None
+        rows.append((source, f"{s.documents:,}", f"{s.bits_per_byte:.3f}", *(
+            "-" if value is None else format(value, form) for value, form in (
+                (s.floor, ".3f"), (above, "+.1%"), (s.unigram, ".3f"), (s.way_to_floor, ".0%")))))
+    lines = ["{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format(*row) for row in rows]
     if any(s.floor for s in scores.values()):
         lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
                      "over it;\nway: how much of the way from the unigram model to the floor")

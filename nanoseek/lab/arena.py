@@ -32,8 +32,8 @@ over the stories: how much of the way from the unigram model of the run's tokens
 
 
 class Row(NamedTuple):
-    """A line of the table; pairs: an array for each model, of which the same places are to be
-    compared, more being better; () where chance plays no part."""
+    """A line of the table; pairs: an array for each model, to be compared place by place, more
+    being better; () where chance plays no part."""
 
     label: str
     cells: list
@@ -60,7 +60,7 @@ def holm(differences):
     for rank, n in enumerate(order):
         if p_values[n] > LEVEL / (len(order) - rank):
             break
-        signs[n] = int(np.sign(sum(differences[n])))
+        signs[n] = int(np.sign(differences[n].sum()))
     return signs
 
 
@@ -68,7 +68,7 @@ def holm(differences):
 
 def answer_row(label, right):
     """Return the Row of right and wrong answers, a boolean array for each model."""
-    return Row(label, [format_share(values) for values in right], [values * 1 for values in right])
+    return Row(label, [format_share(each) for each in right], [each.astype(int) for each in right])
 
 
 def byte_rows(subjects, documents):
@@ -114,7 +114,7 @@ def speed(subject, count=150):
 
 def cost_rows(folders):
     """Return the Rows of what the training cost, by each run's cost.json; - where it has none."""
-    rows = {"seconds": [], "FLOPs": [], "dollars": []}
+    bills = []
     for folder in folders:
         path = find_in_run(folder, "cost.json")
         try:
@@ -123,10 +123,10 @@ def cost_rows(folders):
                 "seconds", "flops", "dollars_rent", "dollars_electricity"))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged: train anew, or remove it") from None
-        rows["seconds"].append(f"{seconds:,.0f}" if seconds else "-")
-        rows["FLOPs"].append(f"{flops:.2e}" if flops else "-")
-        rows["dollars"].append(f"{rent + electricity:.5f}" if rent + electricity else "-")
-    return [Row(f"training, {name}", cells) for name, cells in rows.items()]
+        bills.append((seconds, flops, rent + electricity))
+    return [Row(f"training, {name}", [form.format(n) if n else "-" for n in numbers])
+            for name, form, numbers in zip(("seconds", "FLOPs", "dollars"),
+                                           ("{:,.0f}", "{:.2e}", "{:.5f}"), zip(*bills))]
 
 
 # --- On the screen ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_jso
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.evaluate import held_out, nats
 from nanoseek.lab.subject import spare_threads
+from nanoseek.scale.folder import read_log
 from nanoseek.tokenizer import Tokenizer
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
@@ -59,27 +60,23 @@ SYMPTOMS = {("held-out over training", 1): "copies",
 # --- What a run left ----------------------------------------------------------------------------
 
 def read_rows(folder):
-    """Return the rows of a run's log.jsonl, but for a last line that is cut off.
+    """Return the rows of a run's log.jsonl, but for a last one that is cut off.
 
-    Raises ValueError for a log that is missing or empty, or has a row missing or damaged.
+    Raises ValueError where there are none, or one is missing or damaged.
     """
-    path, rows = pathlib.Path(folder) / "log.jsonl", []
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: it holds no log.jsonl")
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    rows = [{"held_out": {}} | row for row in read_log(folder)]
+    if not rows:
+        raise ValueError(f"{folder} is no run: it holds no log.jsonl with rows")
+    for number, row in enumerate(rows, start=1):
         try:
-            row = {"held_out": {}} | json.loads(line)
             values = [row["learning_rate"], *row["held_out"].values()]
             values += {row["loss"], row["gradient_norm"]} - {None}  # None: the step was skipped
             sound = row["step"] == number and all(type(v) in (int, float) for v in values)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise ValueError(f"{path}: the row of step {number} is missing or damaged, so the run "
-                             "cannot be judged")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} holds no rows: name a run that has been trained")
+            raise ValueError(f"{folder}: in log.jsonl the row of step {number} is missing or "
+                             "damaged, so the run cannot be judged")
     return rows
 
 
@@ -95,8 +92,7 @@ class Record:
         self.model = newest and load_model(newest)
         self.tokens = pathlib.Path(self.config.get("tokens") or self.folder / "tokens")
         self.manifest = read_manifest(self.tokens)
-        self.tokenizer_path = (newest or self.tokens.parent) / "tokenizer.json"
-        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.tokenizer = Tokenizer.load((newest or self.tokens.parent) / "tokenizer.json")
         self.stories = [source for source, entry in self.manifest["splits"]["held_out"].items()
                         if entry["log2_probability"] is not None]
 
@@ -160,20 +156,19 @@ def held_out_at(rows, source, step):
 
 
 def _measure_model(run):
-    found, copied, inputs = {}, 0, 0
+    found, repeated = {}, []
     for source in run.stories:
-        bits = []
+        bits = []  # up to a factor
         for split in ("held_out", "train"):
             documents = held_out(run.tokens, SCORED_TOKENS, split)[source]
             size = sum(len(run.tokenizer.decode_bytes(ids[1:-1])) for ids in documents)
-            bits.append(nats(run.model, documents) / math.log(2) / max(1, size))
+            bits.append(nats(run.model, documents) / max(1, size))
         found[f"held-out over training bits per byte, {source}"] = bits[0] / bits[1]
         for ids in held_out(run.tokens, 2000)[source]:
             ids = torch.from_numpy(ids[:run.model.config.max_position_embeddings])
             with torch.inference_mode():
-                copied += int((run.model(ids[None])[0].argmax(-1) == ids).sum())
-            inputs += len(ids)
-    return found | ({"repeats its input, share": copied / inputs} if inputs else {})
+                repeated += (run.model(ids[None])[0].argmax(-1) == ids).tolist()
+    return found | ({"repeats its input, share": statistics.fmean(repeated)} if repeated else {})
 
 
 # --- What holds for every run -------------------------------------------------------------------
@@ -191,14 +186,12 @@ def sees_the_future(model):
 
 
 def foreign_tokenizer(run):
-    """Tell whether the run's tokenizer.json did not write its tokens."""
-    known = run.manifest["tokenizer_sha256"]
-    if known and known != hashlib.sha256(run.tokenizer_path.read_bytes()).hexdigest():
-        return True
+    """Tell whether the run's tokenizer.json did not write its tokens: text gets other ids."""
+    documents = [ids[1:-1].tolist() for several in held_out(run.tokens, 2000).values()
+                 for ids in several]
     try:
         return any(list(run.tokenizer.encode(run.tokenizer.decode(ids))) != ids
-                   for documents in held_out(run.tokens, 2000).values()
-                   for ids in (document[1:-1].tolist() for document in documents))
+                   for ids in documents)
     except ValueError:  # an id that it does not have
         return True
 

@@ -1,27 +1,22 @@
-"""What `python -m nanoseek.evaluate RUN` prints: scores, samples, judged stories, cloze answers.
+"""What `python -m nanoseek.evaluate RUN` prints: scores, samples, cloze answers.
 
     texts = continue_texts(subject, ["Once", "从前"], max_new_tokens=100)
     right = answer(subject, questions(50))                # of each question, True or False
 
-A low loss does not yet say that a model follows a story. Stories that it writes can be checked by
-the grammar's rules (corpus/stories.py), and questions with one right answer (cloze.py) test one
-ability each. Both give a share of a count, which comes with an interval.
+A low loss does not yet say that a model follows a story: questions with one right answer
+(cloze.py) test one ability each. Their shares come with an interval.
 """
 
-import itertools
 import math
 import os
 
 import numpy as np
 
 from nanoseek.cli import Parser, add_fast_flag, say
-from nanoseek.corpus.stories import check_story
 from nanoseek.evaluate import evaluate, format_scores, held_out, piece_nats
 from nanoseek.generate import SAMPLING, generate_many
 from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.lab.subject import open_subject, spare_threads, trained_on
-
-SIDE_BY_SIDE = 100  # texts written at once: larger batches gain little
 
 
 # --- Texts of its own ---------------------------------------------------------------------------
@@ -33,43 +28,25 @@ def opening(text, words=1):
 
 
 def continue_texts(subject, openings, max_new_tokens):
-    """Return a text for each opening, that included, with the settings of `make sample`.
-
-    Openings of equally many ids are continued side by side.
-    """
+    """Return a text for each opening, that included, with the settings of `make sample`."""
     prompts = [subject.ids(text, whole=False).tolist() for text in openings]
-    texts, by_length = [""] * len(prompts), lambda number: len(prompts[number])
-    for _, group in itertools.groupby(sorted(range(len(prompts)), key=by_length), by_length):
-        numbers = list(group)
-        for start in range(0, len(numbers), SIDE_BY_SIDE):
-            batch = numbers[start:start + SIDE_BY_SIDE]
-            written = generate_many(subject.model, [prompts[n] for n in batch], max_new_tokens,
-                                    stop_ids=[subject.end], seed=start, **SAMPLING)
-            for n, ids in zip(batch, written):  # a padded vocabulary has ids without text
-                texts[n] = openings[n] + subject.tokenizer.decode(
-                    [i for i in ids if i < subject.tokenizer.vocab_size])
-    return texts
+    written = generate_many(subject.model, prompts, max_new_tokens, [subject.end], **SAMPLING)
+    size = subject.tokenizer.vocab_size  # a padded vocabulary has ids without text
+    return [text + subject.tokenizer.decode([i for i in ids if i < size])
+            for text, ids in zip(openings, written)]
 
 
-def print_samples(subject, stories, count, judged):
-    """Print `count` samples of each source, unpicked, and for stories how many of `judged` hold
-    together.
+def print_samples(subject, count, stories):
+    """Print `count` texts of each source, unpicked, that begin as held-out documents do.
 
-    The first words of held-out documents are the prompts; stories: the sources whose texts the
-    story checker can judge.
+    stories: the sources whose texts may fill the model's context.
     """
     for source, documents in held_out(subject.tokens).items():
-        story = source in stories
         starts = [opening(subject.tokenizer.decode(documents[n % len(documents)][1:40]))
-                  for n in range(max(count, judged if story else 0))]
-        length = subject.model.config.max_position_embeddings if story else 120
+                  for n in range(count)]
+        length = subject.model.config.max_position_embeddings if source in stories else 120
         texts = continue_texts(subject, starts, length)
-        if count:
-            print(f"\n{source}, the first {count} samples", *texts[:count], sep="\n")
-        if story and judged:
-            good = sum(not check_story(text) for text in texts)
-            print(f"{source}: {good} of {len(texts)} sampled stories are consistent "
-                  f"({good / len(texts):.1%})")
+        print(f"\n{source}, the first {count} samples", *texts, sep="\n")
 
 
 # --- Cloze questions ----------------------------------------------------------------------------
@@ -132,13 +109,12 @@ def main(argv):
                     "the health of a run.")
     parser.add_argument("folder", help="a run or one of its checkpoints")
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
-    parser.add_argument("--judged", type=int, default=0, help="stories of each language to check")
     parser.add_argument("--cloze", type=int, default=50,
                         help="questions of each ability and language, for models of stories")
     add_fast_flag(parser)
     args = parser.parse_args(argv)
-    if min(args.samples, args.judged, args.cloze) < 0:
-        parser.error("samples, judged and cloze must be at least 0")
+    if min(args.samples, args.cloze) < 0:
+        parser.error("samples and cloze must be at least 0")
     subject = open_subject(args.folder, args.fast)
     if subject.tokens is None:
         raise ValueError(f"{args.folder} belongs to no run with tokens: score it on text of your "
@@ -148,9 +124,9 @@ def main(argv):
     scores = evaluate(subject.model, subject.tokens)
     print(format_scores(scores))
     stories = [source for source, score in scores.items() if score.floor]
-    if args.samples or args.judged:
+    if args.samples:
         say("writing samples")
-        print_samples(subject, stories, args.samples, args.judged)
+        print_samples(subject, args.samples, stories)
     if args.cloze and stories:
         say("asking cloze questions")
         items = questions(args.cloze, avoid=trained_on(args.folder))

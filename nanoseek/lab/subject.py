@@ -76,16 +76,20 @@ def spare_threads(*models):
 
 def find_in_run(folder, name):
     """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
-    its tokens from another run; None where there is none."""
+    its tokens from elsewhere; None where there is none."""
     folder = pathlib.Path(folder)
-    places = [folder, *[folder.parent.parent] * (folder.parent.name == "checkpoints")]
+    paths = [folder / name]
+    if folder.parent.name == "checkpoints":
+        paths.append(folder.parent.parent / name)
     state = find_checkpoint(folder) / "trainer.json"
     if name != "cost.json" and state.is_file():  # another run's bill is not this one's
         config = read_json(state).get("config")
         if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
             raise ValueError(f"{state} is damaged: it holds no config of a run")
-        places += [pathlib.Path(config["tokens"]).parent] if config.get("tokens") else []
-    return next((place / name for place in places if (place / name).is_file()), None)
+        if config.get("tokens"):
+            tokens = pathlib.Path(config["tokens"])
+            paths += [tokens.parent / name, tokens / paths[0].name]
+    return next((path for path in paths if path.is_file()), None)
 
 
 # --- Documents ----------------------------------------------------------------------------------

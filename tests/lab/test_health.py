@@ -155,7 +155,7 @@ def test_a_loss_below_the_floor_means_that_the_future_leaks(bench):
      "row of step 10 is missing or damaged"),
     (lambda lines: "".join(lines[:9]) + lines[9].replace("}", ', "held_out": [1]}'),
      "row of step 10 is missing or damaged"),
-    (lambda lines: "", "holds no rows")])
+    (lambda lines: "", "no log.jsonl with rows")])
 def test_a_damaged_log_is_one_clear_line(bench, tmp_path, capsys, change, message):
     run = copy_run(bench, tmp_path, change)
     (tmp_path / "bands.json").write_text(json.dumps(bench[4]))
