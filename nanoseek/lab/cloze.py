@@ -95,15 +95,16 @@ class _TracedStory(Writer):
         """Tell whether the grammar allows this sentence in place of sentence `number`."""
         return bool(self.plan.steps(self.places[number], sentence, self.plan.reader))
 
-    def rewrite(self, first, end, word):
+    def rewrite(self, first, end, entry_of):
         """Return the text from the piece `first` to the character `end` with other words.
 
-        word(piece, slot): what shall stand in a slot, None for what stood there.
+        entry_of(piece, slot): whose word shall stand in a slot, None for what stood there.
         """
         parts = []
         for piece in range(first, bisect.bisect_left(self.begins, end)):
-            new = word(piece, self.slots[piece]) if piece in self.slots else None
-            parts.append(self.out[piece][:end - self.begins[piece]] if new is None else new)
+            slot = self.slots.get(piece)
+            entry = entry_of(piece, slot) if slot and slot.key else None
+            parts.append(entry[slot.key] if entry else self.out[piece][:end - self.begins[piece]])
         return "".join(parts)
 
 
@@ -113,7 +114,7 @@ def _pieces_in_question(story, ability, number):
     For the season they were chosen to fit a season named before. Else a word returns there that
     was named before, for the first time in its sentence; he and she take turns, as he is commoner.
     """
-    keys, lists = KEYS.get(ability, ((), ()))
+    keys, lists = KEYS.get(ability, [(), ()])
     gender = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))[number % 2]
     found = {}
     for piece, slot in story.slots.items():
@@ -139,30 +140,28 @@ def _other_words(story, piece, ability):
     The story's own words come first, then draws from what the right one was drawn from.
     """
     slot, variables = story.slots[piece], story.grammar.variables
-    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [None])[0]
+    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [()])[0]
     table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
         make_table(*zip(*story.grammar.lists[name]))
     own = [entry for variable, entry in story.state.items()
            if variables[variable] == name and variable != slot.variable]
     end = story.spans[story.sentence_of(piece)][1]
     for entry in itertools.chain(own, (story.choose(table) for _ in range(DRAWS))):
-        def word(here, other):
+        def entry_of(here, other):
             same = here == piece or other.variable == slot.variable != ""
-            if same and other.key and (keys is None or other.key.lstrip("^") in keys):
-                return entry[other.key]
-        yield story.rewrite(piece, end, word)
+            return entry if same and (not keys or other.key.lstrip("^") in keys) else None
+        yield story.rewrite(piece, end, entry_of)
 
 
 def _other_endings(story, donors):
     """Yield the last sentences of other stories, about the people and things of this one."""
-    def word(piece, slot):
-        if slot.variable in story.state and slot.key and not slot.list:
-            return story.state[slot.variable][slot.key]
+    def entry_of(piece, slot):
+        return None if slot.list else story.state.get(slot.variable)
     for _ in range(DRAWS):
         donor = donors[int(story.uniform() * len(donors))]
         begin, end = donor.spans[-1]
         first = bisect.bisect_right(donor.begins, begin) - 1
-        yield donor.rewrite(first, end, word)[max(0, begin - donor.begins[first]):]
+        yield donor.rewrite(first, end, entry_of)[max(0, begin - donor.begins[first]):]
 
 
 # --- Questions ----------------------------------------------------------------------------------
