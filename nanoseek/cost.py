@@ -1,21 +1,19 @@
 """Count what a model costs: parameters, FLOPs, bytes, hours, dollars, kWh.
 
-    tag = price_tag(config, tokens=8e6, seconds=120, ceiling=measure_ceiling())
-    print(format_price_tag(tag))                        # the bill of a run on this machine
-    cost(config, tokens=2e12, gpu="H800")["dollars"]    # the bill of a run on rented GPUs
+    cost(config, tokens=2e12, gpu="H800")["dollars"]                       # on rented GPUs
+    price_tag(config, tokens=8e6, seconds=120, ceiling=measure_ceiling())  # of a run measured here
 
 A config is any object or dict with the fields of Hugging Face's Llama; num_key_value_heads,
 head_dim, tie_word_embeddings (False unless given, as there) and sliding_window are optional.
 
 One convention for FLOPs, everywhere in nanoseek (PaLM, arXiv 2204.02311, appendix B): training
 costs 6 × (parameters in matrix products, the output head among them) + 12·L·d·s per token, where
-L is layers, d = H·D the width of attention, s the length of a row; attention is counted in full
-although half of it is masked. The forward pass is a third of that.
+L is layers, d = heads × head_dim the width of attention, s the length of a row; attention is
+counted in full although half of it is masked. The forward pass is a third of that.
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
-that model FLOPs reach; PUE power of the whole building over the power of its computers; H heads;
-K key-value heads; D head_dim.
+that model FLOPs reach; PUE power of the whole building over the power of its computers.
 """
 
 import json
@@ -34,20 +32,16 @@ MEMORY_CHOICES = {"checkpointing": ("none", "selective", "full"),
                   "precision": ("fp32", "bf16", "fp16"), "optimizer": ("adamw", "muon")}
 
 
-# --- Counting -----------------------------------------------------------------------------------
-
 def _get(config, name, default=None):
     value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
     return default if value is None else value
 
 
-def positive(name, value, most=math.inf, kind=numbers.Real):
+def positive(name, value, kind=numbers.Real):
     """Return a finite number above 0; raise ValueError, with its name, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, kind) \
-            or not 0 < value <= most or value == math.inf:
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
         what = "whole number" if kind is numbers.Integral else "number"
-        limit = f" and at most {most}" * (most < math.inf)
-        raise ValueError(f"{name} is {value!r}: it must be a {what} above 0{limit}")
+        raise ValueError(f"{name} is {value!r}: it must be a finite {what} above 0")
     return value
 
 
@@ -56,7 +50,7 @@ def _field(config, name, default=None):
 
 
 def _widths(config):
-    """Return H·D, the width of the queries, and K·D, that of the keys and of the values."""
+    """Return the width of all heads' queries, and that of the keys, which is that of the values."""
     heads = _field(config, "num_attention_heads")
     if _get(config, "v_head_dim") is not None:  # DeepSeek-V2's and V3's: scores wider than values
         size = sum(_field(config, f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")) // 2
@@ -97,9 +91,8 @@ def flops_per_token(config, context, active_parameters=None):
     """Count the FLOPs of training per token: {"matrices", "attention", "head", "total", "forward",
     "backward", "recomputation"}; the last is what full activation checkpointing adds to "total".
 
-    context is the length of a row; where rows differ, their mean weighted by tokens.
-    active_parameters, for a mixture of experts, replaces the count of matmul parameters, the head's
-    among them.
+    context: length of a row; where rows differ, their mean weighted by tokens. active_parameters:
+    of a mixture of experts, in place of the matmul parameters, the head's among them.
     """
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
                  * _seen(config, positive("context", context)))
@@ -148,12 +141,10 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
     layer, products = _layer_activations(config, each, seen < context)
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
+    # One mask serves all layers. That of a window spans three blocks, each half the window.
+    mask = int(1.5 * seen) if seen < context else context if document_mask else 0
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
-    end = tokens * 4 * (2 * hidden + 1) + 4 * count["embedding"]
-    if seen < context:  # a mask for all layers: of three blocks, each half the window
-        end += int(1.5 * seen) * tokens * each
-    elif document_mask:
-        end += tokens * context * each
+    end = tokens * (4 * (2 * hidden + 1) + mask * each) + 4 * count["embedding"]
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
              "weight_copies": each * matrices if each < 4 else 0,
@@ -182,16 +173,22 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
 
 # --- The bill -----------------------------------------------------------------------------------
 
-def _stated(given, known):
+def _stated(known, given):
     """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
     `known`, {name: (value, source)}, says."""
-    stated = dict(known)
-    for name, value in given.items():
+    for name in given:
         if name not in known:
             raise ValueError(f"unknown assumption {name!r}: choose {', '.join(known)}")
-        if value is not None:
-            stated[name] = positive(name, value, 1 if name == "mfu" else math.inf), "given"
+    stated = {**known, **{name: (positive(name, value), "given") for name, value in given.items()}}
     return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
+
+
+def _spent(hours, rent_name, assumed):
+    """Return what some hours of a machine take, the dollars of its rent under the name given."""
+    kwh = hours * assumed["watts"]["value"] / 1000 * assumed["pue"]["value"]
+    return {"kwh": kwh, "dollars_electricity": kwh * assumed["dollars_per_kwh"]["value"],
+            rent_name: hours * assumed["dollars_per_hour"]["value"],
+            "convention": CONVENTION, "assumptions": assumed}
 
 
 def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, **given):
@@ -202,56 +199,46 @@ def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, *
     """
     speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
-    assumed = _stated(given, ASSUMED)
-    watts, per_kwh, per_hour, pue = (entry["value"] for entry in assumed.values())
     count, each = parameters(config), flops_per_token(config, context)["total"]
-    kwh = watts * pue * seconds / 3.6e6
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
             "context": context, "tokens": tokens, "flops_per_token": each, "flops": each * tokens,
             "seconds": seconds, "flops_per_second": each * speed,
             "ceiling": positive("ceiling", ceiling), "mfu": each * speed / ceiling,
             **({} if peak_bytes is None else {"peak_bytes": peak_bytes}),
-            "kwh": kwh, "dollars_electricity": kwh * per_kwh,
-            "dollars_rent": seconds / 3600 * per_hour,
-            "convention": CONVENTION, "assumptions": assumed}
+            **_spent(seconds / 3600, "dollars_rent", _stated(ASSUMED, given))}
 
 
 def tables():
     """Read cost_tables.json: chips, the usual on them, published bills, claims, with sources."""
-    path = pathlib.Path(__file__).with_name("cost_tables.json")
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: copy it beside cost.py, it holds chips and bills")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(pathlib.Path(__file__).with_name("cost_tables.json").read_text("utf-8"))
 
 
 def rent(flops, gpu=None, **given):
     """Return the bill of computing `flops` on rented GPUs, empty without one.
 
-    given: values for ASSUMED and "mfu", in place of what the tables say. Raises ValueError for a
-    chip that is unknown, or whose power or rent is neither known nor given.
+    given: values for ASSUMED and "mfu", in place of what the tables say; None says nothing. Raises
+    ValueError for a chip that is unknown, or whose power or rent is neither known nor given.
     """
+    given = {name: value for name, value in given.items() if value is not None}
     if gpu is None:
-        idle = [name for name, value in given.items() if value is not None]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} would change nothing: give gpu as well")
+        if given:
+            raise ValueError(f"{', '.join(given)} would change nothing: give gpu as well")
         return {}
     known = tables()
     if gpu not in known["hardware"]:
         raise ValueError(f"unknown GPU {gpu!r}: choose {', '.join(known['hardware'])}")
     chip, usual = known["hardware"][gpu], known["usual_mfu"]
     of_chip = {name: (chip[name], f"{gpu}: {chip['source']}") for name in ASSUMED if name in chip}
-    assumed = _stated(given, {**ASSUMED, **known["rented"], **of_chip,
-                              "mfu": usual.get(gpu, usual["other"])})
+    assumed = _stated({**known["rented"], **of_chip, "mfu": usual.get(gpu, usual["other"])}, given)
     for name, entry in assumed.items():
         if entry["value"] is None:
             raise ValueError(f"{gpu} has no known {name}: give it")
-    watts, per_kwh, per_hour, pue, mfu = (entry["value"] for entry in assumed.values())
-    peak = chip["tflops"] * 1e12
+    peak, mfu = chip["tflops"] * 1e12, assumed["mfu"]["value"]
+    if mfu > 1:
+        raise ValueError(f"mfu is {mfu}: it is a share of the peak, so at most 1")
     hours = flops / (peak * mfu) / 3600
-    kwh = hours * watts / 1000 * pue
-    return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours, "kwh": kwh,
-            "dollars": hours * per_hour, "dollars_electricity": kwh * per_kwh,
-            "convention": CONVENTION, "assumptions": assumed}
+    return {"gpu": gpu, "ceiling": peak, "mfu": mfu, "gpu_hours": hours,
+            **_spent(hours, "dollars", assumed)}
 
 
 def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
@@ -269,59 +256,9 @@ def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
         result["parameters"] = parameters(config)
         result["memory"] = {mode: memory(config, batch, context, mode, precision)
                             for mode in MEMORY_CHOICES["checkpointing"]}
-    if tokens is not None:
+    if tokens is not None or gpu is not None:  # the bill of a GPU depends on how many
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
-    elif gpu is not None:
-        raise ValueError("give tokens: the bill of a gpu depends on how many")
     return {**result, **rent(result.get("flops"), gpu, **given)}
-
-
-# --- On the screen ------------------------------------------------------------------------------
-
-LABELS = (  # the keys of a bill or a plan, their names on the screen, their units
-    ("parameters", "parameters", ""), ("tokens", "tokens", ""), ("context", "row", "tokens"),
-    ("flops", "FLOPs", "FLOP"), ("seconds", "time", "s"), ("flops_per_second", "speed", "FLOP/s"),
-    ("ceiling", "ceiling", "FLOP/s"), ("mfu", "MFU, share of it", "%"),
-    ("peak_bytes", "peak memory", "B"), ("gpu_hours", "GPU-hours", "h"), ("dollars", "rent", "$"),
-    ("kwh", "energy", "Wh"), ("dollars_electricity", "electricity", "$"),
-    ("dollars_rent", "rent of such a machine", "$"))
-
-
-def show(value, unit=""):
-    """Write a number to three figures: 1.24e9 B is "1.24 GB", a bare count "1.24 B"."""
-    if unit == "%":
-        return f"{100 * value:.1f}%"
-    if unit == "$":
-        return f"${value:,.2f}" if value >= 1 else f"${value:.2g}"
-    if unit == "s" and value >= 120:
-        return f"{value / 60:.1f} min" if value < 7200 else show(value / 3600, "h")
-    if unit in ("h", "tokens") and value >= 1000:
-        return f"{value:,.0f} {unit}"
-    value = float(f"{value * (1000 if unit == 'Wh' else 1):.3g}")  # so that 999.9 becomes 1.00 k
-    prefixes = ("", *"kMGTPEZY") if unit else ("", *"kMBT")
-    step = min(len(prefixes) - 1, max(0, math.floor(math.log10(value or 1) / 3)))
-    value /= 1000 ** step
-    places = max(0, 2 - math.floor(math.log10(value or 100)))
-    return f"{value:.{places}f} {prefixes[step]}{unit}".strip()
-
-
-def columns(rows):
-    """Lay out rows of strings in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def format_price_tag(bill, more=()):
-    """Return a bill as a short table, what it counts and assumes below it; more: further rows."""
-    rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
-    rows += [(f"bits per byte, {source}", f"{bits:.3f}")
-             for source, bits in bill.get("bits_per_byte", {}).items()]
-    lines = [columns([*rows, *more])]
-    if "assumptions" in bill:
-        lines += [f"FLOPs: {bill['convention']}", "assuming"]
-        lines += [f"  {name} {entry['value']:.3g}: {entry['source']}"
-                  for name, entry in bill["assumptions"].items()]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

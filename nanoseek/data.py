@@ -16,32 +16,32 @@ token is an input exactly once an epoch; its target is the token stored after it
 
 Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
 batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
-Glossary: *source* a named part of the corpus; *shard* a file of token ids; *row* T tokens.
+Glossary: *source* a named part of the corpus; *shard* a file of the token ids of one source;
+*row* T tokens.
 """
 
 import array
+import collections
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import tempfile
-import typing
 
 import numpy as np
 import torch
 
-SHARD_TOKENS = 1 << 26  # 128 MiB of uint16 a file
 PIECE = 1024  # tokens; attention cannot reach past a piece, so not too few
 LANES, LANE_TOKENS = 64, 8192  # at most so many lanes, of at least so many tokens
 FORMAT, SPLITS = 2, ("train", "held_out")  # of the token folder
-BATCH_DOCUMENTS = 256  # encoded together where the encoder takes several texts
+OURS = r"manifest\.json|(train|held_out)-\d\d+-\w*(-lengths\.npy|-\d+\.bin)"  # its files
+BATCH_DOCUMENTS = 1024  # encoded together where the encoder takes several texts
 
-
-class Batch(typing.NamedTuple):
-    inputs: torch.Tensor  # (B, T) int64
-    targets: torch.Tensor  # (B, T) int64: the token stored after each input
-    document_ids: torch.Tensor  # (B, T) int64: equal where two inputs share a piece of a document
+# Three int64 tensors (B, T): ids, the id stored after each, and numbers that are equal where two
+# inputs share a piece of a document.
+Batch = collections.namedtuple("Batch", "inputs targets document_ids")
 
 
 def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokenizer=None,
@@ -51,40 +51,34 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
     and "log2_probability"; encode: text → ids, or with `batched` texts → lists of ids.
     Ids are stored as uint16 where vocab_size allows, else uint32. `tokenizer` is the tokenizer's
-    file, of which the sha256 is kept. The folder appears when whole; memory stays flat. Raises
-    ValueError when there is no text, when an id lies outside vocab_size, or when the folder holds
-    anything but token shards, which would be lost.
+    file, of which the sha256 is kept. Tokens that stand in the folder are replaced once the new
+    ones are whole; memory stays flat. Raises ValueError when there is no text, or when an id lies
+    outside vocab_size.
     """
-    folder = pathlib.Path(folder).absolute()
-    _check_replaceable(folder)
+    folder = pathlib.Path(folder).resolve()
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name a folder for the tokens")
     folder.parent.mkdir(parents=True, exist_ok=True)
     small = vocab_size is not None and vocab_size <= 1 << 16
     digest = tokenizer and hashlib.sha256(pathlib.Path(tokenizer).read_bytes()).hexdigest()
     manifest = {"format": FORMAT, "dtype": "uint16" if small else "uint32",
                 "vocab_size": vocab_size, "eot_id": eot_id, "tokenizer_sha256": digest}
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as scratch:
-        new = pathlib.Path(scratch, "new")
-        new.mkdir()
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as new:
+        new = pathlib.Path(new)
         manifest["splits"] = _write_sources(_encoded(documents, encode, batched), new, manifest)
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if folder.exists():
-            folder.rename(pathlib.Path(scratch, "old"))
-        new.rename(folder)
+        folder.mkdir(exist_ok=True)
+        # "manifest.json" goes first and comes last: where it is, all that it names is there.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name != "manifest.json"):
+            if re.fullmatch(OURS, path.name):
+                path.unlink()
+        for path in sorted(new.iterdir(), key=lambda path: path.name == "manifest.json"):
+            os.replace(path, folder / path.name)
     return manifest
 
 
-def _check_replaceable(folder):
-    """Raise ValueError unless `folder` is missing, empty, or a token folder and nothing else."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    ours = r"manifest\.json|(train|held_out)-\d\d+-\w*(-lengths\.npy|-\d+\.bin)"
-    other = sorted(name for name in names if not re.fullmatch(ours, name))
-    if folder.is_file() or other or names and "manifest.json" not in names:
-        raise ValueError(f"{folder} is a file or holds more than tokens ({', '.join(other[:3])}), "
-                         "which would be lost: name a folder of their own, as runs/tiny/tokens")
-
-
 def _encoded(documents, encode, batched):
-    """Yield (document, ids)."""
+    """Yield (document, its ids)."""
     documents = iter(documents)
     while group := list(itertools.islice(documents, BATCH_DOCUMENTS if batched else 1)):
         texts = [document["text"] for document in group]
@@ -112,39 +106,30 @@ def _write_sources(encoded, folder, manifest):
 
 
 class _SourceWriter:
-    """Append the documents of one source and split to its shards."""
+    """Appends the documents of one source and split to their shard."""
 
     def __init__(self, folder, name):
-        self.folder, self.name, self.shards, self.file = folder, name, [], None
+        self.folder, self.name, self.sha256 = folder, name, hashlib.sha256()
+        self.file = open(folder / f"{name}-000.bin", "wb")
         self.lengths, self.text_bytes, self.log2_probability = array.array("Q"), 0, 0.0
 
     def add(self, document, ids):
-        if self.file is None or self.file.closed:
-            self.shards.append({"file": f"{self.name}-{len(self.shards):03d}.bin", "tokens": 0})
-            self.file = (self.folder / self.shards[-1]["file"]).open("wb")
-            self.sha256 = hashlib.sha256()
         self.file.write(ids)
         self.sha256.update(ids)
-        self.shards[-1]["tokens"] += len(ids)
         self.lengths.append(len(ids))
         self.text_bytes += len(document["text"].encode("utf-8"))
         self.log2_probability += document.get("log2_probability", float("nan"))  # NaN: unknown
-        if self.shards[-1]["tokens"] >= SHARD_TOKENS:
-            self.close_shard()
-
-    def close_shard(self):
-        self.file.close()
-        self.shards[-1]["sha256"] = self.sha256.hexdigest()
 
     def finish(self):
         """Write the lengths of the documents; return what the manifest says of this source."""
-        self.close_shard()
+        self.file.close()
         path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return {"documents": len(self.lengths), "tokens": int(sum(self.lengths)),
-                "bytes": self.text_bytes, "lengths": path.name, "lengths_sha256": digest,
-                "shards": self.shards, "log2_probability": None if np.isnan(log2) else log2}
+        tokens, digest = int(sum(self.lengths)), hashlib.sha256(path.read_bytes()).hexdigest()
+        shard = {"file": f"{self.name}-000.bin", "tokens": tokens, "sha256": self.sha256.hexdigest()}
+        return {"documents": len(self.lengths), "tokens": tokens, "bytes": self.text_bytes,
+                "lengths": path.name, "lengths_sha256": digest, "shards": [shard],
+                "log2_probability": None if np.isnan(log2) else log2}
 
 
 def read_manifest(folder):
@@ -154,31 +139,29 @@ def read_manifest(folder):
         raise ValueError(f"{folder} holds no manifest.json: build it with python -m nanoseek.data")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        manifest["splits"] = {split: manifest["splits"][split] for split in SPLITS}
-        known = manifest["format"] == FORMAT
+        if manifest["format"] != FORMAT:
+            raise ValueError("it is of an older nanoseek")
+        return manifest | {"splits": {split: manifest["splits"][split] for split in SPLITS}}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): build the tokens again") from None
-    if not known:
-        raise ValueError(f"{folder} is of an older nanoseek: build the tokens again")
-    return manifest
+        raise ValueError(f"{path} is damaged: build the tokens again ({error!r})") from None
 
 
 class TokenStream:
-    """The tokens of one source and split, as memory maps; documents by number.
+    """The tokens of one source and split, as a memory map; documents by number.
 
     Raises ValueError when a file is missing, cut short or (with verify) altered.
     """
 
     def __init__(self, folder, entry, dtype, verify=True):
         folder, itemsize = pathlib.Path(folder), np.dtype(dtype).itemsize
-        maps = [self._open(folder / shard["file"], shard["tokens"] * itemsize,
-                           verify and shard["sha256"]) for shard in entry["shards"]]
-        self.shards = [shard.view(dtype) for shard in maps if len(shard)]
-        self.shard_starts = np.cumsum([0, *map(len, self.shards)])
         self._open(folder / entry["lengths"], None, entry["lengths_sha256"])
         self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.tokens = int(self.lengths.sum())
+        shards = [self._open(folder / shard["file"], shard["tokens"] * itemsize,
+                             verify and shard["sha256"]) for shard in entry["shards"]]
+        # Older versions cut a large source into several files, which memory must hold together.
+        self.ids = (shards[0] if len(shards) == 1 else np.concatenate(shards)).view(dtype)
 
     @staticmethod
     def _open(path, size, sha256):
@@ -195,13 +178,7 @@ class TokenStream:
 
     def read(self, positions):
         """Return the ids at these positions (both int64); after the last token comes the first."""
-        positions = positions % self.tokens
-        shards = np.searchsorted(self.shard_starts, positions, side="right") - 1
-        ids = np.empty(positions.shape, np.int64)
-        for shard in np.unique(shards):
-            here = shards == shard
-            ids[here] = self.shards[shard][positions[here] - self.shard_starts[shard]]
-        return ids
+        return self.ids[positions % self.tokens].astype(np.int64)
 
     def document(self, number):
         """Return the ids (int64) of document `number`."""
@@ -225,25 +202,12 @@ class _Epochs:
     def served(self):
         return (self.epoch + 1) * self.stream.tokens - int(self.unread.sum())
 
-    def take(self, count):
-        """Move `count` tokens on; return where they are: [(epoch, place in the epoch, count)]."""
-        spans = []
-        while count:
-            if not self.unread.any():
-                self.epoch, self.unread = self.epoch + 1, np.diff(self.lane_ends, prepend=0)
-            lane = int(self.unread.argmax())
-            taken = min(count, int(self.unread[lane]))
-            spans.append((self.epoch, int(self.lane_ends[lane] - self.unread[lane]), taken))
-            self.unread[lane] -= taken
-            count -= taken
-        return spans
-
-    def _lay_out(self, epoch):
+    def _lay_out(self):
         """Cut the documents in pieces and shuffle these.
 
         Finds the `starts` of the pieces in the stream and their `places` in the epoch.
         """
-        random, stream = np.random.default_rng([*self.seed, epoch]), self.stream
+        random, stream = np.random.default_rng([*self.seed, self.epoch]), self.stream
         # The first piece of a long document has another length in each epoch, so that the cuts
         # fall elsewhere. In the stream, a piece ends where the next one starts.
         first = PIECE - random.integers(PIECE)
@@ -252,16 +216,22 @@ class _Epochs:
         starts = np.sort(np.concatenate([stream.starts[stream.lengths > 0], *cuts]))
         lengths = np.diff(starts, append=stream.tokens)
         order = random.permutation(len(starts))
-        self.starts, self.laid_out = starts[order], epoch
+        self.starts, self.laid_out = starts[order], self.epoch
         self.places = np.cumsum(lengths[order]) - lengths[order]
 
-    def row(self, spans):
-        """Return (3, T) int64 of what `take` took: inputs, targets, numbers of their pieces."""
+    def row(self, length):
+        """Return the next row, (3, length) int64: inputs, targets, numbers of their pieces."""
         parts, pieces = [], 0  # so many are in the row already
-        for epoch, place, count in spans:
-            if epoch != self.laid_out:
-                self._lay_out(epoch)
-            places = np.arange(place, place + count)
+        while length:
+            if not self.unread.any():
+                self.epoch, self.unread = self.epoch + 1, np.diff(self.lane_ends, prepend=0)
+            if self.epoch != self.laid_out:
+                self._lay_out()
+            lane = int(self.unread.argmax())
+            count = min(length, int(self.unread[lane]))
+            places = self.lane_ends[lane] - self.unread[lane] + np.arange(count)  # in the epoch
+            self.unread[lane] -= count
+            length -= count
             piece = np.searchsorted(self.places, places, side="right") - 1  # of each token
             positions = self.starts[piece] + places - self.places[piece]  # in the stream
             ids = self.stream.read(np.stack((positions, positions + 1)))  # inputs, targets
@@ -311,15 +281,14 @@ class Loader:
         batch_size = self.batch_size if batch_size is None else batch_size
         row_length = self.row_length if row_length is None else row_length
         self._check_sizes(batch_size, row_length)
-        served, rows = {name: epochs.served for name, epochs in self.sources.items()}, []
-        for number in range(batch_size):
+        rows = []
+        for _ in range(batch_size):
             # No chance: the source that is furthest behind its share comes next.
+            served = {name: epochs.served for name, epochs in self.sources.items()}
             total = sum(served.values()) + row_length
             source = max(self.weights, key=lambda name: self.weights[name] * total - served[name])
-            spans = self.sources[source].take(row_length)
-            served[source] += row_length
-            if number % self.world == self.rank:
-                rows.append(self.sources[source].row(spans))
+            rows.append(self.sources[source].row(row_length))
+        rows = rows[self.rank::self.world]  # every rank reads all, and so knows where all stand
         return Batch(*torch.from_numpy(np.stack(rows, axis=1)))  # (3, B, T)
 
     def state_dict(self):
@@ -355,27 +324,8 @@ def _weights(weights, entries):
 
 
 def main(argv=None):
-    from nanoseek import cli
-    from nanoseek.corpus.documents import read_documents, with_progress
-    parser = cli.Parser("nanoseek.data", "Encode clean documents into token shards.")
-    parser.add_argument("clean", help="documents, JSON lines")
-    parser.add_argument("tokenizer", help="tokenizer.json")
-    parser.add_argument("folder", help="where the shards and manifest.json go")
-    cli.add_fast_flag(parser)
-    args = parser.parse_args(argv)
-    if args.fast:
-        from nanoseek.fast.bpe import FastTokenizer as Tokenizer
-    else:
-        from nanoseek.tokenizer import Tokenizer
-    tokenizer = Tokenizer.load(args.tokenizer)
-    manifest = write_shards(with_progress(read_documents(args.clean)), tokenizer.encode_batch,
-                            args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
-                            batched=True)
-    print(f"{'source':<16}{'split':<10}{'documents':>10}{'tokens':>12}{'bytes':>12}{'B/token':>9}")
-    for split, sources in manifest["splits"].items():
-        for source, entry in sources.items():
-            print(f"{source:<16}{split:<10}{entry['documents']:>10,}{entry['tokens']:>12,}"
-                  f"{entry['bytes']:>12,}{entry['bytes'] / max(1, entry['tokens']):>9.2f}")
+    from nanoseek.cli import hand_over
+    return hand_over("nanoseek.lab.data_command", argv)
 
 
 if __name__ == "__main__":

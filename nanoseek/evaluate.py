@@ -135,8 +135,8 @@ def unigram_nats(folder, source, documents, vocab_size):
                          f"but the model's has {vocab_size}: build the tokens again")
     counts, entry = np.ones(vocab_size), manifest["splits"]["train"].get(source)
     if entry is not None:
-        for shard in TokenStream(folder, entry, manifest["dtype"], verify=False).shards:
-            counts += np.bincount(shard, minlength=vocab_size)
+        ids = TokenStream(folder, entry, manifest["dtype"], verify=False).ids
+        counts += np.bincount(ids, minlength=vocab_size)
     log_probability = np.log(counts) - math.log(counts.sum())
     return -sum(float(log_probability[ids[1:]].sum()) for ids in documents)
 

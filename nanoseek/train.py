@@ -27,12 +27,13 @@ import torch
 
 from nanoseek.checkpoint import checkpoints, newest_intact
 from nanoseek.cli import check_limits, setting, writing
-from nanoseek.cost import flops_per_token, format_price_tag, price_tag
+from nanoseek.cost import flops_per_token, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.evaluate import evaluate
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
 from nanoseek.lab.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
+from nanoseek.lab.price_tag import format_price_tag
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)

@@ -1,6 +1,7 @@
 """data.py: every token exactly once, shares met, streams that resume, damage detected."""
 
 import contextlib
+import hashlib
 import itertools
 import json
 
@@ -240,15 +241,23 @@ def test_ids_are_stored_as_small_as_the_vocabulary_allows(module, tmp_path, size
     assert module.TokenStream(tmp_path / "t", entry, dtype).document(0).tolist() == [7, size - 1]
 
 
-def test_many_shards_read_as_one(module, tmp_path, monkeypatch):
+def test_several_shards_of_a_source_as_older_versions_wrote_them_read_as_one(module, tmp_path):
     number, found, total = numbered(50)
-    monkeypatch.setattr(module, "SHARD_TOKENS", 40)
-    manifest = module.write_shards(found, number, tmp_path / "t")
+    folder = tmp_path / "t"
+    manifest = module.write_shards(found, number, folder)
     entry = manifest["splits"]["train"]["a"]
-    assert len(entry["shards"]) > 5
-    stream = module.TokenStream(tmp_path / "t", entry, manifest["dtype"])
+    data = (folder / entry["shards"][0]["file"]).read_bytes()
+    parts = [data[:400], data[400:404], data[404:]]
+    entry["shards"] = [{"file": f"part-{n}", "tokens": len(part) // 4,
+                        "sha256": hashlib.sha256(part).hexdigest()} for n, part in enumerate(parts)]
+    for n, part in enumerate(parts):
+        (folder / f"part-{n}").write_bytes(part)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    stream = module.TokenStream(folder, entry, manifest["dtype"])
     read = np.concatenate([stream.document(i) for i in range(len(stream))])
     assert read.tolist() == list(range(total))
+    whole = module.Loader(folder, 1, 64).next_batch()
+    assert torch.equal(whole.targets, (whole.inputs + 1) % total)
 
 
 def test_damage_is_named(module, tmp_path):
@@ -273,7 +282,7 @@ def test_damage_is_named(module, tmp_path):
     with pytest.raises(ValueError, match="lengths.npy is missing"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
-    with pytest.raises(ValueError, match="of an older nanoseek: build the tokens again"):
+    with pytest.raises(ValueError, match="build the tokens again .*older nanoseek"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match="manifest.json is damaged"):
@@ -424,21 +433,28 @@ def test_sizes_that_do_not_fit_are_refused(module, mixed):
     assert loader.state_dict() == before
 
 
-def test_a_folder_that_holds_anything_but_tokens_is_left_alone(module, tmp_path):
-    folder = tmp_path / "run"
-    module.write_shards(documents([40] * 5), encode, folder / "tokens", 257, EOT)
-    with pytest.raises(ValueError, match="would be lost"):  # the run, where its tokens were meant
-        module.write_shards(documents([40] * 5), encode, folder, 257, EOT)
-    (folder / "tokens" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="notes.txt"):
-        module.write_shards(documents([40] * 5), encode, folder / "tokens", 257, EOT)
-    with pytest.raises(ValueError, match="is a file"):
-        module.write_shards(documents([9]), encode, folder / "tokens" / "notes.txt", 257, EOT)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert [path.name for path in folder.iterdir()] == ["tokens"]
-    assert (folder / "tokens" / "notes.txt").read_text() == "mine"
-    (folder / "tokens" / "notes.txt").unlink()
-    assert module.write_shards(documents([9]), encode, folder / "tokens", 257, EOT)
+def test_what_else_stands_in_the_folder_is_left_alone(module, tmp_path):
+    folder = tmp_path / "tokens"
+    module.write_shards(documents([40] * 5) + documents([9], "b"), encode, folder, 257, EOT)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "train-set").mkdir()
+    manifest = module.write_shards(documents([30] * 5), encode, folder, 257, EOT)
+    assert module.read_manifest(folder) == manifest
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json", "notes.txt", "train-set", "train-00-a-000.bin", "train-00-a-lengths.npy"}
+    assert (folder / "notes.txt").read_text() == "mine"
+    with pytest.raises(ValueError, match="notes.txt is a file"):
+        module.write_shards(documents([9]), encode, folder / "notes.txt", 257, EOT)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
+def test_tokens_go_where_a_link_leads(module, tmp_path):
+    (tmp_path / "disk" / "tokens").mkdir(parents=True)
+    (tmp_path / "tokens").symlink_to(tmp_path / "disk" / "tokens")
+    manifest = module.write_shards(documents([30] * 5), encode, tmp_path / "tokens", 257, EOT)
+    assert (tmp_path / "tokens").is_symlink()
+    assert module.read_manifest(tmp_path / "disk" / "tokens") == manifest
 
 
 @pytest.mark.contract

@@ -1,8 +1,9 @@
 """Attention over short rows: a few large matrix products instead of many small tiles.
 
 What the chapter spends: torch's scaled_dot_product_attention goes through the scores in small
-tiles, so that rows of any length fit. On a CPU each tile is a call with little to do. In bf16, and
-where oneDNN multiplies (onednn.py), the calls cost more than the arithmetic.
+tiles, so that rows of any length fit. On a CPU each tile is a call with little to do. Where the
+processor is quick at large products (AVX-512, in bf16 or by onednn.py), the calls cost more than
+the arithmetic. Elsewhere torch's kernel stays: with AVX2 this one takes two to four times as long.
 
 The idea: up to SHORT keys the scores of a whole block of queries fit into the processor's cache.
 One product makes them, a second the results. Keys after the block's last query are left out.
@@ -28,6 +29,7 @@ from nanoseek.model import Attention
 
 SHORT = 256  # keys up to which plain products can be faster
 SCORES_CHUNK = 1 << 19  # scores of a block: 2 MB of fp32, which stays in the cache
+WIDE_VECTORS = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 class ShortAttention(torch.autograd.Function):
@@ -92,8 +94,9 @@ def block_weights(q, k, mask, rows, end):
 
 
 def torch_is_slow(dtype):
-    """Return whether torch's kernel loses on short rows: not in fp16, nor in fp32 with MKL."""
-    return multiplies_fp32() if dtype == torch.float32 else dtype != torch.float16
+    """Return whether torch's kernel loses on short rows: only in bf16, or in fp32 by oneDNN."""
+    return WIDE_VECTORS and (multiplies_fp32() if dtype == torch.float32 else
+                             dtype == torch.bfloat16)
 
 
 class FastAttention(Attention):

@@ -26,15 +26,14 @@ The saving is printed by `python tests/bench/bench_tokenizer.py train encode`.
 import collections
 import heapq
 import itertools
-import threading
 
 import numpy as np
 
 from nanoseek.fast.encode import ID, PairTable, lay_out, merge_chunks, splitter
 from nanoseek.tokenizer import Tokenizer, several
 
-_BLOCK = 1 << 18  # chunks that are looked up together
-_CACHE = 1 << 21  # characters of chunks whose ids are remembered
+BLOCK = 1 << 19  # chunks that are encoded together
+SHORT = 2000  # characters: a shorter text that comes alone is encoded as in the chapter
 
 
 def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=None):
@@ -120,32 +119,21 @@ class FastTokenizer(Tokenizer):
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
-        self._splitters = [splitter(pattern) for pattern in self.patterns]
         self._table = PairTable(self.merges)
         self._sizes = np.array([*map(len, self.tokens.values()), 1])
-        self._lock = threading.Lock()
-        self._forget()
-
-    def __reduce__(self):  # to be pickled: the lock cannot be
-        return type(self), ([*self.merges], [*self.special_tokens], self.patterns)
-
-    def _forget(self):
-        """Empty the cache: chunk number n has the ids `_ids[_starts[n]:_starts[n + 1]]`."""
-        self._number_of = collections.defaultdict(itertools.count().__next__)
-        self._ids, self._starts, self._characters = np.array([], np.int32), np.array([0]), 0
 
     def split(self, text):
         """Cut a text into chunks (an iterator of str), by one pattern after another."""
         if not isinstance(text, str):
             return super().split(text)  # which says what is wrong
         chunks = [text] if text else []
-        for split in self._splitters:
-            chunks = itertools.chain.from_iterable(map(split, chunks))
+        for pattern in self.patterns:
+            chunks = itertools.chain.from_iterable(map(splitter(pattern), chunks))
         return chunks
 
     def encode(self, text, allowed_special=()):
         """Return the ids of a text: list of int."""
-        if allowed_special:  # rare
+        if allowed_special or len(text or "") < SHORT:  # the chapter remembers the chunks that it met
             return super().encode(text, allowed_special)
         return self.encode_batch([text])[0].tolist()
 
@@ -157,42 +145,29 @@ class FastTokenizer(Tokenizer):
         for text in several(texts):
             rows.append([np.array([], np.int32)])
             chunks = iter(self.split(text))
-            while block := [*itertools.islice(chunks, _BLOCK)]:
+            while block := [*itertools.islice(chunks, BLOCK)]:
                 group.append((rows[-1], block))
                 size += len(block)
-                if size >= _BLOCK:
-                    self._look_up(group)
+                if size >= BLOCK:
+                    self._append_ids(group)
                     group, size = [], 0
-        self._look_up(group)
+        self._append_ids(group)
         return [np.concatenate(row) for row in rows]
 
-    def _look_up(self, group):
+    def _append_ids(self, group):
         """Append to each row the ids of its chunks: list of (row, chunks)."""
+        # The dictionary numbers the different chunks: a new one gets the next number.
+        number_of = collections.defaultdict(itertools.count().__next__)
         bounds = np.cumsum([0] + [len(chunks) for _, chunks in group])
         chunks = itertools.chain.from_iterable(chunks for _, chunks in group)
-        with self._lock:
-            if self._characters > _CACHE:
-                self._forget()
-            # The dictionary gives a chunk that it has not met before the next number.
-            numbers = np.fromiter(map(self._number_of.__getitem__, chunks), np.int64, bounds[-1])
-            self._learn()
-            starts = self._starts[numbers]
-            counts = self._starts[numbers + 1] - starts
-            ends = np.concatenate(([0], np.cumsum(counts)))
-            ids = self._ids[np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])]
+        numbers = np.fromiter(map(number_of.__getitem__, chunks), np.int64, bounds[-1])
+        if not number_of:
+            return
+        # Each is merged once; then every chunk of the texts takes the ids of its number.
+        ids, ends = merge_chunks([chunk.encode() for chunk in number_of], self._table, self._sizes)
+        starts = np.concatenate(([0], ends[:-1]))[numbers]
+        counts = ends[numbers] - starts
+        ends = np.concatenate(([0], np.cumsum(counts)))
+        ids = ids.astype(np.int32)[np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])]
         for (row, _), start, end in zip(group, ends[bounds[:-1]], ends[bounds[1:]]):
             row.append(ids[start:end])
-
-    def _learn(self):
-        """Merge all chunks that have a number but no ids yet."""
-        n_new = len(self._number_of) + 1 - len(self._starts)
-        new = [*itertools.islice(reversed(self._number_of), n_new)][::-1]
-        if new:
-            try:
-                ids, ends = merge_chunks([c.encode() for c in new], self._table, self._sizes)
-            except BaseException:  # a chunk without UTF-8, or an interruption
-                self._forget()
-                raise
-            self._ids = np.append(self._ids, ids.astype(np.int32))
-            self._starts = np.append(self._starts, self._starts[-1] + ends)
-            self._characters += sum(map(len, new))

@@ -11,7 +11,7 @@ import signal
 import statistics
 import sys
 
-from nanoseek.checkpoint import checkpoints
+from nanoseek.cost import parameters
 from nanoseek.evaluate import nats
 from nanoseek.generate import SAMPLING, write
 from nanoseek.lab.curve import write_curve
@@ -30,57 +30,52 @@ def evaluate_quickly(run):
 
 def say_start(run):
     config = run.config
-    count = sum(p.numel() for p in run.model.parameters())
     run.say(f"{'going on at step ' + str(run.step) if run.step else 'training'}: "
-            f"{count:,} parameters, {config.steps} steps of {config.batch_size} rows × "
-            f"{config.row_length} tokens, {run.choices['precision']} on {run.device.type} with "
-            f"{run.choices['threads']} threads" + f" on each of {run.ranks.size} ranks"
-            * (run.ranks.size > 1))
+            f"{parameters(config.model)['total']:,} parameters, {config.steps} steps of "
+            f"{config.batch_size} rows × {config.row_length} tokens, {run.choices['precision']} "
+            f"on {run.device.type}, {run.choices['threads']} threads, {run.ranks.size} rank(s)")
 
 
 def say_stopped(run):
-    run.say(f"\nstopped after step {run.step}; the last checkpoint is "
-            f"{(checkpoints(run.folder) or ['not there yet'])[-1]}: go on with the same command "
-            "(make's, or your own with --resume)")
+    run.say(f"\nstopped after step {run.step}: go on with the same command (make's, or your own "
+            "with --resume)")
 
 
 def show(run, row):
     """Show a step on the screen: all of it after an evaluation, a line now and then."""
     if "skipped" in row:
         run.say(f"step {run.step} skipped: {row['skipped']}")
-    if "held_out" in row:
-        show_progress(run, row)
+    terminal, evaluated = sys.stdout.isatty(), "held_out" in row
+    if evaluated or terminal or run.step % 25 == 0:
+        show_progress(run, row, end="\r" if terminal and not evaluated else "\n")
+    if evaluated:
+        floors = {source: f" (floor {floor:.3f})" for source, floor in run.floors.items()}
         run.say("  held-out bits/byte, a quick look  " + "  ".join(
-            f"{source} {value:.3f}" + (f" (floor {run.floors[source]:.3f})"
-                                       if source in run.floors else "")
+            f"{source} {value:.3f}{floors.get(source, '')}"
             for source, value in row["held_out"].items()))
         if not run.ranks.sliced:  # every token would gather the whole model anew
             show_samples(run)
         if run.ranks.first:
             write_curve(run.log, run.floors, run.folder / "curve.svg")
-    elif sys.stdout.isatty():
-        show_progress(run, row, end="\r")
-    elif run.step % 25 == 0:
-        show_progress(run, row)
 
 
-def show_progress(run, row, end="\n"):
+def show_progress(run, row, end):
     # The pace of the last steps: a machine may have been busy, or the first step slow.
     pace = statistics.harmonic_mean(r["tokens_per_second"] for r in run.log[-25:])
     # With a ramp, this counts more than will come: as if all steps to come were of full size.
     left = int((run.config.steps - run.step) * run.config.batch_size * run.config.row_length / pace)
-    loss, bits = (row[k] if row[k] is not None else math.nan for k in ("loss", "bits_per_byte"))
-    run.say(f"step {run.step:>5}/{run.config.steps}  loss {loss:.3f}  {bits:.3f} bits/byte  "
-            f"{pace:,.0f} tokens/s  {left // 60}:{left % 60:02d} left", end=end, flush=True)
+    run.say(f"step {run.step:>5}/{run.config.steps}  loss {row['loss'] or math.nan:.3f}  "
+            f"{row['bits_per_byte'] or math.nan:.3f} bits/byte  {pace:,.0f} tokens/s  "
+            f"{left // 60}:{left % 60:02d} left", end=end, flush=True)
 
 
-def show_samples(run, max_new_tokens=60):
+def show_samples(run):
     """Print how the model goes on from the beginning of a held-out document of each source."""
     run.model.eval()
     for source, documents in run.held_out.items():
         prompt = run.tokenizer.decode(documents[0][1:9].tolist()).rstrip("\ufffd")
-        text = "".join(write(run.model, run.tokenizer, prompt, max_new_tokens=max_new_tokens,
-                             seed=run.step, **SAMPLING))
+        text = "".join(write(run.model, run.tokenizer, prompt, max_new_tokens=60, seed=run.step,
+                             **SAMPLING))
         line = " ".join((prompt + "|" + text).split())
         # A model that knows little yet writes control characters, which a terminal would obey.
         run.say(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")

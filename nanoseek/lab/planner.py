@@ -9,14 +9,14 @@ each as coefficient·C^exponent. Two laws are known here: DeepSeek LLM's (arXiv 
 for small budgets, that of our own sweep, tutorials/experiments/scaling_sweep.py.
 """
 
-import dataclasses
 import math
+import typing
 
-from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, show, tables
+from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
+from nanoseek.lab.price_tag import show
 
 
-@dataclasses.dataclass(frozen=True)
-class ScalingLaw:
+class ScalingLaw(typing.NamedTuple):
     """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
 
     C counts the FLOPs of the layers alone (no head). Fitted from `least` to `most` FLOPs with a
@@ -88,42 +88,30 @@ def fit_memory(config, rows, context, memory_gb, gpu, optimizer):
     known = tables()["hardware"][gpu]["memory_gb"] if gpu and memory_gb is None else memory_gb
     limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
     precision = "bf16" if gpu else "fp32"
-    for mode in ("none", "full"):
-        for at_once in (n for n in range(rows, 0, -1) if rows % n == 0):
-            needed = memory(config, at_once, context, mode, precision, optimizer,
-                            document_mask=True)
-            if needed["total"] <= 0.9 * limit:
-                return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed,
-                        "memory_limit": limit}
-    return {"checkpointing": mode, "rows_at_once": None, "memory": needed, "memory_limit": limit}
+    for mode, at_once in ((mode, n) for mode in ("none", "full")
+                          for n in range(rows, 0, -1) if rows % n == 0):
+        needed = memory(config, at_once, context, mode, precision, optimizer, document_mask=True)
+        if needed["total"] <= 0.9 * limit:
+            break
+    else:
+        at_once = None
+    return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed, "memory_limit": limit}
 
 
 def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given):
-    """Return the FLOPs that the one budget that was given buys; raise ValueError for none, for
-    more than one, or one that is not above 0."""
+    """Return the FLOPs that a budget buys; raise ValueError unless it is one, and above 0."""
     budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
     named = [name for name, value in budgets.items() if value is not None]
     if len(named) != 1:
         raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
-    amount = positive(named[0], budgets[named[0]])
-    sample = rent(1e18, gpu, **given)
-    if flops is not None:
-        return amount
+    buys = {"flops": 1, "dollars": None, "seconds": flops_per_second}  # one of each, in FLOPs
     if gpu is not None:
-        return 1e18 * amount / (sample["gpu_hours"] * 3600 if seconds else sample["dollars"])
-    if dollars is not None or flops_per_second is None:
-        raise ValueError(f"a budget in {named[0]} needs a gpu: "
-                         f"choose {', '.join(tables()['hardware'])}")
-    return amount * positive("flops_per_second", flops_per_second)
-
-
-def by_law(law, compute, rows_of):
-    """Return what a law says for a compute, in rows of so many tokens."""
-    rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
-    rows = max(1, round(batch / rows_of))
-    rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
-    return {"law": law.source, "law_flops": compute, "recipe": law.recipe,
-            "learning_rate": rate, "batch_tokens": batch, "rows": rows}
+        sample = rent(1e18, gpu, **given)
+        buys.update(dollars=1e18 / sample["dollars"], seconds=1e18 / sample["gpu_hours"] / 3600)
+    (name,) = named
+    if buys[name] is None:
+        raise ValueError(f"{name} need a gpu: choose {', '.join(tables()['hardware'])}")
+    return positive("the budget in FLOPs", positive(name, budgets[name]) * buys[name])
 
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
@@ -132,13 +120,11 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None
     or at the flops_per_second that training reaches here. A config that is given is kept; the law
     is the nearest, and vocab_size and context (length of a row) are the law's, unless given.
 
-    Returns "config", "tokens", "learning_rate", "batch_tokens", "rows" and "steps", "flops",
-    "law_flops", "recipe", "memory" with its "checkpointing" and "rows_at_once" (None: not even one
-    row fits), "warnings", and the bill where there is a gpu. Raises ValueError for a budget that is
-    missing, negative or too small, and outside the range of the law unless `extrapolate`.
+    Returns "config", "tokens", "learning_rate", "batch_tokens", "rows", "steps", "flops", "recipe",
+    "warnings", what `fit_memory` does, with a gpu its bill. Raises ValueError outside the law's
+    range unless `extrapolate`.
     """
-    flops = positive("the budget in FLOPs", budget_flops(flops, dollars, seconds, flops_per_second,
-                                                         gpu, **given))
+    flops = budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given)
     law = law or nearest_law(flops)
     vocab_size = law.vocab_size if vocab_size is None else vocab_size
     context = law.context if context is None else context
@@ -151,13 +137,15 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None
                         f"{law.most:.0e}, where the law was fitted ({law.source})")
         if not extrapolate:
             raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
-    planned = by_law(law, compute, context)
-    fit = fit_memory(config, planned["rows"], context, memory_gb, gpu, law.recipe["optimizer"])
+    rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
+    rows = max(1, round(batch / context))
+    rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches
+    fit = fit_memory(config, rows, context, memory_gb, gpu, law.recipe["optimizer"])
     if fit["rows_at_once"] is None:
-        warnings.append(f"one row needs {show(fit['memory']['total'], 'B')} of the "
-                        f"{show(fit['memory_limit'], 'B')} there are: shard the model over "
+        warnings.append(f"one row needs {show(fit['memory']['total'], 'B')}: shard the model over "
                         "several devices")
-    return {**planned, **fit, "config": config, "parameters": parameters(config)["total"],
-            "context": context, "tokens": tokens, "flops": flops, "warnings": warnings,
-            "steps": max(1, round(tokens / planned["rows"] / context)),
+    return {"law": law.source, "law_flops": compute, "recipe": law.recipe, "config": config,
+            "parameters": parameters(config)["total"], "context": context, "tokens": tokens,
+            "learning_rate": rate, "batch_tokens": batch, "rows": rows, **fit,
+            "steps": max(1, round(tokens / rows / context)), "flops": flops, "warnings": warnings,
             **({} if seconds is None else {"seconds": seconds}), **rent(flops, gpu, **given)}

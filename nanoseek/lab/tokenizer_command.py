@@ -19,8 +19,7 @@ def check_pattern(pattern):
     """Raise ValueError for a pattern that is none, or that has another meaning in `tokenizers`."""
     odd = regex.search(READ_OTHERWISE, pattern)
     if odd:
-        raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise; "
-                         "write it with other means, for instance \\p{L} and \\p{N}")
+        raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
     try:
         regex.compile(pattern, regex.V1)
     except regex.error as error:
@@ -28,14 +27,11 @@ def check_pattern(pattern):
 
 
 def main(argv=None):
-    parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents; those held out "
-                        "are left out.")
+    parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents not held out.")
     parser.add_argument("command", choices=["train"])
     parser.add_argument("documents", help="a .jsonl of {text, source, split}, a text, or a folder")
     parser.add_argument("tokenizer", help="the tokenizer.json to write")
     parser.add_argument("--vocab_size", type=int, default=2048, help="ids in all (default 2048)")
-    parser.add_argument("--min_count", type=int, default=2,
-                        help="a pair seen less often is not merged (default 2)")
     parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
     parser.add_argument("--pattern", nargs="+", default=[DEFAULT_PATTERN],
                         help="how to cut text into chunks; several run one after another")
@@ -50,8 +46,8 @@ def main(argv=None):
     texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
     warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
-        texts, args.vocab_size, pattern=args.pattern, min_count=args.min_count,
-        progress=cli.say, max_token_length=args.max_token_length)
+        texts, args.vocab_size, pattern=args.pattern, progress=cli.say,
+        max_token_length=args.max_token_length)
     with cli.writing(args.tokenizer) as new:
         tokenizer.save(new)
     print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")

@@ -14,7 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek import data, model, optim
 from nanoseek.corpus.stories import stories
-from nanoseek.tokenizer import Tokenizer
+from nanoseek.fast.bpe import FastTokenizer
 
 
 def story_documents(count, seed=0):
@@ -34,7 +34,7 @@ def pace(step, seconds=5.0):
 def loader(count=6000):
     """Serve batches of several sizes; train the tiny model on as it would be, in the same run."""
     documents = story_documents(count)
-    tokenizer = Tokenizer.train([d["text"] for d in documents], 2048)
+    tokenizer = FastTokenizer.train([d["text"] for d in documents], 2048)
     with tempfile.TemporaryDirectory() as folder:
         data.write_shards(documents, tokenizer.encode_batch, pathlib.Path(folder, "tokens"),
                           tokenizer.vocab_size, tokenizer.eot_id, batched=True)

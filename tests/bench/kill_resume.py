@@ -33,7 +33,7 @@ from nanoseek import checkpoint, data, train
 from nanoseek.scale import run as run_module
 from nanoseek.model import ModelConfig
 from nanoseek.corpus.stories import LANGUAGES, stories
-from nanoseek.tokenizer import Tokenizer
+from nanoseek.fast.bpe import FastTokenizer
 
 RAMPS = {"batch_ramp": "2:0.4", "length_ramp": "16:0.3,32:0.65"}
 WAYS = {"muon": {}, "adamw": {"optimizer": "adamw"}, "accumulation": {"accumulation": 2},
@@ -48,7 +48,7 @@ PATIENCE = 20  # seconds in which the rank beside a killed one has to end
 def prepare(folder, count=150, vocab_size=384):
     """Write a tokenizer and token shards of some stories; return their vocabulary's size."""
     told = [story for language in LANGUAGES for story in stories(language, count, 0)]
-    tokenizer = Tokenizer.train([story.text for story in told], vocab_size)
+    tokenizer = FastTokenizer.train([story.text for story in told], vocab_size)
     tokenizer.save(folder / "tokenizer.json")
     documents = [{**story._asdict(), "split": "train" if i % 15 else "held_out"}
                  for i, story in enumerate(told)]

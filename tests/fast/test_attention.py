@@ -61,6 +61,7 @@ def test_long_rows_and_single_queries_are_left_to_torch(monkeypatch, dtype, quer
                               dtype)
     expected = F.scaled_dot_product_attention(q, k, v, mask)
     monkeypatch.setattr(attention, "ShortAttention", Spy)
+    monkeypatch.setattr(attention, "WIDE_VECTORS", True)
     found = attention.FastAttention.attend(None, q, k, v, mask)
     assert bool(called) == own
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)

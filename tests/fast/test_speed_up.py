@@ -17,8 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["torch's choice", "oneDNN"])
-def products(request):
+def products(request, monkeypatch):
     """Run with each library for fp32 products: only with oneDNN are short rows computed apart."""
+    monkeypatch.setattr("nanoseek.fast.attention.WIDE_VECTORS", True)
     knob = torch.backends.mkldnn.matmul
     before = knob.fp32_precision
     if request.param == "oneDNN":

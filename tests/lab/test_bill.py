@@ -14,6 +14,7 @@ from nanoseek import cost, data
 from nanoseek.lab import bill
 from nanoseek.lab.bill import calibrate
 from nanoseek.lab.planner import plan
+from nanoseek.lab.price_tag import format_price_tag, show
 from nanoseek.model import ModelConfig
 from nanoseek.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ def run(tmp_path):
 def test_a_run_shows_its_tag(run, capsys):
     bill.main([str(run)])
     shown = capsys.readouterr().out
-    assert cost.format_price_tag(json.loads((run / "cost.json").read_text())) in shown
+    assert format_price_tag(json.loads((run / "cost.json").read_text())) in shown
     assert "1.250" in shown
 
 
@@ -48,16 +49,6 @@ def test_presets_and_config_files_are_priced(tmp_path, capsys):
     bill.main(["deepseek-llm-67b", "--gpu", "H800", "--tokens", "2e12"])
     shown = capsys.readouterr().out
     assert "67.4 B" in shown and "601,200 h" in shown and "median" in shown
-
-
-def test_tables_are_printed_from_the_data(capsys):
-    bill.main(["calibrate"])
-    shown, tables = capsys.readouterr().out, cost.tables()
-    assert all(row["model"] in shown and row["scope"] in shown for row in tables["bills"])
-    assert all(name in shown for name in tables["hardware"])
-    bill.main(["claims"])
-    shown = capsys.readouterr().out
-    assert all(text in shown for row in tables["claims"] for text in row.values())
 
 
 def test_flops_agree_with_published_ones():
@@ -91,10 +82,9 @@ def test_each_bill_is_predicted_from_the_others():
                   if other["model"] != row["model"] and other["chip"] == row["chip"]
                   and other["gpu_hours"] and "active_parameters" not in other]
         if "active_parameters" in row or not row["gpu_hours"] or not others:
-            assert row["predicted_hours"] is row["error"] is None
+            assert row["error"] is None
         else:
             hours = row["flops"] / statistics.median(others) / 3600
-            assert row["predicted_hours"] == pytest.approx(hours)
             assert row["error"] == pytest.approx(hours / row["gpu_hours"] - 1)
     assert sum(row["error"] is not None for row in rows) == 11
 
@@ -128,8 +118,7 @@ def test_a_plan_prints_a_command_that_train_reads(capsys):
 
 def test_the_planner_mixes_the_stories_as_the_makefile_does():
     makefile = (pathlib.Path(__file__).parents[2] / "Makefile").read_text("utf-8")
-    weights = ",".join(f"{name}={share}" for name, share in bill.STORY_WEIGHTS.items())
-    assert f"--weights {weights}\n" in makefile
+    assert f"--weights {bill.STORY_WEIGHTS}\n" in makefile
 
 
 @pytest.fixture
@@ -144,53 +133,55 @@ def tokens(tmp_path):
     return str(tmp_path / "tokens")
 
 
-def test_a_plan_in_minutes_measures_the_machine(monkeypatch, capsys, tokens):
-    measured = []
+def test_a_plan_in_minutes_fills_the_time(monkeypatch, capsys, tokens):
+    tried = []
 
-    def measure(planned, data):
+    def try_out(planned, data):
         assert data == tokens
-        measured.append(planned["config"])
-        return 1e11, {"threads": 2, "precision": "fp32"}
-    monkeypatch.setattr(bill, "measure_ceiling", lambda: 3e11)
-    monkeypatch.setattr(bill, "measure_training", measure)
+        tried.append(planned["config"])
+        return 1e11, 20
+    monkeypatch.setattr(bill, "measure_ceiling", lambda device: 2e11)
+    monkeypatch.setattr(bill, "try_out", try_out)
     bill.main(["plan", "--minutes", "3", "--tokens", tokens])
     shown = capsys.readouterr()
     words = shlex.split(shown.out.splitlines()[-1])
     flags = dict(zip(words[3::2], words[4::2]))
-    assert len(measured) == 2 and flags["--hidden_size"] == str(measured[1]["hidden_size"])
-    assert flags["--threads"] == "2" and flags["--optimizer"] == "muon"
+    (shape,) = tried
+    assert flags["--hidden_size"] == str(shape["hidden_size"])
+    assert shape["vocab_size"] == 512  # that of the tokens
+    assert flags["--optimizer"] == "muon"
     assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
-    assert measured[1]["vocab_size"] == 512  # that of the tokens
-    # Start and evaluations aside, steps fill the time at the speed that was measured.
-    each = cost.flops_per_token(measured[1], int(flags["--row_length"]))
+    # The steps fill the time that is left, at the speed that was measured.
+    each = cost.flops_per_token(shape, int(flags["--row_length"]))["total"]
     trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
-    scored = 3 * 301 * 3  # 3 sources of 301 held-out tokens: at the end, and quickly twice before
-    seconds = (each["total"] * trained + each["forward"] * scored) / 1e11 + bill.START_SECONDS
-    assert seconds == pytest.approx(180, rel=0.01)
+    assert each * trained / 1e11 == pytest.approx(160, rel=0.01)
     assert "3.0 min" in shown.out
     assert "times" in shown.err  # 903 tokens to learn from are few
 
 
 def test_minutes_too_few_or_too_many_are_named(monkeypatch, tokens):
-    monkeypatch.setattr(bill, "measure_ceiling", lambda: 3e11)
-    monkeypatch.setattr(bill, "measure_training", lambda planned, data: (1e11, {}))
-    with pytest.raises(ValueError, match="a budget of 6 seconds is too small"):
+    monkeypatch.setattr(bill, "measure_ceiling", lambda device: 3e11)
+    monkeypatch.setattr(bill, "try_out", lambda planned, data: (1e11, 8))
+    with pytest.raises(ValueError, match="6 seconds are too few"):
         bill.main(["plan", "--minutes", "0.1", "--tokens", tokens])
-    monkeypatch.undo()
     with pytest.raises(ValueError, match="shard the model over several devices"):
         bill.main(["plan", "--minutes", "1e11", "--tokens", tokens])
 
 
 def test_tokens_decide_the_vocabulary(tokens, capsys):
     bill.main(["plan", "--flops", "1e18", "--tokens", tokens])
-    assert "vocabulary 512" in capsys.readouterr().out
+    count = plan(flops=1e18, vocab_size=512)["parameters"]
+    assert f"parameters  {show(count)}" in capsys.readouterr().out
 
 
-def test_measured_speed_is_that_of_real_steps(tokens):
-    planned = plan(seconds=10, flops_per_second=1e12, extrapolate=True,
+def test_a_plan_is_tried_out_by_real_steps(tokens, capfd):
+    planned = plan(seconds=10, flops_per_second=1e8, extrapolate=True, context=64,
                    config={**TINY, "vocab_size": 512, "max_position_embeddings": 512})
-    speed, chosen = bill.measure_training({**planned, "rows_at_once": 1}, tokens, seconds=0.01)
-    assert speed > 0 and chosen["threads"] >= 1 and chosen["precision"] in ("fp32", "bf16")
+    speed, beside = bill.try_out(planned, tokens)
+    assert speed > 0 and beside > 0
+    with pytest.raises(SystemExit, match="2"):
+        bill.try_out({**planned, "context": 10 ** 9}, tokens)
+    assert "row_length" in capfd.readouterr().err
 
 
 def test_a_plan_in_minutes_needs_tokens(tmp_path):
@@ -204,8 +195,7 @@ def test_a_plan_in_minutes_needs_tokens(tmp_path):
     ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
     ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
     ["plan", "--minutes", "1e300"], ["plan", "--minutes", "1", "--flops", "1e18"],
-    ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"],
-    ["calibrate", "extra"]])
+    ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"]])
 def test_bad_command_lines(argv, capsys):
     with pytest.raises((ValueError, SystemExit)) as caught:
         bill.main(argv)
@@ -214,11 +204,8 @@ def test_bad_command_lines(argv, capsys):
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff", '{"seconds": null}',
-                                     '{"flops": "much"}', '{"assumptions": [1]}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff"])
 def test_a_damaged_tag_is_named(run, content):
-    if ":" in content:  # a good tag, but for one entry
-        content = json.dumps(json.loads((run / "cost.json").read_text()) | json.loads(content))
     (run / "cost.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="cost.json"):
         bill.main([str(run)])

@@ -32,6 +32,7 @@ from nanoseek.corpus import read_documents
 from nanoseek.model import ModelConfig
 from nanoseek.corpus.stories import LANGUAGES, stories
 from nanoseek.fast.attention import FastAttention
+from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig
 
@@ -143,7 +144,7 @@ def plant(name, config, documents, tokenizer, folder, tokens, bands):
         encode = None
         if where == "ids":  # of a tokenizer that has seen one language only
             one = documents[-1]["source"]
-            encode = Tokenizer.train([d["text"] for d in documents if d["source"] == one],
+            encode = FastTokenizer.train([d["text"] for d in documents if d["source"] == one],
                                      tokenizer.vocab_size).encode
         write_data(folder, change(documents) if change else documents, tokenizer, encode)
     if where in ("data", "ids"):
@@ -213,7 +214,7 @@ def main(argv=None):
         tokenizer = Tokenizer.load(run / "tokenizer.json")
     else:
         config, tokens, documents = SMALL, folder / "data" / "tokens", write_documents(2000, 60)
-        tokenizer = Tokenizer.train([d["text"] for d in documents], SMALL.model.vocab_size)
+        tokenizer = FastTokenizer.train([d["text"] for d in documents], SMALL.model.vocab_size)
         if not tokens.exists():
             write_data(folder / "data", documents, tokenizer)
         bands = small_bands(config, folder, tokens, range(3))

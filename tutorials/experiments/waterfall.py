@@ -90,6 +90,7 @@ def prepare(tricks, root):
     from nanoseek.curate import CurateConfig, curate
     from nanoseek.data import write_shards
     from nanoseek.fast.bpe import FastTokenizer
+    from nanoseek.fast.pairs import find_near_duplicates
     folder = tokens_of(tricks, pathlib.Path(root))
     if (folder / "prepared.json").exists():
         return
@@ -99,7 +100,7 @@ def prepare(tricks, root):
     folder.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     if "curation" in tricks:
-        crawl = curate(crawl, CurateConfig(held_out=0))[0]
+        crawl = curate(crawl, CurateConfig(held_out=0), find_near_duplicates)[0]
     bpe = {"vocab_size": 4096, "max_token_length": 9} if "BPE" in tricks else {"vocab_size": 257}
     tokenizer = FastTokenizer.train([document["text"] for document in crawl], **bpe)
     tokenizer.save(folder / "tokenizer.json")
