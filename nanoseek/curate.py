@@ -71,6 +71,7 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         faults = cleaning.faults([document["text"] for document in kept])
         drop(report, kept, {id(document): fault for document, fault in zip(kept, faults)
                             if fault and id(document) not in given})
+    drop(report, kept, {id(d): "empty" for d in kept if not d["text"]})  # boilerplate alone
     if config.threshold:
         copies = near_duplicates(kept, config.threshold, find_near_duplicates)
         drop(report, kept, dict.fromkeys(copies, "near-duplicate"))
@@ -92,14 +93,13 @@ def normalised(documents, report):
                                                      for key in ("text", "source")):
             raise ValueError(f'document {number} has no "text" or no "source" that is a string')
         count(report["totals"], "in", size_of(document["text"]))
-        text = normalise(document["text"])
-        if not text:
-            remove(report, "empty", document)
-            continue
-        clean = document | {"text": text}
-        if text != document["text"]:  # the probability was that of the other text
+        clean = document | {"text": normalise(document["text"])}
+        if clean["text"] != document["text"]:  # the probability was that of the other text
             clean.pop("log2_probability", None)
-        yield clean
+        if clean["text"]:
+            yield clean
+        else:
+            remove(report, "empty", document)
 
 
 def digest(text):
@@ -114,16 +114,16 @@ def without_copies(documents, report):
         rival = best.setdefault(key, document)
         if rival is not document:
             equal = document["text"] == rival["text"]
-            if rank(document, equal) < rank(rival, equal):
+            if rank(document) < rank(rival):
                 best[key], document = document, rival
             remove(report, "copy" if equal else "copy but for case, spacing, punctuation", document)
     return list(best.values())
 
 
-def rank(document, texts_are_equal):
-    text = "" if texts_are_equal else document["text"]
-    untidy = len(re.findall(r"[A-Z\s]", text))  # the least capitals and spaces; else the longest
-    return document.get("split") != "held_out", "split" not in document, untidy, -len(text)
+def rank(document):
+    untidy = len(re.findall(r"[A-Z\s]", document["text"]))  # the least; then the longest
+    return (document.get("split") != "held_out", "split" not in document, untidy,
+            -len(document["text"]))
 
 
 def cut_boilerplate(documents, least, report):
@@ -240,8 +240,6 @@ def source_weights(sizes, exponent=1.0):
     {'web': 0.75, 'books': 0.25}
     """
     raised = {source: size ** exponent for source, size in sizes.items() if size}
-    if not raised:
-        raise ValueError("no source has any text to weigh")
     return {source: value / sum(raised.values()) for source, value in raised.items()}
 
 

@@ -126,9 +126,10 @@ class _SourceWriter:
         path, log2 = self.folder / f"{self.name}-lengths.npy", self.log2_probability
         np.save(path, np.frombuffer(self.lengths, dtype=np.uint64))
         tokens, digest = int(sum(self.lengths)), hashlib.sha256(path.read_bytes()).hexdigest()
-        shard = {"file": f"{self.name}-000.bin", "tokens": tokens, "sha256": self.sha256.hexdigest()}
         return {"documents": len(self.lengths), "tokens": tokens, "bytes": self.text_bytes,
-                "lengths": path.name, "lengths_sha256": digest, "shards": [shard],
+                "lengths": path.name, "lengths_sha256": digest,
+                "shards": [{"file": f"{self.name}-000.bin", "tokens": tokens,
+                            "sha256": self.sha256.hexdigest()}],
                 "log2_probability": None if np.isnan(log2) else log2}
 
 

@@ -31,7 +31,6 @@ PLAIN = {
     **dict.fromkeys([*range(9), *range(0x0E, 0x20), 0x7F, 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE,
                      0xFFFF]),
 }
-NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
 
 
 def normalise(text):
@@ -46,9 +45,7 @@ def normalise(text):
     text = text.replace("\r\n", "\n")
     if not text.isascii():  # half of a surrogate pair has no UTF-8 form
         text = text.encode("utf-8", "replace").decode("utf-8")
-    if NOT_PLAIN.search(text):
-        text = text.translate(PLAIN)
-    text = unicodedata.normalize("NFC", text).rstrip()
+    text = unicodedata.normalize("NFC", text.translate(PLAIN)).rstrip()
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n)", "", text)).strip("\n")
 
 
@@ -124,9 +121,9 @@ def measures(text):
     first = units[:200]
     yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
-    known = FUNCTION_WORDS.get(script(text)) if len(units) > 29 else None
-    found = math.inf if known is None else len(known.intersection(map(str.lower, units)))
-    yield "no function words", found
+    known = FUNCTION_WORDS.get(script(text), set())
+    found = len(known.intersection(map(str.lower, units)))
+    yield "no function words", found if known and len(units) > 29 else math.inf
 
 
 def share(pattern, text):
@@ -136,8 +133,6 @@ def share(pattern, text):
 
 def mojibake(text, lines):
     """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
-    if text.isascii():
-        return 0
     for line in lines[:5]:
         foreign = re.sub(r"[\x00-\x7f]", "", line)
         try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
@@ -174,13 +169,12 @@ def faults(texts):
 
     Foreign is a script that hardly any of the texts are in.
     """
-    scripts = [script(text) for text in texts]
-    counts, sizes = collections.Counter(scripts), collections.Counter()
+    scripts, sizes = [script(text) for text in texts], collections.Counter()
     for name, text in zip(scripts, texts):
         sizes[name] += len(text)
-    foreign = {name for name in counts if FOREIGN_SHARE > max(
-        counts[name] / len(texts), sizes[name] / sum(sizes.values()))}
-    return ["foreign script" if name in foreign else broken_rule(text)
+    share_of = {name: max(scripts.count(name) / len(texts), size / sizes.total())
+                for name, size in sizes.items()}
+    return ["foreign script" if share_of[name] < FOREIGN_SHARE else broken_rule(text)
             for name, text in zip(scripts, texts)]
 
 

@@ -17,6 +17,14 @@ import time
 from nanoseek import cli
 
 
+FIELDS = {  # that all stages share, with what a value must be
+    "text": (lambda value: isinstance(value, str), "a string"),
+    "source": (lambda value: isinstance(value, str) and value, "a string that is not empty"),
+    "split": (lambda value: value in (None, "train", "held_out"), '"train" or "held_out"'),
+    "log2_probability": (lambda value: value is None or type(value) in (int, float)
+                         and abs(value) < 1e308, "a finite number")}
+
+
 def read_documents(path):
     """Yield the documents of a JSON lines file, one at a time.
 
@@ -24,44 +32,40 @@ def read_documents(path):
     "text". Blank lines are passed over. A document without a "source" gets the stem of the file.
     """
     with open(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(codecs.BOM_UTF8)  # which some editors put first in a file
-            if line.strip():
-                try:
-                    document = _parse_document(line, pathlib.Path(path).stem)
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: {error}") from None
-                yield document
+        yield from parse_documents(lines, path, pathlib.Path(path).stem)
 
 
-def _parse_document(line, default_source):
-    """Return the document of a line (bytes), with the fields that all stages share."""
+def parse_documents(lines, name, default_source):
+    """Yield the documents of JSON lines, given as bytes; name: what a mistake is reported as."""
+    for number, line in enumerate(lines, start=1):
+        line = line.removeprefix(codecs.BOM_UTF8)  # which some editors put first in a file
+        if line.strip():
+            try:
+                document = _parse_line(line, default_source)
+            except ValueError as error:
+                raise ValueError(f"{name}, line {number}: {error}") from None
+            yield document
+
+
+def _parse_line(line, default_source):
     try:
         fields = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start + 1} of the line is not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not a line of JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
+    if not isinstance(fields, dict):
         raise ValueError('every line must be an object with a "text" that is a string')
-    source = fields.get("source", default_source)
-    if not isinstance(source, str) or not source:
-        raise ValueError('"source" must be a string that is not empty')
-    document = {"text": _without_surrogates(fields["text"]), "source": _without_surrogates(source)}
-    if (split := fields.get("split")) is not None:
-        if split not in ("train", "held_out"):
-            raise ValueError('"split" must be "train" or "held_out"')
-        document["split"] = split
-    if (log2 := fields.get("log2_probability")) is not None:
-        if type(log2) not in (int, float) or not abs(log2) < 1e308:
-            raise ValueError('"log2_probability" must be a finite number')
-        document["log2_probability"] = log2
+    document, fields = {}, {"source": default_source} | fields
+    for name, (fits, wanted) in FIELDS.items():
+        value = fields.get(name)
+        if not fits(value):
+            raise ValueError(f'"{name}" must be {wanted}')
+        if isinstance(value, str):  # JSON can spell half a surrogate pair, which no UTF-8 can hold
+            value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if value is not None:
+            document[name] = value
     return document
-
-
-def _without_surrogates(text):
-    """Replace half surrogate pairs, which JSON can spell ("\\ud83d") and no UTF-8 file can hold."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def write_documents(documents, path):

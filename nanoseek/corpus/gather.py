@@ -3,13 +3,16 @@
     documents = gather(CorpusConfig(stories=1000, dirt=0.3))
 """
 
+import collections
 import dataclasses
+import sys
 
 from nanoseek import cli
 from nanoseek.corpus.dirt import plant_dirt
+from nanoseek.corpus.documents import read_documents, write_documents
 from nanoseek.corpus.own_text import read_text
 from nanoseek.corpus.python_docs import python_docs
-from nanoseek.corpus.stories import stories
+from nanoseek.corpus.stories import LANGUAGES, stories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,29 +23,57 @@ class CorpusConfig:
         None, "how many stories, half in each language; 40000 unless --text", least=0)
     python_docs: bool = cli.setting(None, "add this Python's documentation; true unless --text")
     text: str = cli.setting("", "a text file, folder, .jsonl or http(s) address of your own")
-    sha256: str = cli.setting("", "the sha256 that the bytes of --text must have")
     dirt: float = cli.setting(0.0, "share of dirty documents to plant", least=0, below=1)
     seed: int = cli.setting(0, "which stories, and which dirt")
 
     def __post_init__(self):
         cli.check_limits(self)
-        if self.sha256 and not self.text:
-            raise ValueError("--sha256 belongs to a --text")
 
 
 def gather(config):
     """Return the raw documents that a CorpusConfig asks for."""
-    documents = _gather(config)
+    documents = clean_documents(config)
     return plant_dirt(list(documents), config.seed, config.dirt)[0] if config.dirt else documents
 
 
-def _gather(config):
+def clean_documents(config):
     count = config.stories if config.stories is not None else 0 if config.text else 40000
-    for language, share in (("en", count // 2), ("zh", count - count // 2)):
-        for story in stories(language, share, config.seed):
-            yield {"text": story.text, "source": story.source,
-                   "log2_probability": story.log2_probability}
+    for language, share in zip(LANGUAGES, (count // 2, count - count // 2)):
+        yield from (story._asdict() for story in stories(language, share, config.seed))
     if config.python_docs or (config.python_docs is None and not config.text):
         yield from python_docs()
     if config.text:
-        yield from read_text(config.text, config.sha256 or None)
+        yield from read_text(config.text)
+
+
+def main(argv=None):
+    """Write the raw corpus, and say what is in it."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["stories"]:
+        return print_stories(argv[1:])
+    parser = cli.Parser("nanoseek.corpus", "Gather raw documents into one file of JSON lines "
+                        "(or print stories: python -m nanoseek.corpus stories --help).")
+    parser.add_argument("output", help="the file to write, such as raw.jsonl")
+    cli.add_flags(parser, CorpusConfig)
+    args = parser.parse_args(argv)
+    if args.text == "":
+        raise ValueError("--text is empty: name a file, a folder or an address")
+    cli.check_output(args.output, *[args.text] if args.text else [])
+    changed = write_documents(gather(cli.from_flags(CorpusConfig, args)), args.output)
+    sizes = collections.defaultdict(list)
+    for document in read_documents(args.output):
+        sizes[document["source"]].append(len(document["text"].encode()))
+    for source, found in sizes.items():
+        print(f"{source:<24}{len(found):>9,} documents{sum(found) / 1e6:>9.2f} MB")
+    print(f"{args.output}: {'written' if changed else 'unchanged'}")
+
+
+def print_stories(argv):
+    """Print stories and their bits."""
+    parser = cli.Parser("nanoseek.corpus stories", "Print stories of the bilingual grammar.")
+    parser.add_argument("--language", default="en", choices=LANGUAGES, help="en or zh")
+    parser.add_argument("--count", type=int, default=5, help="how many stories")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other stories")
+    args = parser.parse_args(argv)
+    for story in stories(args.language, args.count, args.seed):
+        print(f"{story.text}\n    {story.log2_probability:.1f} bits\n")

@@ -20,28 +20,23 @@ def python_docs():
     the docstrings of each module of the standard library. Files are parsed, never imported. The
     order is that of the names; the text depends on the version of Python.
     """
-    texts = _help_topics()
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # some systems package it apart
+        topics = {}
+    texts = [text for _, text in sorted(topics.items())]
     texts += [_module_documentation(name, path.read_bytes()) for name, path in library_files()]
     if not any(texts):
         raise ValueError("this Python came without documentation: use --python_docs false")
     return [{"text": text, "source": "python_docs"} for text in texts if text]
 
 
-def _help_topics():
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:  # some systems package it apart
-        return []
-    return [text for _, text in sorted(topics.items())]
-
-
 def library_files():
     """Yield (dotted module name, path) for each Python file of the standard library, by name."""
-    library = pathlib.Path(sysconfig.get_path("stdlib"))
-    found = {}
-    for folder, folders, names in os.walk(library):
+    library, found = pathlib.Path(sysconfig.get_path("stdlib")), {}
+    for folder, folders, _ in os.walk(library):
         folders[:] = [f for f in folders if f not in NOT_LIBRARY and not f.startswith("config-")]
-        for path in (pathlib.Path(folder, name) for name in names if name.endswith(".py")):
+        for path in pathlib.Path(folder).glob("*.py"):
             name = ".".join(path.relative_to(library).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
     yield from sorted(found.items())
@@ -55,21 +50,18 @@ def _module_documentation(name, code):
             tree = ast.parse(code)
     except (SyntaxError, ValueError):  # a file that is broken on purpose
         return ""
-    return "\n\n".join(filter(None, [_entry(f"module {name}", tree), *_entries(tree, "")]))
+    documented = [(f"module {name}", tree), *_public(tree, "")]
+    return "\n\n".join(f"{heading}\n{docstring}" for heading, node in documented
+                       if (docstring := ast.get_docstring(node)))
 
 
-def _entries(parent, prefix):
-    """Yield the entries of the public functions and classes below a node of the syntax tree."""
+def _public(parent, prefix):
+    """Yield (heading, node) of the public functions and classes below a node of the syntax tree."""
     for node in parent.body:
         if getattr(node, "name", "_").startswith("_"):
             continue
         if isinstance(node, ast.ClassDef):
-            yield _entry(f"class {prefix}{node.name}", node)
-            yield from _entries(node, f"{prefix}{node.name}.")
+            yield f"class {prefix}{node.name}", node
+            yield from _public(node, f"{prefix}{node.name}.")
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield _entry(f"{prefix}{node.name}({ast.unparse(node.args)})", node)
-
-
-def _entry(heading, node):
-    docstring = ast.get_docstring(node)
-    return f"{heading}\n{docstring}" if docstring else ""
+            yield f"{prefix}{node.name}({ast.unparse(node.args)})", node

@@ -30,6 +30,9 @@ LANGUAGES = ("en", "zh")
 NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
 FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
+HEAD = re.compile(r"rule (?P<rule>\w+)|list (?P<list>\w+)( \^(?P<power>\d(\.\d+)?))?( *\|.*)?")
+SLOT = re.compile(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?")
+CONDITION = re.compile(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?")
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
 MANY_PLACES = 8  # from so many on, a quick look first whether a sentence can be read at all
@@ -68,161 +71,143 @@ class Grammar:
 
     def __init__(self, path):
         self.path, self.lists, self.rules, self.variables = pathlib.Path(path), {}, {}, {}
-        self._tables = {}  # the tables that were asked for so far
-        for number, header, rows in self._sections():
-            kind, name, law, columns = self._header(number, header)
-            known = self.lists if kind == "list" else self.rules
-            if name in known or not rows:
-                self.fail(number, f"{kind} {name!r} is {'twice in the file' if rows else 'empty'}")
-            known[name] = rows if kind == "rule" else self._entries(name, law, columns, rows)
-        if "story" not in self.rules:
-            self.fail(1, "the file has no rule 'story'")
-        # A rule may use what stands below it: so first all variables, then the alternatives.
-        for number, _, row in itertools.chain(*self.rules.values()):
-            for variable, source in re.findall(r"\{\^?(\w+)[=:](\w+)", row):
-                if self.variables.setdefault(variable, source) != source:
-                    self.fail(number, f"variable {variable!r} draws from two lists")
-        for name, rows in self.rules.items():
-            self.rules[name] = [(self._alternative(number, row), weight or rank ** -2)
-                                for rank, (number, weight, row) in enumerate(rows, start=1)]
+        self._tables, self._line = {}, 0  # the tables asked for so far; the line that is read
+        try:
+            for head, weight, row in self._rows("list"):
+                self._add_words(head, weight, row)
+            # A rule may use what stands below it: first all variables, then the alternatives.
+            for head, _, row in self._rows("rule"):
+                self.rules[head["rule"]] = []
+                for variable, source in re.findall(r"\{\^?(\w+)[=:](\w+)", row):
+                    if self.variables.setdefault(variable, source) != source:
+                        raise ValueError(f"variable {variable!r} draws from two lists")
+            for head, weight, row in self._rows("rule"):
+                rule = self.rules[head["rule"]]
+                rule.append((self._alternative(row), weight or (1 + len(rule)) ** -2))
+            if "story" not in self.rules:
+                raise ValueError("the file ends without a rule 'story'")
+        except ValueError as error:
+            raise ValueError(f"{self.path}, line {self._line}: {error}") from None
 
-    def fail(self, number, why):
-        """Raise ValueError for a line of the file."""
-        raise ValueError(f"{self.path}, line {number}: {why}")
-
-    def _sections(self):
-        """Return [(line number, header, rows)], a row being (line number, weight or None, text)."""
-        sections = []
-        for number, line in enumerate(self.path.read_text("utf-8").split("\n"), start=1):
+    def _rows(self, kind):
+        """Yield (head, weight or None, text) for each row of the lists, or of the rules."""
+        head, names = None, set()
+        for self._line, line in enumerate(self.path.read_text("utf-8").split("\n"), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
-            if not line.startswith(" "):
-                sections.append((number, line.strip(), []))
-            elif not sections:
-                self.fail(number, "this line belongs to no list or rule")
-            else:
-                weight, row = re.fullmatch(r"(?:(\d+\.?\d*) )?(.*)", line.strip()).groups()
+            if line.startswith(" ") and head:
+                weight, row = re.fullmatch(r"(?:(\d+\.?\d*) )? *(.*)", line.strip()).groups()
                 if weight and not float(weight):
-                    self.fail(number, "a weight of 0 could never be chosen: remove the line")
-                sections[-1][2].append((number, weight and float(weight), row.strip()))
-        return sections
+                    raise ValueError("a weight of 0 could never be chosen: remove the line")
+                if head[kind]:
+                    yield head, weight and float(weight), row
+            else:
+                head = HEAD.fullmatch(line.rstrip())
+                if not head or head.group("list", "rule") in names:
+                    raise ValueError(f"{line!r} is in the file twice, or should read 'rule name', "
+                                     "'list name | column' or 'list name ^power' (below 10)")
+                names.add(head.group("list", "rule"))
 
-    def _header(self, number, row):
-        """Read `list name ^power | column | column`, or `rule name`."""
-        found = re.fullmatch(r"(list|rule) (\w+)(?: \^([0-9]+\.?[0-9]*))? *((?:\|.*)?)", row)
-        if not found:
-            self.fail(number, f"{row!r} should read 'list name' or 'rule name'")
-        kind, name, power, columns = found.groups()
-        if power and (kind == "rule" or float(power) > 9):
-            self.fail(number, "a power, at most 9, stands in the head of a list only")
-        law = (0, float(power)) if power else NEARLY_ALIKE
-        return kind, name, law, [column.strip() for column in columns.split("|")[1:]]
+    def _add_words(self, head, weight, row):
+        """Add the entries of a row `word, word | cell | cell` to its list."""
+        entries = self.lists.setdefault(head["list"], [])
+        words, *cells = map(str.strip, row.split("|"))
+        _, *columns = map(str.strip, head[0].split("|"))
+        if len(cells) != len(columns):
+            raise ValueError(f"{len(cells) + 1} columns, but {len(columns) + 1} in the head")
+        shift, power = (0, float(head["power"])) if head["power"] else NEARLY_ALIKE
+        for text in map(str.strip, words.split(",")):
+            if not text or any(text == other["text"] for other, _ in entries):
+                raise ValueError(f"{text!r} is no word, or in the list twice")
+            entry = {"text": text, **dict(zip(columns, cells))}
+            if entry.setdefault("a", "-") == "-":
+                entry["a"] = ("an " if VOWEL_SOUND.match(text) else "a ") + text
+            entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
+            entries.append((entry, weight or (1 + len(entries) + shift) ** -power))
 
-    def _entries(self, name, law, columns, rows):
-        """Read the rows `word, word | cell | cell` of a list."""
-        entries, (shift, power) = [], law
-        for number, weight, row in rows:
-            texts, *cells = [cell.strip() for cell in row.split("|")]
-            if len(cells) != len(columns):
-                self.fail(number, f"{len(cells) + 1} columns, but {len(columns) + 1} in the head")
-            for text in map(str.strip, texts.split(",")):
-                if not text:
-                    self.fail(number, "a word is missing beside a comma")
-                if any(text == other["text"] for other, _ in entries):
-                    self.fail(number, f"{text!r} is in list {name} twice")
-                entry = {"text": text, **dict(zip(columns, cells))}
-                if entry.setdefault("a", "-") == "-":
-                    entry["a"] = ("an " if VOWEL_SOUND.match(text) else "a ") + text
-                entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
-                entries.append((entry, weight or (1 + len(entries) + shift) ** -power))
-        return entries
-
-    def _alternative(self, number, row):
+    def _alternative(self, row):
         """Read a row `[guard, guard] text {slot} <rule>` of a rule."""
-        guards, template = re.fullmatch(r"(?:\[([^]]*)\] ?)?(.*)", row).groups()
-        pieces = () if template == "-" else tuple(self._pieces(number, template))
-        return Alternative(self._conditions(number, guards, guard=True), pieces)
-
-    def _pieces(self, number, template):
-        for part in re.split(r"(\{[^{}]*\}| ?<\w+>)", template):
-            if part.startswith("{") and part.endswith("}"):
-                yield self._slot(number, part[1:-1])
-            elif part.lstrip().startswith("<"):
-                if part.strip(" <>") not in self.rules:
-                    self.fail(number, f"there is no rule {part.strip(' <>')!r}")
-                yield Call(part.strip(" <>"), part[:part.index("<")])
+        guards, template = re.fullmatch(r"(?:\[([^]]*)\] ?)?(.*)", row).groups("")
+        pieces = []
+        for part in re.split(r"(\{[^{}]*\}| ?<\w+>)", "" if template == "-" else template):
+            if found := re.fullmatch(r"\{(.*)\}", part):
+                pieces.append(self._slot(found[1]))
+            elif (found := re.fullmatch(r"( ?)<(\w+)>", part)) and found[2] in self.rules:
+                pieces.append(Call(found[2], found[1]))
             elif set(part) & set("{}<>"):
-                self.fail(number, f"a bracket in {part!r} has no partner")
+                raise ValueError(f"{part!r} is no rule, or a bracket in it has no partner")
             elif part:
-                yield part
+                pieces.append(part)
+        return Alternative(read_conditions(guards, guard=True), tuple(pieces))
 
-    def _slot(self, number, text):
+    def _slot(self, text):
         """Read the inside of {variable=list(condition, condition).attribute}."""
-        found = re.fullmatch(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?", text)
+        found = SLOT.fullmatch(text)
         if not found:
-            self.fail(number, f"cannot read the slot {{{text}}}")
+            raise ValueError(f"cannot read the slot {{{text}}}")
         capital, variable, sign, name, conditions, attribute = found.groups("")
         key = "" if sign == ":" else capital + (attribute or "text")
-        conditions, source = self._conditions(number, conditions), name
+        conditions, source = read_conditions(conditions), name
         if not variable and name in self.variables:  # {h} repeats what {h=name} has chosen
             variable, source, name = name, self.variables[name], ""
         needed = [(source, key or "text"), *((source, c.attribute) for c in conditions),
                   *((self.variables.get(c.other), c.value) for c in conditions if c.other)]
         for source, column in needed:
             if source not in self.lists or column not in self.lists[source][0][0]:
-                self.fail(number, f"{text!r} needs a list {source!r} with a column {column!r}")
+                raise ValueError(f"{text!r} needs a list {source!r} with a column {column!r}")
         return Slot(variable, name, conditions, key)
-
-    def _conditions(self, number, texts, guard=False):
-        """Read conditions with commas between; those of a guard may lack a right side."""
-        conditions = []
-        for text in filter(None, (texts or "").split(",")):
-            found = re.fullmatch(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?", text.strip())
-            if not found or not (guard or found[4]) or found[1] and found[4]:
-                self.fail(number, f"cannot read the condition {text!r}")
-            no, variable, attribute, sign, other, value = found.groups("")
-            if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
-                variable, attribute = attribute, "text"
-            equal = sign != "!=" and not no
-            conditions.append(Condition(variable, attribute, equal, other, value.strip()))
-        return tuple(conditions)
-
-    def holds(self, condition, entry, state):
-        """Tell whether a condition holds for an entry (or a guard), given what is remembered."""
-        left = state.get(condition.variable) if condition.variable else entry
-        if left is None or not condition.value:
-            return (left is not None) == condition.equal
-        if condition.other and condition.other not in state:
-            return True
-        right = state[condition.other][condition.value] if condition.other else condition.value
-        left = left[condition.attribute]
-        # Cells may hold several words, of which one in common is enough.
-        shared = condition.attribute != "text" and set(left.split()) & set(right.split())
-        return (left == right or bool(shared)) == condition.equal
 
     def words(self, slot, state):
         """Return the Table of entries that a choosing slot may take in this state."""
-        seen = [state[c.other][c.value] if c.other in state else None
-                for c in slot.conditions if c.other]
-        key = (slot.list, slot.conditions, *seen)
-        if key not in self._tables:
-            fit = [(e, w) for e, w in self.lists[slot.list]
-                   if all(self.holds(c, e, state) for c in slot.conditions)]
-            if not fit:
-                raise ValueError(f"{self.path}: no word fits {slot} with {seen}")
-            self._tables[key] = make_table(*zip(*fit))
-        return self._tables[key]
+        seen = tuple(state[c.other][c.value] if c.other in state else None
+                     for c in slot.conditions if c.other)
+        rows = self.lists[slot.list]
+        fit = (all(holds(c, entry, state) for c in slot.conditions) for entry, _ in rows)
+        return self._table((slot.list, slot.conditions, seen), rows, fit)
 
     def alternatives(self, name, state):
         """Return the Table of alternatives that a rule may take in this state (None: in any)."""
         rows = self.rules[name]
-        fit = tuple(state is None or all(self.holds(g, None, state) for g in a.guards)
-                    for a, _ in rows)
-        if (name, fit) not in self._tables:
-            if not any(fit):
-                raise ValueError(f"{self.path}: no alternative of rule {name!r} fits")
-            self._tables[name, fit] = make_table(*zip(*itertools.compress(rows, fit)))
-        return self._tables[name, fit]
+        fit = tuple(state is None or all(holds(g, None, state) for g in a.guards) for a, _ in rows)
+        return self._table((name, fit), rows, fit)
+
+    def _table(self, key, rows, fit):
+        """Return the Table of those rows that fit, made once for each key."""
+        if key not in self._tables:
+            fitting = list(itertools.compress(rows, fit))
+            if not fitting:
+                raise ValueError(f"{self.path}: nothing can be chosen for {key}")
+            self._tables[key] = make_table(*zip(*fitting))
+        return self._tables[key]
+
+
+def read_conditions(texts, guard=False):
+    """Read conditions with commas between; those of a guard may lack a right side."""
+    conditions = []
+    for text in filter(None, texts.split(",")):
+        found = CONDITION.fullmatch(text.strip())
+        if not found or not (guard or found[4]) or found[1] and found[4]:
+            raise ValueError(f"cannot read the condition {text!r}")
+        no, variable, attribute, sign, other, value = found.groups("")
+        if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
+            variable, attribute = attribute, "text"
+        equal = sign != "!=" and not no
+        conditions.append(Condition(variable, attribute, equal, other, value.strip()))
+    return tuple(conditions)
+
+
+def holds(condition, entry, state):
+    """Tell whether a condition holds for an entry (or a guard), given what is remembered."""
+    left = state.get(condition.variable) if condition.variable else entry
+    if left is None or not condition.value:
+        return (left is not None) == condition.equal
+    if condition.other and condition.other not in state:
+        return True
+    right = state[condition.other][condition.value] if condition.other else condition.value
+    left = left[condition.attribute]
+    # Cells may hold several words, of which one in common is enough.
+    shared = condition.attribute != "text" and set(left.split()) & set(right.split())
+    return (left == right or bool(shared)) == condition.equal
 
 
 @functools.lru_cache(maxsize=None)
@@ -285,28 +270,26 @@ def stories(language, count, seed):
         raise ValueError(f"count is {count}: give 0 or more")
     # Seeding with a str and random() are the parts of `random` that no Python version changes.
     uniform = random.Random(f"nanoseek stories {language} {seed}").random
-    rules, found, seen = grammar(language), [], set()
+    rules, found = grammar(language), {}  # text → Story
     while len(found) < count:
         writer = Writer(rules, uniform)
         writer.write("story")
         text = "".join(writer.out)
-        if text not in seen:
-            seen.add(text)
-            log2 = round(writer.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
-            found.append(Story(text, f"stories_{language}", log2))
-    return found
+        log2 = round(writer.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
+        found.setdefault(text, Story(text, f"stories_{language}", log2))
+    return list(found.values())
 
 
 class _Reader:
     """Finds the derivations of a text, or of one sentence.
 
     strict: choices and guards as when writing; else a slot takes any word of its list, whatever is
-    remembered (the state then holds what stood there last), and guards are ignored. Without
-    `remember`, readings that end at one place count as one, so there never are many.
+    remembered (the state then holds what stood there last), and guards are ignored. A state of None
+    remembers nothing: readings that end at one place count as one, so there never are many.
     """
 
-    def __init__(self, rules, strict=True, remember=True):
-        self.grammar, self.strict, self.remember, self._indexes = rules, strict, remember, {}
+    def __init__(self, rules, strict=True):
+        self.grammar, self.strict, self._indexes = rules, strict, {}
 
     def readings(self, pieces, text, state):
         """Return (state, log2) of each way to read the pieces as the whole text."""
@@ -316,18 +299,18 @@ class _Reader:
     def _read(self, pieces, text, found):
         """Carry each (position, state, log2) of `found` over the pieces; return those that fit."""
         for piece in pieces:
+            if not found:
+                break
             if type(piece) is str:
                 found = [(at + len(piece), state, log2) for at, state, log2 in found
                          if text.startswith(piece, at)]
-            else:
-                step = self._rule if type(piece) is Call else self._slot
-                found = [end for start in found for end in step(piece, text, *start)]
-                if not self.remember:
-                    found = list({end[0]: end for end in found}.values())
-                if not self.strict:  # only to explain: some readings say enough
-                    found = found[:MOST_PLACES]
-            if not found:
-                break
+                continue
+            step = self._rule if type(piece) is Call else self._slot
+            found = [end for start in found for end in step(piece, text, *start)]
+            if found and found[0][1] is None:
+                found = list({end[0]: end for end in found}.values())
+            if not self.strict:  # only to explain: some readings say enough
+                found = found[:MOST_PLACES]
         return found
 
     def _rule(self, call, text, at, state, log2):
@@ -342,12 +325,11 @@ class _Reader:
         return ends
 
     def _slot(self, slot, text, at, state, log2):
-        known = state.get(slot.variable) if self.strict and not slot.list else None
-        if known:
-            word = known[slot.key]
+        if self.strict and not slot.list and slot.variable in state:
+            word = state[slot.variable][slot.key]
             return [(at + len(word), state, log2)] if text.startswith(word, at) else []
         words = self._words(slot, state).get(text[at:at + 1] if slot.key else "", ())
-        keep = slot.variable and self.remember
+        keep = slot.variable and state is not None
         return [(at + len(word), {**state, slot.variable: entry} if keep else state,
                  log2 + bits) for word, entry, bits in words if text.startswith(word, at)]
 
@@ -357,12 +339,12 @@ class _Reader:
             source = slot.list or self.grammar.variables[slot.variable]
             slot = slot._replace(list=source, conditions=())
         table = self.grammar.words(slot, state)
-        if (id(table), slot.key) not in self._indexes:
-            index = self._indexes[id(table), slot.key] = {}
+        index = self._indexes.setdefault((id(table), slot.key), {})
+        if not index:
             for entry, bits in zip(table.items, table.log2):
                 word = entry[slot.key] if slot.key else ""
                 index.setdefault(word[:1], []).append((word, entry, bits))
-        return self._indexes[id(table), slot.key]
+        return index
 
 
 def log2_probability(text):
@@ -383,13 +365,12 @@ def language_of(text, share=0.0):
 
 def sentences(text):
     """Split a story into its sentences: after . ! ? and a closing quote, before a capital."""
-    return [part for part in map(str.strip, _cut(text, "")) if part]
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return [part for part in map(str.strip, split_at(text, ends)) if part]
 
 
-def _cut(text, after):
-    """Cut a text behind each sentence end, seeing also the text that comes after it."""
-    ends = [m.end() for m in SENTENCE_END.finditer(text + after) if m.end() <= len(text)]
-    return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)])]
+def split_at(text, places):
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)])]
 
 
 def _distinct(places):
@@ -414,8 +395,7 @@ class Plan:
     def __init__(self, rules):
         self.grammar, self.nodes, self.follow = rules, [((), ())], [[]]
         self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
-        self.quick = _Reader(rules, strict=False, remember=False)
-        self.ends = set(self._add_rule("story", [0], (), ()))
+        self.ends = self._add_rule("story", [0], (), ())
 
     def _add_rule(self, rule, before, guards, unwritten):
         """Add the sentences that a rule writes behind the nodes `before`; return its last nodes.
@@ -423,42 +403,38 @@ class Plan:
         guards, unwritten: the conditions and the choices without a text, such as {s:season}, that
         were met since the last sentence. They belong to the sentence that comes next.
         """
-        ends = []
+        ends = {}  # an ordered set
         for alternative, _ in self.grammar.rules[rule]:
             last, waiting = before, (guards + alternative.guards, unwritten)
             for part in self._sentences(alternative.pieces):
                 if type(part) is Call:
-                    last = self._add_rule(part.rule, last, *waiting)
+                    last, waiting = self._add_rule(part.rule, last, *waiting), ((), ())
                 elif all(type(piece) is Slot and not piece.key for piece in part):
                     waiting = waiting[0], waiting[1] + part
-                    continue
                 else:
-                    last = [self._add_node(last, waiting[0], waiting[1] + part)]
-                waiting = (), ()
-            ends += last
-        return list(dict.fromkeys(ends))
-
-    def _add_node(self, before, guards, pieces):
-        """Add a sentence that may stand behind the nodes `before`; return its node."""
-        self.nodes.append((guards, pieces))
-        self.follow.append([])
-        for node in before:
-            self.follow[node].append(len(self.nodes) - 1)
-        return len(self.nodes) - 1
+                    self.nodes.append((waiting[0], waiting[1] + part))
+                    self.follow.append([])
+                    for node in last:
+                        self.follow[node].append(len(self.nodes) - 1)
+                    last, waiting = [len(self.nodes) - 1], ((), ())
+            ends.update(dict.fromkeys(last))
+        return list(ends)
 
     def _sentences(self, pieces):
         """Yield the sentences of an alternative, each a tuple of pieces without space before it.
 
         The call of a rule that writes sentences of its own is yielded as it is, between them.
         """
-        sentence = ()
-        for index, piece in enumerate(pieces):
-            if type(piece) is Call and SENTENCE_END.search(self._sample([piece])):
-                yield from [sentence] if sentence else []
-                yield piece
+        samples, sentence, begin = list(map(self._sample, pieces)), (), 0
+        ends = [match.end() for match in SENTENCE_END.finditer("".join(samples))]
+        for piece, sample in zip(pieces, samples):
+            inside = [end - begin for end in ends if begin < end <= begin + len(sample)]
+            begin += len(sample)
+            if type(piece) is Call and inside:
+                yield from [sentence, piece] if sentence else [piece]
                 sentence = ()
             elif type(piece) is str:  # it may end sentences, and begin another
-                *ended, rest = _cut(piece, self._sample(pieces[index + 1:]))
+                *ended, rest = split_at(piece, inside)
                 for text in ended:
                     yield (*sentence, text if sentence else text.lstrip())
                     sentence = ()
@@ -469,19 +445,15 @@ class Plan:
                 sentence += (piece._replace(lead="") if first_call else piece,)
         yield from [sentence] if sentence else []
 
-    def _sample(self, pieces):
-        """Return a text that these pieces may write: the first choice everywhere."""
-        text = ""
-        for piece in pieces:
-            if type(piece) is str:
-                text += piece
-            elif type(piece) is Call:
-                alternatives = (a.pieces for a, _ in self.grammar.rules[piece.rule] if a.pieces)
-                text += piece.lead + self._sample(next(alternatives))
-            elif piece.key:
-                words = self.grammar.lists[piece.list or self.grammar.variables[piece.variable]]
-                text += words[0][0][piece.key]
-        return text
+    def _sample(self, piece):
+        """Return a text that a piece may write: the first choice everywhere."""
+        if type(piece) is Call:
+            first = next(a.pieces for a, _ in self.grammar.rules[piece.rule] if a.pieces)
+            return piece.lead + "".join(map(self._sample, first))
+        if type(piece) is Slot:
+            words = self.grammar.lists[piece.list or self.grammar.variables[piece.variable]]
+            return words[0][0][piece.key] if piece.key else ""
+        return piece
 
     def steps(self, places, line, reader):
         """Return the (node, state) that a sentence leads to from any (node, state) of places."""
@@ -492,13 +464,13 @@ class Plan:
         for node, state in places:
             for after in self.follow[node]:
                 guards, pieces = self.nodes[after]
-                if after in able and all(self.grammar.holds(g, None, state) for g in guards):
+                if after in able and all(holds(guard, None, state) for guard in guards):
                     found += [(after, new) for new, _ in reader.readings(pieces, line, state)]
         return _distinct(found)
 
     def able(self, nodes, line):
         """Return those of the nodes that can write a sentence, whatever is remembered."""
-        return {n for n in nodes if self.quick.readings(self.nodes[n][1], line, {})}
+        return {n for n in nodes if self.loose.readings(self.nodes[n][1], line, None)}
 
     def explain(self, places, line):
         """Say why a sentence that the grammar can write does not fit in any of these places."""

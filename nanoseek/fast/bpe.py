@@ -133,8 +133,8 @@ class FastTokenizer(Tokenizer):
 
     def encode(self, text, allowed_special=()):
         """Return the ids of a text: list of int."""
-        if allowed_special or len(text or "") < SHORT:  # the chapter remembers the chunks that it met
-            return super().encode(text, allowed_special)
+        if allowed_special or len(text or "") < SHORT:
+            return super().encode(text, allowed_special)  # which remembers the chunks it has met
         return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts, allowed_special=()):

@@ -26,7 +26,11 @@ def minhash_signatures(texts, permutations=128):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
     signatures = np.full((len(texts), permutations), EMPTY, np.uint32)
     for numbers, pieces in batches(texts):
-        put_minima(signatures, numbers, pieces)
+        hashes, lengths = hash_pieces(pieces)
+        hashes = (hashes >> np.uint64(32)).astype(np.uint32)
+        places = np.repeat(np.array(numbers, np.int64) * permutations, lengths)
+        places += hashes & np.uint32(permutations - 1)
+        np.minimum.at(signatures.reshape(-1), places, hashes)
     for start in range(0, len(texts), 4096):
         fill_empty_bins(signatures[start:start + 4096], bin_orders(permutations))
     return signatures
@@ -34,34 +38,18 @@ def minhash_signatures(texts, permutations=128):
 
 def batches(texts):
     """Yield (numbers of the texts, pieces of them), about BATCH characters at a time."""
-    numbers, batch, size = [], [], 0
+    numbers, pieces, size = [], [], 0
     for number, text in enumerate(texts):
-        for piece in cut(text):
+        text = text.ljust(GRAM, "\0")
+        for start in range(0, len(text) - GRAM + 1, BATCH):  # each gram lies in one piece only
             numbers.append(number)
-            batch.append(piece)
-            size += len(piece)
+            pieces.append(text[start:start + BATCH + GRAM - 1])
+            size += len(pieces[-1])
             if size >= BATCH:
-                yield numbers, batch
-                numbers, batch, size = [], [], 0
-    if batch:
-        yield numbers, batch
-
-
-def cut(text):
-    """Yield pieces of at most BATCH grams; each gram of the text lies in exactly one of them."""
-    text = text.ljust(GRAM, "\0")
-    for start in range(0, len(text) - GRAM + 1, BATCH):
-        yield text[start:start + BATCH + GRAM - 1]
-
-
-def put_minima(signatures, numbers, pieces):
-    """Lower each bin of the signatures to the smallest hash of the pieces' grams in it."""
-    permutations = signatures.shape[1]
-    hashes, lengths = hash_pieces(pieces)
-    hashes = (hashes >> np.uint64(32)).astype(np.uint32)
-    places = np.repeat(np.array(numbers, np.int64) * permutations, lengths)
-    places += hashes & np.uint32(permutations - 1)
-    np.minimum.at(signatures.reshape(-1), places, hashes)
+                yield numbers, pieces
+                numbers, pieces, size = [], [], 0
+    if pieces:
+        yield numbers, pieces
 
 
 def hash_pieces(pieces):

@@ -26,7 +26,7 @@ import numpy as np
 
 from nanoseek.duplicates import (GRAM, NEIGHBOURS, band_keys, choose_bands, estimate_jaccard,
                                  find_root, least_estimates)
-from nanoseek.fast.minhash import OUTSIDE, cut, hash_pieces, minhash_signatures
+from nanoseek.fast.minhash import OUTSIDE, hash_pieces, minhash_signatures
 
 PAIRS = 1 << 12                  # pairs in a batch: their numbers fit in the low bits of a hash
 GRAMS = 1 << 20                  # grams checked in one sort
@@ -92,36 +92,27 @@ class PairSearch:
 
     def join(self, left, right):
         """Join the near-duplicates among at most PAIRS pairs; each test leaves fewer of them."""
-        for test in (self.are_apart, self.look_near, self.are_near):
-            passed = test(left, right)
-            left, right = left[passed], right[passed]
-            if not len(left):
-                return
-        for i, j in zip(left.tolist(), right.tolist()):
+        apart = self.roots[left] != self.roots[right]  # not in one cluster yet
+        left, right = left[apart], right[apart]
+        estimates = estimate_jaccard(self.signatures[left], self.signatures[right])
+        likely = estimates >= np.minimum(self.least[left], self.least[right])
+        left, right = left[likely], right[likely]
+        near = self.are_near(left, right)
+        for i, j in zip(left[near].tolist(), right[near].tolist()):
             i, j = find_root(self.roots, i), find_root(self.roots, j)
             self.roots[max(i, j)] = min(i, j)
 
-    def are_apart(self, left, right):
-        """Say of each pair whether it is not in one cluster yet."""
-        return self.roots[left] != self.roots[right]
-
-    def look_near(self, left, right):
-        """Say of each pair whether its estimate is high enough for an exact check."""
-        estimates = estimate_jaccard(self.signatures[left], self.signatures[right])
-        return estimates >= np.minimum(self.least[left], self.least[right])
-
     def are_near(self, left, right):
         """Say of each pair whether its Jaccard index is at least the threshold."""
-        sizes = self.sizes[left] + self.sizes[right]
-        batches = np.cumsum(sizes) // GRAMS  # pairs of one number are checked in one sort
-        near = []
-        for pairs in np.split(np.arange(len(left)), np.flatnonzero(np.diff(batches)) + 1):
-            check = self.count_large if sizes[pairs[0]] > GRAMS else self.count_batch
-            shared, total = check(left[pairs], right[pairs])
-            near.append(shared / (total - shared) >= self.threshold)
-        return np.concatenate(near)
+        near = np.zeros(len(left), bool)
+        batches = np.cumsum(self.sizes[left] + self.sizes[right]) // GRAMS
+        for batch in np.unique(batches):  # pairs of one number are checked in one sort
+            pairs = batches == batch
+            shared, total = self.count_grams(left[pairs], right[pairs])
+            near[pairs] = shared / (total - shared) >= self.threshold
+        return near
 
-    def count_batch(self, left, right):
+    def count_grams(self, left, right):
         """Return arrays of |A ∩ B| and of |A| + |B|, one sort for all pairs."""
         merged = np.sort(np.concatenate((self.numbered_grams(left), self.numbered_grams(right))))
         pairs = (merged & LOW_BITS).astype(np.int64)
@@ -129,23 +120,8 @@ class PairSearch:
         return (np.bincount(pairs[1:][twins], minlength=len(left)),
                 np.bincount(pairs, minlength=len(left)))
 
-    def count_large(self, left, right):
-        """Do the same for texts too large for one sort: pair by pair, each text in pieces."""
-        counts = []
-        for i, j in zip(left.tolist(), right.tolist()):
-            a, b = gram_set(self.texts[i]), gram_set(self.texts[j])
-            counts.append((len(np.intersect1d(a, b, assume_unique=True)), len(a) + len(b)))
-        return np.array(counts).T
-
     def numbered_grams(self, texts):
         """Return the distinct grams of each text: hashes that end in the number of its pair."""
         hashes, lengths = hash_pieces([self.texts[n].ljust(GRAM, "\0") for n in texts.tolist()])
         numbers = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)
-        grams = np.sort((hashes & ~LOW_BITS | numbers)[hashes != OUTSIDE])
-        return grams[np.append(True, grams[1:] != grams[:-1])]
-
-
-def gram_set(text):
-    """Return the hashes of a text's distinct grams, sorted, without large arrays on the way."""
-    parts = [np.unique(hash_pieces([piece])[0]) for piece in cut(text)]
-    return np.unique(np.concatenate(parts))[:-1]  # the last is OUTSIDE
+        return np.unique((hashes & ~LOW_BITS | numbers)[hashes != OUTSIDE])

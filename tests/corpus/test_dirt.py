@@ -6,12 +6,9 @@ import re
 import unicodedata
 
 import pytest
+from sample_texts import documents_of
 
 MODULE = "nanoseek.corpus.dirt"
-
-
-def documents_of(texts, source="s"):
-    return [{"text": text, "source": source} for text in texts]
 
 
 ENGLISH = [f"The {adjective} miller of {place}, who had {count} sons, said to them that the wheel "

@@ -4,12 +4,9 @@ import os
 
 import pytest
 from hypothesis import given, settings, strategies
+from sample_texts import documents_of
 
 MODULE = "nanoseek.corpus.documents"
-
-
-def documents_of(texts, source="s"):
-    return [{"text": text, "source": source} for text in texts]
 
 
 @settings(deadline=None)

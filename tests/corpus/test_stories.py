@@ -147,9 +147,9 @@ def test_words_enough_and_none_of_the_other_language(module):
 
 @pytest.mark.parametrize("line, number, message", [
     ("rule story\n  {nobody} slept.", 2, "nobody"), ("rule story\n  Ann <went>.", 2, "went"),
-    ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "no list or rule"),
-    ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 1, "story"),
-    ("list x ^400\n  a, b\nrule story\n  x", 1, "at most 9"), ("rule story ^2\n  x", 1, "of a list"),
+    ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "should read"),
+    ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 3, "story"),
+    ("list x ^400\n  a, b\nrule story\n  x", 1, "below 10"), ("rule story ^2\n  x", 1, "should read"),
     ("rule story\n  {name", 2, "partner"), ("rule story\n  x\n  0 y", 3, "weight of 0")])
 def test_a_wrong_entry_is_named_with_its_line(module, tmp_path, line, number, message):
     path = tmp_path / "bad.txt"

@@ -83,14 +83,12 @@ def test_a_pair_exactly_at_the_threshold_counts(module):
         both(module, pairs[-1], index)
 
 
-def test_long_texts_are_checked_in_pieces_with_the_same_result(module, monkeypatch):
+def test_pairs_are_checked_in_several_sorts_with_the_same_result(module, monkeypatch):
     texts = families(7, 30, (50, 900))
     whole = both(module, texts, 0.7)
-    monkeypatch.setattr(module, "GRAMS", 700)  # larger pairs stand for those of millions of grams
-    monkeypatch.setattr("nanoseek.fast.minhash.BATCH", 300)
-    assert both(module, texts, 0.7) == whole
-    monkeypatch.setattr(module, "GRAMS", 1)
-    assert both(module, texts, 0.7) == whole
+    for grams in (700, 1):  # a larger pair is a batch of its own
+        monkeypatch.setattr(module, "GRAMS", grams)
+        assert both(module, texts, 0.7) == whole
 
 
 def test_signatures_that_were_made_before(module):
@@ -106,10 +104,9 @@ def test_the_batched_check_counts_what_sets_count(module):
     right = np.array(random.Random(2).choices(range(len(texts)), k=500))
     search = module.PairSearch(texts, duplicates.minhash_signatures(texts), 0.8)
     sets = [duplicates.grams(text) for text in texts]
-    for count in (search.count_batch, search.count_large):
-        shared, total = count(left, right)
-        assert shared.tolist() == [len(sets[i] & sets[j]) for i, j in zip(left, right)]
-        assert total.tolist() == [len(sets[i]) + len(sets[j]) for i, j in zip(left, right)]
+    shared, total = search.count_grams(left, right)
+    assert shared.tolist() == [len(sets[i] & sets[j]) for i, j in zip(left, right)]
+    assert total.tolist() == [len(sets[i]) + len(sets[j]) for i, j in zip(left, right)]
 
 
 def test_each_pair_of_a_band_is_met_once(module):
