@@ -59,17 +59,17 @@ def windows(ids, context, stride):
         done, start = end, max(0, end - (context - stride))
 
 
-def nats(model, documents, stride=None):
+def nats(model, documents):
     """Return the total negative log-likelihood in nats of documents (arrays of ids), but for their
-    first ids, which are given. stride: see `windows` (half the context)."""
-    return float(document_nats(model, documents, stride).sum())
+    first ids, which are given."""
+    return float(document_nats(model, documents).sum())
 
 
-def document_nats(model, documents, stride=None):
+def document_nats(model, documents):
     """Return the nats of each document, a float64 array; see `nats`."""
     context = model.config.max_position_embeddings
     pieces = [(number, piece, skip) for number, document in enumerate(documents)
-              for piece, skip in windows(document, context, stride or max(1, context // 2))]
+              for piece, skip in windows(document, context, max(1, context // 2))]
     found = piece_nats(model, [(piece, skip) for _, piece, skip in pieces])
     return np.bincount([number for number, _, _ in pieces], found, len(documents))
 
@@ -123,57 +123,46 @@ def held_out(folder, limit=None, split="held_out"):
     return found
 
 
-def token_counts(folder, source):
-    """Return how often each id (V,) occurs in the training documents of a source."""
+def unigram_nats(folder, source, documents, vocab_size):
+    """Return the nats of documents under the token frequencies of their source.
+
+    The frequencies are those of the source's training documents in a token folder, each plus one.
+    Raises ValueError when the folder's vocabulary is not of this size.
+    """
     manifest = read_manifest(folder)
-    counts = np.zeros(manifest["vocab_size"], dtype=np.int64)
-    entry = manifest["splits"]["train"].get(source)
+    if manifest["vocab_size"] != vocab_size:
+        raise ValueError(f"{folder} was encoded with a vocabulary of {manifest['vocab_size']}, "
+                         f"but the model's has {vocab_size}: build the tokens again")
+    counts, entry = np.ones(vocab_size), manifest["splits"]["train"].get(source)
     if entry is not None:
         ids = TokenStream(folder, entry, manifest["dtype"], verify=False).ids
-        counts += np.bincount(ids, minlength=len(counts))
-    return counts
-
-
-def unigram_nats(counts, documents):
-    """Return the nats of documents under token frequencies `counts` (V,), each plus one."""
-    log_probability = np.log(counts + 1.0) - math.log(counts.sum() + len(counts))
+        counts += np.bincount(ids, minlength=vocab_size)
+    log_probability = np.log(counts) - math.log(counts.sum())
     return -sum(float(log_probability[ids[1:]].sum()) for ids in documents)
 
 
 def evaluate(model, folder):
-    """Score all held-out documents of a token folder: {source: Score}.
-
-    Raises ValueError when the model's vocabulary is not the folder's.
-    """
-    manifest = read_manifest(folder)
-    if manifest["vocab_size"] != model.config.vocab_size:
-        raise ValueError(f"{folder} was encoded with a vocabulary of {manifest['vocab_size']}, "
-                         f"but the model's has {model.config.vocab_size}: name its own tokens")
-    scores = {}
+    """Score all held-out documents of a token folder: {source: Score}."""
+    scores, entries = {}, read_manifest(folder)["splits"]["held_out"]
     for source, documents in held_out(folder).items():
-        entry = manifest["splits"]["held_out"][source]
+        entry, log2_probability = entries[source], entries[source]["log2_probability"]
         nats_at_one_bit = entry["bytes"] * math.log(2)  # what one bit per byte would be
-        log2_probability = entry["log2_probability"]
+        unigram = unigram_nats(folder, source, documents, model.config.vocab_size)
         scores[source] = Score(
             entry["documents"], entry["bytes"], nats(model, documents) / nats_at_one_bit,
-            log2_probability and -log2_probability / entry["bytes"],
-            unigram_nats(token_counts(folder, source), documents) / nats_at_one_bit)
+            log2_probability and -log2_probability / entry["bytes"], unigram / nats_at_one_bit)
     return scores
 
 
 def format_scores(scores):
     """Return the scores as a table for the screen."""
-    def or_dash(value, form):
-        return "-" if value is None else format(value, form)
-
-    lines = [f"{'held-out source':<18}{'documents':>10}{'bits/byte':>11}{'floor':>8}"
-             f"{'above':>8}{'unigram':>9}{'way':>7}"]
+    rows = [("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
     for source, s in scores.items():
-        above = f"{s.bits_per_byte / s.floor - 1:+.1%}" if s.floor else "-"
-        lines.append(
-            f"{source:<18}{s.documents:>10,}{s.bits_per_byte:>11.3f}"
-            f"{or_dash(s.floor, '.3f'):>8}{above:>8}{or_dash(s.unigram, '.3f'):>9}"
-            f"{or_dash(s.way_to_floor, '.0%'):>7}")
+        above = s.bits_per_byte / s.floor - 1 if s.floor else None
+        rows.append((source, f"{s.documents:,}", f"{s.bits_per_byte:.3f}", *(
+            "-" if value is None else format(value, form) for value, form in (
+                (s.floor, ".3f"), (above, "+.1%"), (s.unigram, ".3f"), (s.way_to_floor, ".0%")))))
+    lines = ["{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format(*row) for row in rows]
     if any(s.floor for s in scores.values()):
         lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
                      "over it;\nway: how much of the way from the unigram model to the floor")

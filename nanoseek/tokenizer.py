@@ -20,7 +20,7 @@ Ties in training: the highest count, then the smaller left id, then the smaller 
 import codecs
 import collections
 import functools
-import importlib
+import importlib.util
 import itertools
 import json
 import pathlib
@@ -249,6 +249,8 @@ class Tokenizer:
                 return own
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError, regex.error):
             pass  # not written by `save`
+        if importlib.util.find_spec("nanoseek") is None:
+            raise ValueError(f"{path} was not written by `save`: this file alone cannot open it")
         return importlib.import_module("nanoseek.lab.foreign_tokenizer").open_file(path, cls)
 
 

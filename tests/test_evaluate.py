@@ -86,6 +86,7 @@ def test_scores_by_source(model, tmp_path):
 
 
 def test_another_vocabulary_is_refused(model, tmp_path):
-    data.write_shards([{"text": "a", "source": "s"}], lambda text: [1], tmp_path / "t", 300)
+    documents = [{"text": "a", "source": "s"}, {"text": "b", "source": "s", "split": "held_out"}]
+    data.write_shards(documents, lambda text: [1], tmp_path / "t", 300)
     with pytest.raises(ValueError, match="vocabulary of 300"):
         evaluate.evaluate(model, tmp_path / "t")

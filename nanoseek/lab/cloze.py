@@ -19,6 +19,8 @@ Cloze tests: Taylor 1953; choices scored by likelihood as in LAMBADA and HellaSw
 1905.07830).
 """
 
+import bisect
+import functools
 import hashlib
 import itertools
 import random
@@ -27,16 +29,14 @@ from typing import NamedTuple
 from nanoseek.corpus.stories import LANGUAGES, Writer, grammar, make_table, plan_of, sentences
 
 ABILITIES = ("name", "pronoun", "object", "season", "ending")
-CHOICES = 4  # of every ability but the pronoun: there are only two
-CHANCE = {ability: 1 / (2 if ability == "pronoun" else CHOICES) for ability in ABILITIES}
+CHOICES = {ability: 2 if ability == "pronoun" else 4 for ability in ABILITIES}
+CHANCE = {ability: 1 / count for ability, count in CHOICES.items()}
 KEYS = {  # the columns that a word in question may be written in, and the lists it comes from
     "name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}),
     "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
-# The right word of these questions was drawn from a list in which some words are common and others
-# rare, and the wrong ones are drawn from the same list. Among four draws that all differ, each is
-# equally likely to be the commonest. But if a draw that repeats another were drawn again until it
-# differs, the wrong words would tend to be the rarer ones, and whoever takes the commonest word
-# would be right far above chance. So where two of the four are the same, the question is given up.
+# The words of these questions are drawn from one list, right and wrong alike: among four draws that
+# all differ, each is equally likely to be the commonest. Drawing a repeated word again would make
+# the wrong ones rarer than the right one, so a question with a repeated word is given up instead.
 DRAWN_ALIKE = ("name", "object")
 DRAWS = 40  # wrong choices tried for a question before it is given up
 
@@ -72,7 +72,6 @@ class _TracedStory(Writer):
             begin = self.text.index(sentence, end)
             end = begin + len(sentence)
             self.spans.append((begin, end))
-        self._states = [[(0, {})]]  # where the plan may stand before each sentence
 
     def fill(self, slot):
         self.slots[len(self.out)] = slot
@@ -84,61 +83,53 @@ class _TracedStory(Writer):
         """Return the number of the sentence that a piece stands in."""
         return next(n for n, (_, end) in enumerate(self.spans) if self.begins[piece] < end)
 
-    def fits(self, number, sentence):
-        """Tell whether the grammar allows this sentence after the first `number` sentences."""
-        for begin, end in self.spans[len(self._states) - 1:number]:
-            self._states.append(self.plan.steps(self._states[-1], self.text[begin:end],
-                                                self.plan.reader))
-        return bool(self.plan.steps(self._states[number], sentence, self.plan.reader))
+    @functools.cached_property  # few stories are asked: it takes long
+    def places(self):
+        """Where the grammar's plan may stand before each sentence."""
+        found = [[(0, {})]]
+        for begin, end in self.spans:
+            found.append(self.plan.steps(found[-1], self.text[begin:end], self.plan.reader))
+        return found
 
-    def rewrite(self, first, end, word):
+    def fits(self, number, sentence):
+        """Tell whether the grammar allows this sentence in place of sentence `number`."""
+        return bool(self.plan.steps(self.places[number], sentence, self.plan.reader))
+
+    def rewrite(self, first, end, entry_of):
         """Return the text from the piece `first` to the character `end` with other words.
 
-        word(piece, slot): what shall stand in a slot, None for what stood there.
+        entry_of(piece, slot): whose word shall stand in a slot, None for what stood there.
         """
         parts = []
-        for piece in range(first, len(self.out)):
-            if self.begins[piece] >= end:
-                break
-            new = word(piece, self.slots[piece]) if piece in self.slots else None
-            parts.append(self.out[piece][:end - self.begins[piece]] if new is None else new)
+        for piece in range(first, bisect.bisect_left(self.begins, end)):
+            slot = self.slots.get(piece)
+            entry = entry_of(piece, slot) if slot and slot.key else None
+            parts.append(entry[slot.key] if entry else self.out[piece][:end - self.begins[piece]])
         return "".join(parts)
 
 
-# --- The words in question ----------------------------------------------------------------------
-
-def _mentions(story, ability):
-    """Yield the pieces where a word returns that was named before, the first of each sentence."""
-    (keys, lists), seen = KEYS[ability], set()
-    for piece, slot in story.slots.items():
-        mark = story.sentence_of(piece), slot.variable
-        if not slot.list and slot.key.lstrip("^") in keys and mark not in seen and \
-                story.grammar.variables[slot.variable] in lists and \
-                story.state[slot.variable]["text"] in story.text[:story.begins[piece]]:
-            seen.add(mark)
-            yield piece
-
-
-def _seasonal(story):
-    """Yield the pieces that were chosen to fit a season named before."""
-    for piece, slot in story.slots.items():
-        for condition in slot.conditions:
-            if slot.list and slot.key and condition.attribute == "season":
-                season = story.state[condition.other]["text"] if condition.other \
-                    else condition.value
-                if season in story.text[:story.begins[piece]]:
-                    yield piece
-
-
 def _pieces_in_question(story, ability, number):
-    if ability == "season":
-        return list(_seasonal(story))
-    pieces = list(_mentions(story, ability))
-    if ability == "pronoun":  # he and she in turn: in stories he is commoner
-        both = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))
-        pieces = [piece for piece in pieces
-                  if story.state[story.slots[piece].variable]["they"] == both[number % 2]]
-    return pieces
+    """Return the pieces whose word may be asked for, of every ability but the ending.
+
+    For the season they were chosen to fit a season named before. Else a word returns there that
+    was named before, for the first time in its sentence; he and she take turns, as he is commoner.
+    """
+    keys, lists = KEYS.get(ability, [(), ()])
+    gender = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))[number % 2]
+    found = {}
+    for piece, slot in story.slots.items():
+        before = story.text[:story.begins[piece]]
+        if ability == "season" and slot.list and slot.key:
+            for c in slot.conditions:
+                season = story.state[c.other]["text"] if c.other else c.value
+                if c.attribute == "season" and season in before:
+                    found[piece] = piece
+        elif not slot.list and slot.key.lstrip("^") in keys \
+                and story.grammar.variables[slot.variable] in lists:
+            entry = story.state[slot.variable]
+            if entry["text"] in before and (ability != "pronoun" or entry["they"] == gender):
+                found.setdefault((story.sentence_of(piece), slot.variable), piece)
+    return list(found.values())
 
 
 # --- Wrong choices ------------------------------------------------------------------------------
@@ -149,37 +140,34 @@ def _other_words(story, piece, ability):
     The story's own words come first, then draws from what the right one was drawn from.
     """
     slot, variables = story.slots[piece], story.grammar.variables
-    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [None])[0]
+    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [()])[0]
     table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
         make_table(*zip(*story.grammar.lists[name]))
     own = [entry for variable, entry in story.state.items()
            if variables[variable] == name and variable != slot.variable]
     end = story.spans[story.sentence_of(piece)][1]
     for entry in itertools.chain(own, (story.choose(table) for _ in range(DRAWS))):
-        def word(here, other):
+        def entry_of(here, other):
             same = here == piece or other.variable == slot.variable != ""
-            if same and other.key and (keys is None or other.key.lstrip("^") in keys):
-                return entry[other.key]
-        yield story.rewrite(piece, end, word)
+            return entry if same and (not keys or other.key.lstrip("^") in keys) else None
+        yield story.rewrite(piece, end, entry_of)
 
 
 def _other_endings(story, donors):
     """Yield the last sentences of other stories, about the people and things of this one."""
-    def word(piece, slot):
-        if slot.variable in story.state and slot.key and not slot.list:
-            return story.state[slot.variable][slot.key]
+    def entry_of(piece, slot):
+        return None if slot.list else story.state.get(slot.variable)
     for _ in range(DRAWS):
         donor = donors[int(story.uniform() * len(donors))]
         begin, end = donor.spans[-1]
-        first = next(n for n in range(len(donor.out)) if donor.begins[n + 1] > begin)
-        yield donor.rewrite(first, end, word)[max(0, begin - donor.begins[first]):]
+        first = bisect.bisect_right(donor.begins, begin) - 1
+        yield donor.rewrite(first, end, entry_of)[max(0, begin - donor.begins[first]):]
 
 
 # --- Questions ----------------------------------------------------------------------------------
 
 def _question(story, ability, donors, number):
     """Return the Item of this number made from a story, or None where it offers none."""
-    wanted = round(1 / CHANCE[ability])
     if ability == "ending":
         line, start = len(story.spans) - 1, story.spans[-1][0]
         others = _other_endings(story, donors)
@@ -191,20 +179,20 @@ def _question(story, ability, donors, number):
         line, start = story.sentence_of(piece), story.begins[piece]
         others = _other_words(story, piece, ability)
     begin, end = story.spans[line]
-    right, wrong = story.text[start:end], []
+    right, wrong, wanted = story.text[start:end], [], CHOICES[ability] - 1
     if ability in DRAWN_ALIKE:
-        others = list(itertools.islice(others, wanted - 1))
-        if len({right, *others}) < wanted:
+        others = list(itertools.islice(others, wanted))
+        if len({right, *others}) <= wanted:
             return None
     for other in others:
         if other not in (right, *wrong) and \
                 not story.fits(line, story.text[begin:start] + other):
             wrong.append(other)
-        if len(wrong) == wanted - 1:
+        if len(wrong) == wanted:
             break
     else:
         return None
-    answer = number // 2 % 2 if ability == "pronoun" else number % wanted
+    answer = number // 2 % 2 if ability == "pronoun" else number % CHOICES[ability]
     context = story.text[:start].rstrip()  # the space belongs to the word that follows it
     space, choices = story.text[len(context):start], [*wrong[:answer], right, *wrong[answer:]]
     return Item(ability, story.language, context, tuple(space + choice for choice in choices),

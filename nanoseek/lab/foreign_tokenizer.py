@@ -1,4 +1,4 @@
-"""Open tokenizer.json files that others wrote; `Tokenizer.load` comes here with what is not ours.
+r"""Open tokenizer.json files that others wrote; `Tokenizer.load` comes here with what is not ours.
 
 A file of GPT-2's kind holds byte-level BPE as in the chapter, but numbers its tokens otherwise:
 `Renumbered` translates the ids of our own tokenizer. Any other file (normalizers, other
@@ -7,6 +7,7 @@ gives the methods of `Tokenizer`.
 """
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -18,6 +19,10 @@ from nanoseek.tokenizer import BYTE_ALPHABET, END_OF_TEXT, GPT2_PATTERN, Tokeniz
 # [[:punct:]] and the like, (?m), a + behind {1,3}, set operations.
 READ_OTHERWISE = (r"\\[AbBGhHkKNORwWXyYzZ1-9]|\[\[:\^?\w+:|\(\?[a-z]*m|\{[\d,]+\}\+"
                   r"|\[[^\]]*(?:--|\|\||~~)")
+# What the parts of a file of GPT-2's kind may set; what sets anything else is left to the library.
+GPT2_KIND = {"file": "version added_tokens pre_tokenizer post_processor decoder model",
+             "BPE": "type unk_token vocab merges", "token": "id content special normalized",
+             "Split": "type pattern behavior", "ByteLevel": "type trim_offsets use_regex"}
 
 
 def open_file(path, own):
@@ -25,11 +30,7 @@ def open_file(path, own):
     try:
         content = json.loads(pathlib.Path(path).read_bytes())
         _check(content)
-        own_kind = _read_gpt2_kind(content)
-        if own_kind is None:
-            return Library(content)
-        *parts, ids = own_kind
-        return Renumbered(own(*parts), ids, content)
+        return _open_gpt2_kind(content, own) or Library(content)
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a damaged tokenizer.json: {error!r}") from None
     except (ValueError, RecursionError, regex.error) as error:  # json and UTF-8 raise them, too
@@ -38,13 +39,12 @@ def open_file(path, own):
 
 def _check(content):
     """Raise ValueError for damage that the library would let pass."""
-    vocab, added = content["model"].get("vocab"), content.get("added_tokens") or []
-    names = [token["content"] for token in added]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"the special token {name!r} is given twice")
+    vocab = content["model"].get("vocab")
+    names = [token["content"] for token in content.get("added_tokens") or []]
+    if len({*names}) < len(names):
+        raise ValueError("a special token is given twice")
     if isinstance(vocab, dict):
-        if len(set(vocab.values())) < len(vocab):
+        if len({*vocab.values()}) < len(vocab):
             raise ValueError("its vocabulary gives two tokens the same id")
         missing = {*BYTE_ALPHABET} - vocab.keys()
         if missing and '"ByteLevel"' in json.dumps(content["pre_tokenizer"]):
@@ -52,48 +52,36 @@ def _check(content):
                              "initial_alphabet=pre_tokenizers.ByteLevel.alphabet()")
 
 
-def _set_in(part):
-    return {name for name, value in part.items() if value}
-
-
-def _read_gpt2_kind(content):
-    """Return merges, special tokens, patterns, and the file's id of each of our ids; or None.
-
-    None: the file sets something that the chapter does not know.
-    """
+def _open_gpt2_kind(content, own):
+    """Return a Renumbered, or None where the file sets something that the chapter does not know."""
     model, added = content["model"], content.get("added_tokens") or []
     steps = content["pre_tokenizer"] or {"type": None}
-    *splits, last = steps.get("pretokenizers", [steps])
-    known = (
-        _set_in(content) <= {"version", "added_tokens", "pre_tokenizer", "post_processor",
-                             "decoder", "model"}
-        and _set_in(model) <= {"type", "unk_token", "vocab", "merges"}
-        and model.get("type", "BPE") == "BPE" and last["type"] == "ByteLevel"
-        and _set_in(last) <= {"type", "trim_offsets", "use_regex"}
-        and all(token.get("special") and _set_in(token) <= {"id", "content", "special",
-                                                            "normalized"} for token in added)
-        and all(_set_in(split) == {"type", "pattern", "behavior"} and split["type"] == "Split"
-                and split["behavior"] == "Isolated" and "Regex" in split["pattern"]
-                for split in splits))
-    if not known:
+    steps = steps.get("pretokenizers", [steps])
+    parts = [("file", content), (model.get("type", "BPE"), model)]
+    parts += [("token", token) for token in added] + [(step["type"], step) for step in steps]
+    for kind, part in parts:
+        if not {key for key, value in part.items() if value} <= {*GPT2_KIND.get(kind, "").split()}:
+            return None
+    *splits, last = steps
+    if last["type"] != "ByteLevel" or any(split["type"] != "Split" for split in splits):
         return None
-    patterns = [split["pattern"]["Regex"] for split in splits]
+    patterns = [split["pattern"].get("Regex") for split in splits]
     patterns += [GPT2_PATTERN] * last.get("use_regex", True)
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    names = BYTE_ALPHABET + [a + b for a, b in pairs]
+    number = {name: n for n, name in enumerate(names)}  # our id
+    merges = [(number.get(a, math.inf), number.get(b, math.inf)) for a, b in pairs]
     specials = {token["content"]: token["id"] for token in added}
-    merges, numbers = [], {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
-    for merge in model["merges"]:
-        a, b = merge.split(" ") if isinstance(merge, str) else merge
-        if a + b in numbers or not {a, b} <= numbers.keys():
-            return None  # these merges stand in no order that training could have found
-        merges.append((numbers[a], numbers[b]))
-        numbers[a + b] = len(numbers)
-    same_tokens = model["vocab"].keys() - specials.keys() == numbers.keys()
-    if not same_tokens or any(regex.search(READ_OTHERWISE, pattern) for pattern in patterns):
-        return None
-    ids = [model["vocab"][name] for name in numbers] + [*specials.values()]
-    if not all(type(i) is int and 0 <= i < 1 << 24 for i in ids):
-        raise ValueError("an id is no whole number from 0 to 16,777,215")
-    return merges, [*specials], patterns, ids
+    ids = [model["vocab"].get(name) for name in names] + [*specials.values()]
+    plain = (
+        all(token.get("special") for token in added)
+        and all(split["behavior"] == "Isolated" for split in splits) and None not in patterns
+        and not any(regex.search(READ_OTHERWISE, pattern) for pattern in patterns)
+        and model["vocab"].keys() - specials.keys() == {*names}
+        # The merges stand in an order that training could have found.
+        and len(number) == len(names) and all(max(pair) < n for n, pair in enumerate(merges, 256))
+        and all(type(i) is int and 0 <= i < 1 << 24 for i in ids))
+    return Renumbered(own(merges, [*specials], patterns), ids, content) if plain else None
 
 
 class Renumbered(Tokenizer):
@@ -126,11 +114,10 @@ class Library(Tokenizer):
             raise ValueError("it is not byte-level BPE of GPT-2's kind; the library tokenizers "
                              "opens it: pip install tokenizers") from None
         try:
-            self._library = tokenizers.Tokenizer.from_str(json.dumps(content))
+            self._library = tokenizers.Tokenizer.from_str(
+                json.dumps(content | {"truncation": None, "padding": None}))
         except Exception as error:  # the library raises nothing more special
             raise ValueError(error) from None
-        self._library.no_truncation()
-        self._library.no_padding()
         self._new_stream, self._content = tokenizers.decoders.DecodeStream, content
         added = self._library.get_added_tokens_decoder().items()
         self.special_tokens = {token.content: i for i, token in added if token.special}

@@ -16,13 +16,14 @@ import math
 import pathlib
 import statistics
 
+import numpy as np
 import torch
 
 from nanoseek import cli
 from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_json
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.evaluate import held_out, nats
-from nanoseek.lab.subject import few_threads
+from nanoseek.lab.subject import spare_threads
 from nanoseek.scale.folder import read_log
 from nanoseek.tokenizer import Tokenizer
 
@@ -48,34 +49,35 @@ CAUSES = {
     "warmup": "no warm-up: the first steps are as large as the largest. Give --warmup_steps.",
     "unknown": "none of the usual ones is plain: look at what is marked, at the samples, and at "
                "the data."}
+# What lies outside its band → its cause: the beginning of its name, and 1 if above, -1 if below.
+SYMPTOMS = {("held-out over training", 1): "copies",
+            ("first loss", 1): "init", ("first loss", -1): "init",
+            ("gradient norm, first step", 1): "init", ("gradient norm, first step", -1): "init",
+            ("learning rate, highest", 1): "high", ("learning rate, highest", -1): "low",
+            ("learning rate, first step", 1): "warmup"}
 
 
 # --- What a run left ----------------------------------------------------------------------------
 
 def read_rows(folder):
-    """Return (rows of a run's log.jsonl, whether its last line is cut off).
+    """Return the rows of a run's log.jsonl, but for a last one that is cut off.
 
-    Raises ValueError for a log that is missing, empty, damaged, or lacks rows in its middle.
+    Raises ValueError where there are none, or one is missing or damaged.
     """
-    path, rows = pathlib.Path(folder) / "log.jsonl", []
-    if not path.is_file():
-        raise ValueError(f"{folder} is no run: it holds no log.jsonl")
-    *lines, rest = path.read_bytes().split(b"\n")
-    for number, row in enumerate(read_log(folder, math.inf)[:len(lines)], start=1):
+    rows = [{"held_out": {}} | row for row in read_log(folder)]
+    if not rows:
+        raise ValueError(f"{folder} is no run: it holds no log.jsonl with rows")
+    for number, row in enumerate(rows, start=1):
         try:
-            rows.append({"step": row["step"], "learning_rate": float(row["learning_rate"]),
-                         **{k: row[k] if row[k] is None else float(row[k])
-                            for k in ("loss", "gradient_norm")},
-                         "held_out": {s: float(v) for s, v in row.get("held_out", {}).items()}})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path}: the row of step {row['step']} is damaged") from None
-        if row["step"] != number:
-            raise ValueError(f"{path}: rows are missing or damaged before that of step "
-                             f"{row['step']}, so the run cannot be judged")
-    if len(rows) < max(1, len(lines)):
-        raise ValueError(f"{path}: its last row is damaged" if lines else
-                         f"{path} holds no rows: name a run that has been trained")
-    return rows, bool(rest)
+            values = [row["learning_rate"], *row["held_out"].values()]
+            values += {row["loss"], row["gradient_norm"]} - {None}  # None: the step was skipped
+            sound = row["step"] == number and all(type(v) in (int, float) for v in values)
+        except (KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise ValueError(f"{folder}: in log.jsonl the row of step {number} is missing or "
+                             "damaged, so the run cannot be judged")
+    return rows
 
 
 class Record:
@@ -83,15 +85,14 @@ class Record:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
-        self.rows, self.cut = read_rows(folder)
+        self.rows = read_rows(folder)
         newest = newest_intact(folder) if checkpoints(folder) else None
         self.state = {} if newest is None else read_json(newest / "trainer.json")
         self.config = self.state.get("config", {})
         self.model = newest and load_model(newest)
         self.tokens = pathlib.Path(self.config.get("tokens") or self.folder / "tokens")
         self.manifest = read_manifest(self.tokens)
-        self.tokenizer_path = (newest or self.tokens.parent) / "tokenizer.json"
-        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.tokenizer = Tokenizer.load((newest or self.tokens.parent) / "tokenizer.json")
         self.stories = [source for source, entry in self.manifest["splits"]["held_out"].items()
                         if entry["log2_probability"] is not None]
 
@@ -108,16 +109,13 @@ def measure(run, steps=None):
 
     steps: how many the run is to have, where no checkpoint says it.
     """
-    found = {**_measure_log(run, run.config.get("steps", steps)), **_measure_copies(run)}
-    if run.model is not None:
-        found.update(_measure_model(run))
-    path = run.folder / "cost.json"
-    if path.is_file():
-        try:
-            found["share of the machine's ceiling"] = float(read_json(path)["mfu"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is damaged: finish the run again") from None
-    return found
+    found = _measure_log(run, run.config.get("steps", steps))
+    streams = [TokenStream(run.tokens, entry, run.manifest["dtype"], verify=False)
+               for entry in run.manifest["splits"]["train"].values()]
+    different = {hashlib.sha256(stream.document(n).tobytes()).digest()
+                 for stream in streams for n in range(len(stream))}
+    found["different training documents, share"] = len(different) / sum(map(len, streams))
+    return found if run.model is None else found | _measure_model(run)
 
 
 def _measure_log(run, steps):
@@ -151,41 +149,26 @@ def held_out_at(rows, source, step):
     in logarithms, between the evaluations before and after.
     """
     known = [(row["step"], row["held_out"][source]) for row in rows if source in row["held_out"]]
-    before = max((entry for entry in known if entry[0] <= step), default=None)
-    after = min((entry for entry in known if entry[0] >= step), default=None)
-    if before is None or after is None:
+    if not known or not known[0][0] <= step <= known[-1][0]:
         return None
-    if before == after:
-        return after[1]
-    way = math.log(step / before[0]) / math.log(after[0] / before[0])
-    return before[1] ** (1 - way) * after[1] ** way
-
-
-def _measure_copies(run):
-    seen, count = set(), 0
-    for entry in run.manifest["splits"]["train"].values():
-        stream = TokenStream(run.tokens, entry, run.manifest["dtype"], verify=False)
-        count += len(stream)
-        seen.update(hashlib.sha256(stream.document(n).tobytes()).digest()
-                    for n in range(len(stream)))
-    return {"different training documents, share": len(seen) / count}
+    steps, values = np.log(known).T
+    return math.exp(np.interp(math.log(step), steps, values))
 
 
 def _measure_model(run):
-    found, copied, inputs = {}, 0, 0
+    found, repeated = {}, []
     for source in run.stories:
-        bits = []
+        bits = []  # up to a factor
         for split in ("held_out", "train"):
             documents = held_out(run.tokens, SCORED_TOKENS, split)[source]
             size = sum(len(run.tokenizer.decode_bytes(ids[1:-1])) for ids in documents)
-            bits.append(nats(run.model, documents) / math.log(2) / max(1, size))
+            bits.append(nats(run.model, documents) / max(1, size))
         found[f"held-out over training bits per byte, {source}"] = bits[0] / bits[1]
         for ids in held_out(run.tokens, 2000)[source]:
             ids = torch.from_numpy(ids[:run.model.config.max_position_embeddings])
             with torch.inference_mode():
-                copied += int((run.model(ids[None])[0].argmax(-1) == ids).sum())
-            inputs += len(ids)
-    return found | ({"repeats its input, share": copied / inputs} if inputs else {})
+                repeated += (run.model(ids[None])[0].argmax(-1) == ids).tolist()
+    return found | ({"repeats its input, share": statistics.fmean(repeated)} if repeated else {})
 
 
 # --- What holds for every run -------------------------------------------------------------------
@@ -203,36 +186,25 @@ def sees_the_future(model):
 
 
 def foreign_tokenizer(run):
-    """Tell whether the run's tokenizer.json did not write its tokens."""
-    known = run.manifest["tokenizer_sha256"]
-    if known and known != hashlib.sha256(run.tokenizer_path.read_bytes()).hexdigest():
-        return True
+    """Tell whether the run's tokenizer.json did not write its tokens: text gets other ids."""
+    documents = [ids[1:-1].tolist() for several in held_out(run.tokens, 2000).values()
+                 for ids in several]
     try:
         return any(list(run.tokenizer.encode(run.tokenizer.decode(ids))) != ids
-                   for documents in held_out(run.tokens, 2000).values()
-                   for ids in (document[1:-1].tolist() for document in documents))
+                   for ids in documents)
     except ValueError:  # an id that it does not have
         return True
 
 
 def below_the_floor(run):
-    """Return which text the model predicts better than possible: of "training", "held-out"."""
-    train, test = run.manifest["splits"]["train"], run.manifest["splits"]["held_out"]
-    shares = {source: entry["tokens"] for source, entry in train.items()}
-    if "loader" in run.state:  # the tokens that each source has served
-        shares = {source: (place["epoch"] + 1) * shares[source] - sum(place["left"])
-                  for source, place in run.state["loader"]["sources"].items()}
-    floor = sum(share * -train[s]["log2_probability"] * math.log(2) / train[s]["tokens"]
-                for s, share in shares.items() if train[s]["log2_probability"] is not None)
-    tail = whole(run.rows[-max(1, len(run.rows) // 20):])
-    found = set()
-    if tail and statistics.fmean(row["loss"] for row in tail) < 0.95 * floor / sum(shares.values()):
-        found.add("training")
+    """Tell whether the last look at held-out stories found fewer bits than the grammar's entropy.
+
+    A look takes few documents, whose own entropy may be a little lower: hence a tenth of slack.
+    """
+    entries = run.manifest["splits"]["held_out"]
     last = next((row["held_out"] for row in reversed(run.rows) if row["held_out"]), {})
-    if any(last[s] < 0.95 * -test[s]["log2_probability"] / test[s]["bytes"]
-           for s in run.stories if s in last):
-        found.add("held-out")
-    return found
+    return any(last[s] < 0.9 * -entries[s]["log2_probability"] / entries[s]["bytes"]
+               for s in run.stories if s in last)
 
 
 # --- The diagnosis ------------------------------------------------------------------------------
@@ -243,67 +215,50 @@ def diagnose(run, measured, off):
     off: {measure: 1 or -1} of what lies above or below its band. A fault that explains others
     silences them: a model that sees the answers has no normal loss, and no normal gap.
     """
-    below, found = below_the_floor(run), []
-    repeats = measured.get("repeats its input, share", 0)
-    if run.model is not None and sees_the_future(run.model) or below == {"training", "held-out"}:
-        found.append("future")
-    elif repeats > 0.9 or off.get("repeats its input, share") == 1 and "training" in below:
-        found.append("shift")
-    if foreign_tokenizer(run):
-        found.append("tokenizer")
-    if measured["different training documents, share"] < 0.9 or not found and any(
-            sign == 1 for name, sign in off.items() if name.startswith("held-out over")):
-        found.append("copies")
-    if {"future", "shift", "tokenizer"} & set(found):
-        return found
-    if any(name.startswith("first loss") or name == "gradient norm, first step" for name in off):
-        found.append("init")
-    highest = off.get("learning rate, highest")
-    if highest:
-        found.append("high" if highest == 1 else "low")
-    elif off.get("learning rate, first step") == 1:
-        found.append("warmup")
-    return found or ["unknown"] * bool(off)
+    faults = {
+        "future": run.model is not None and sees_the_future(run.model) or below_the_floor(run),
+        "shift": measured.get("repeats its input, share", 0) > 0.9,
+        "tokenizer": foreign_tokenizer(run),
+        "copies": measured["different training documents, share"] < 0.9}
+    found = [cause for cause, there in faults.items() if there]
+    if not found:
+        found = [cause for (start, sign), cause in SYMPTOMS.items()
+                 if any(name.startswith(start) and off[name] == sign for name in off)]
+        if "high" in found and "warmup" in found:  # the first step is high as all others are
+            found.remove("warmup")
+    return list(dict.fromkeys(found)) or ["unknown"] * bool(off)
 
 
-def check(folder, bands, say=lambda text: None):
+def check(folder, bands):
     """Return (report, names of the likely causes) of a run; bands: what bands.json holds."""
     run = Record(folder)
-    say("scoring stories of the run")
-    with few_threads(*filter(None, [run.model])):
-        measured = measure(run, bands["recipe"]["steps"])
+    if run.model:
+        spare_threads(run.model)
+    measured = measure(run, bands["recipe"]["steps"])
     differs = ", ".join(f"{name} {run.config[name]} for {value}"
                         for name, value in bands["recipe"].items()
                         if run.config.get(name, value) != value)
     limits = {} if differs else bands["bands"]
     off = {name: 1 if value > limits[name][1] else -1 for name, value in measured.items()
            if name in limits and not limits[name][0] <= value <= limits[name][1]}
-    slow = off.pop("share of the machine's ceiling", 0) == -1
     causes = diagnose(run, measured, off)
     lines = [f"{folder}: {len(run.rows)} steps"
              + (f" of {run.config['steps']}" if run.config else ", no checkpoint yet")
              + (f"; beside {bands['seeds']} healthy runs of the tiny recipe" if limits else "")]
-    lines += _table(measured, limits, off)
-    if differs:
-        lines.append(f"another recipe than the bands' ({differs}): only what holds for every run "
-                     "was checked")
-    if run.cut:
-        lines.append("the last line of log.jsonl is cut off: the run was stopped while it wrote")
-    if run.state.get("step", 0) > len(run.rows):
-        lines.append(f"the newest checkpoint is of step {run.state['step']}: rows were lost")
-    if slow:
-        lines.append("slow: other programs may keep the processor busy, or the rows are too short")
-    lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
-    return "\n".join(lines), causes
-
-
-def _table(measured, limits, off):
     width = max(map(len, measured)) + 2
-    yield f"{'':<{width}}{'this run':>10}" + f"{'healthy':>20}" * bool(limits)
+    lines.append(f"{'':<{width}}{'this run':>10}" + f"{'healthy':>20}" * bool(limits))
     for name, value in measured.items():
         band = "{:.4g} – {:.4g}".format(*limits[name]) if name in limits else ""
         mark = {1: "  too high", -1: "  too low"}.get(off.get(name), "")
-        yield f"{name:<{width}}{value:>10.4g}  {band:>18}{mark}".rstrip()
+        lines.append(f"{name:<{width}}{value:>10.4g}  {band:>18}{mark}".rstrip())
+    if differs:
+        lines.append(f"another recipe than the bands' ({differs}): only what holds for every run "
+                     "was checked")
+    if run.state.get("step", 0) > len(run.rows):
+        lines.append(f"the newest checkpoint is of step {run.state['step']}: the end of log.jsonl "
+                     "is cut off")
+    lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
+    return "\n".join(lines), causes
 
 
 def read_bands(path=BANDS):
@@ -325,6 +280,6 @@ def main(argv):
     parser.add_argument("folder", help="a run")
     parser.add_argument("--bands", default=BANDS, help="the reference (default: beside the code)")
     args = parser.parse_args(argv)
-    report, causes = check(args.folder, read_bands(args.bands), cli.say)
+    report, causes = check(args.folder, read_bands(args.bands))
     print(report)
     return 1 if causes else 0

@@ -1,26 +1,22 @@
-"""What `python -m nanoseek.evaluate RUN` prints: scores, samples, judged stories, cloze answers.
+"""What `python -m nanoseek.evaluate RUN` prints: scores, samples, cloze answers.
 
     texts = continue_texts(subject, ["Once", "从前"], max_new_tokens=100)
     right = answer(subject, questions(50))                # of each question, True or False
 
-A low loss does not yet say that a model follows a story. Stories that it writes can be checked by
-the grammar's rules (corpus/stories.py), and questions with one right answer (cloze.py) test one
-ability each. Both give a share of a count, which comes with an interval.
+A low loss does not yet say that a model follows a story: questions with one right answer
+(cloze.py) test one ability each. Their shares come with an interval.
 """
 
 import math
+import os
 
 import numpy as np
 
 from nanoseek.cli import Parser, add_fast_flag, say
-from nanoseek.corpus.stories import check_story
 from nanoseek.evaluate import evaluate, format_scores, held_out, piece_nats
 from nanoseek.generate import SAMPLING, generate_many
 from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
-from nanoseek.lab.subject import (few_threads, find_in_run, held_out_documents, open_subject,
-                                  refuse_known, score_texts, trained_on)
-
-SIDE_BY_SIDE = 100  # texts written at once: larger batches gain little
+from nanoseek.lab.subject import open_subject, spare_threads, trained_on
 
 
 # --- Texts of its own ---------------------------------------------------------------------------
@@ -31,46 +27,26 @@ def opening(text, words=1):
     return " ".join(found) if found[0].isascii() else found[0][:2 * words]
 
 
-def continue_texts(subject, openings, max_new_tokens, seed=0):
-    """Return a text for each opening, that included, with the settings of `make sample`.
-
-    Openings of equally many ids are continued side by side.
-    """
+def continue_texts(subject, openings, max_new_tokens):
+    """Return a text for each opening, that included, with the settings of `make sample`."""
     prompts = [subject.ids(text, whole=False).tolist() for text in openings]
-    texts, lengths = [""] * len(prompts), {}
-    for number, prompt in enumerate(prompts):
-        lengths.setdefault(len(prompt), []).append(number)
-    for numbers in lengths.values():
-        for start in range(0, len(numbers), SIDE_BY_SIDE):
-            batch = numbers[start:start + SIDE_BY_SIDE]
-            written = generate_many(subject.model, [prompts[n] for n in batch], max_new_tokens,
-                                    stop_ids=[subject.end], seed=seed + start, **SAMPLING)
-            for n, ids in zip(batch, written):  # a padded vocabulary has ids without text
-                texts[n] = openings[n] + subject.tokenizer.decode(
-                    [i for i in ids if i < subject.tokenizer.vocab_size])
-    return texts
+    written = generate_many(subject.model, prompts, max_new_tokens, [subject.end], **SAMPLING)
+    size = subject.tokenizer.vocab_size  # a padded vocabulary has ids without text
+    return [text + subject.tokenizer.decode([i for i in ids if i < size])
+            for text, ids in zip(openings, written)]
 
 
-def format_samples(subject, documents, stories, count, judged):
-    """Return `count` samples of each source, unpicked, and for stories how many of `judged` hold
-    together.
+def print_samples(subject, count, stories):
+    """Print `count` texts of each source, unpicked, that begin as held-out documents do.
 
-    documents: {source: [ids]}, held out, whose first words are the prompts; stories: the sources
-    whose texts the story checker can judge.
+    stories: the sources whose texts may fill the model's context.
     """
-    lines = []
-    for source, several in documents.items():
-        story = source in stories
-        starts = [opening(subject.tokenizer.decode(several[i % len(several)][1:40]))
-                  for i in range(max(count, judged if story else 0))]
-        length = subject.model.config.max_position_embeddings if story else 120
+    for source, documents in held_out(subject.tokens).items():
+        starts = [opening(subject.tokenizer.decode(documents[n % len(documents)][1:40]))
+                  for n in range(count)]
+        length = subject.model.config.max_position_embeddings if source in stories else 120
         texts = continue_texts(subject, starts, length)
-        lines += [f"\n{source}, the first {count} samples", *texts[:count]] if count else []
-        if story and judged:
-            good = sum(not check_story(text) for text in texts)
-            lines.append(f"{source}: {good} of {len(texts)} sampled stories are consistent "
-                         f"({good / len(texts):.1%})")
-    return "\n".join(lines)
+        print(f"\n{source}, the first {count} samples", *texts, sep="\n")
 
 
 # --- Cloze questions ----------------------------------------------------------------------------
@@ -87,9 +63,7 @@ def answer(subject, items):
         choices = [subject.ids(item.context + choice, whole=False) for choice in item.choices]
         # The ids that all choices begin with (the context, and more where words begin alike) cost
         # all of them the same, so they are read but not scored.
-        shared = 0
-        while len({ids[shared] if len(ids) > shared else -1 for ids in choices}) == 1:
-            shared += 1
+        shared = len(os.path.commonprefix([ids.tolist() for ids in choices]))
         # Of a text that does not fit the model's context, the end is kept.
         pieces += [(ids[-room:], max(0, shared - 1 - max(0, len(ids) - room))) for ids in choices]
         sizes += [len(choice.encode("utf-8")) for choice in item.choices]
@@ -129,44 +103,31 @@ def format_cloze(items, right):
 
 # --- The command --------------------------------------------------------------------------------
 
-def print_report(subject, args):
-    """Print what the model of one folder can do."""
-    if args.text:
-        documents = held_out_documents(args.text)
-        refuse_known(args.folder, documents)
-        say("scoring the documents")
-        scores = score_texts(subject, documents)
-    else:
-        manifest = find_in_run(args.folder, "tokens/manifest.json")
-        tokens = args.tokens or (manifest.parent if manifest else f"{args.folder}/tokens")
-        say("scoring held-out text")
-        scores = evaluate(subject.model, tokens)
-    print(format_scores(scores))
-    stories = [source for source, score in scores.items() if score.floor]
-    if not args.text and (args.samples or args.judged):
-        say("writing samples")
-        print(format_samples(subject, held_out(tokens), stories, args.samples, args.judged))
-    if args.cloze and stories:
-        say("asking cloze questions")
-        items = questions(args.cloze, avoid=trained_on(args.folder))
-        print("\n" + format_cloze(items, answer(subject, items)))
-
-
 def main(argv):
     parser = Parser("nanoseek.evaluate", "Score a model on held-out text, in bits per byte.\n"
                     "Two more: evaluate arena RUN RUN …, models side by side; evaluate check RUN, "
                     "the health of a run.")
-    parser.add_argument("folder", help="a run, a checkpoint or a Llama folder")
-    parser.add_argument("--tokens", help="the token folder (default: tokens in the run)")
-    parser.add_argument("--text", help="documents to score in place of tokens, JSON lines")
+    parser.add_argument("folder", help="a run or one of its checkpoints")
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
-    parser.add_argument("--judged", type=int, default=0, help="stories of each language to check")
     parser.add_argument("--cloze", type=int, default=50,
                         help="questions of each ability and language, for models of stories")
     add_fast_flag(parser)
     args = parser.parse_args(argv)
-    if min(args.samples, args.judged, args.cloze) < 0:
-        parser.error("samples, judged and cloze must be at least 0")
+    if min(args.samples, args.cloze) < 0:
+        parser.error("samples and cloze must be at least 0")
     subject = open_subject(args.folder, args.fast)
-    with few_threads(subject.model):
-        print_report(subject, args)
+    if subject.tokens is None:
+        raise ValueError(f"{args.folder} belongs to no run with tokens: score it on text of your "
+                         f"own with evaluate arena {args.folder} --text FILE")
+    spare_threads(subject.model)
+    say("scoring held-out text")
+    scores = evaluate(subject.model, subject.tokens)
+    print(format_scores(scores))
+    stories = [source for source, score in scores.items() if score.floor]
+    if args.samples:
+        say("writing samples")
+        print_samples(subject, args.samples, stories)
+    if args.cloze and stories:
+        say("asking cloze questions")
+        items = questions(args.cloze, avoid=trained_on(args.folder))
+        print("\n" + format_cloze(items, answer(subject, items)))

@@ -2,13 +2,12 @@
 
     subject = open_subject("runs/tiny")                  # or a Llama folder of others
     documents = held_out_documents("clean.jsonl")        # {source: [document]}
-    refuse_known("runs/tiny", documents)                 # ValueError where it was trained on one
+    found, nats = score(subject, "stories_en", documents["stories_en"])
 
 Scored text must be new to a model. A run remembers where its documents lie, so whether it was
 trained on one can be looked up; of models of others nobody knows.
 """
 
-import contextlib
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import torch
 
 from nanoseek.checkpoint import find_checkpoint, read_json
 from nanoseek.corpus import read_documents
-from nanoseek.evaluate import Score, document_nats
+from nanoseek.evaluate import Score, document_nats, unigram_nats
 from nanoseek.fast import speed_up
 from nanoseek.generate import load
 from nanoseek.lab.cloze import digest
@@ -27,12 +26,13 @@ SMALL = 4_000_000  # weights of a model that one core scores as fast as two (mea
 
 
 class Subject(NamedTuple):
-    """A model with what it needs to read text; begin and end are ids of a document, or None."""
+    """A model with what it needs to read text."""
 
     model: Any
     tokenizer: Any
-    begin: int | None
-    end: int | None
+    begin: int | None  # the id before a document
+    end: int | None  # the id after it
+    tokens: pathlib.Path | None  # the folder of the tokens that a run was trained on
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
@@ -46,9 +46,8 @@ def open_subject(folder, fast=True):
     The ids that begin and end a document are those of its config.json (bos, eos), else the
     tokenizer's end-of-text. Raises ValueError when the vocabulary does not fit the model.
     """
-    folder = find_checkpoint(folder)
+    manifest, folder = find_in_run(folder, "tokens/manifest.json"), find_checkpoint(folder)
     model, tokenizer = load(folder)
-    model = speed_up(model) if fast else model
     size = model.config.vocab_size
     if tokenizer.vocab_size > size:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
@@ -61,23 +60,36 @@ def open_subject(folder, fast=True):
             raise ValueError(f"{folder / 'config.json'}: {value!r} begins or ends a document, but "
                              f"the model has ids from 0 to {size - 1}")
     end = tokenizer.eot_id if end is None else end
-    return Subject(model, tokenizer, end if begin is None else begin, end)
+    return Subject(speed_up(model) if fast else model, tokenizer, end if begin is None else begin,
+                   end, manifest and manifest.parent)
 
 
-@contextlib.contextmanager
-def few_threads(*models):
-    """Let small models compute on one core meanwhile.
+def spare_threads(*models):
+    """Let a command whose models are all small compute on one core.
 
     Their matrices are too small to share out, and where another program holds a core, a thread
     that waits for it at every one of them takes many times as long.
     """
-    before = torch.get_num_threads()
     if all(sum(p.numel() for p in model.parameters()) < SMALL for model in models):
         torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+
+def find_in_run(folder, name):
+    """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
+    its tokens from elsewhere; None where there is none."""
+    folder = pathlib.Path(folder)
+    paths = [folder / name]
+    if folder.parent.name == "checkpoints":
+        paths.append(folder.parent.parent / name)
+    state = find_checkpoint(folder) / "trainer.json"
+    if name != "cost.json" and state.is_file():  # another run's bill is not this one's
+        config = read_json(state).get("config")
+        if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
+            raise ValueError(f"{state} is damaged: it holds no config of a run")
+        if config.get("tokens"):
+            tokens = pathlib.Path(config["tokens"])
+            paths += [tokens.parent / name, tokens / paths[0].name]
+    return next((path for path in paths if path.is_file()), None)
 
 
 # --- Documents ----------------------------------------------------------------------------------
@@ -99,47 +111,6 @@ def held_out_documents(path):
     return found
 
 
-def floor_of(documents):
-    """Return the bits per byte of the grammar that wrote these documents, None if unknown."""
-    if not all("log2_probability" in d for d in documents):
-        return None
-    return -sum(d["log2_probability"] for d in documents) / sum(
-        len(d["text"].encode("utf-8")) for d in documents)
-
-
-def text_nats(subject, texts):
-    """Return the nats of each text (float64 array), the end of the document included.
-
-    Where nothing can begin a document, its first token is charged as drawn evenly from all.
-    """
-    found = document_nats(subject.model, [subject.ids(text) for text in texts])
-    return found + (math.log(subject.model.config.vocab_size) if subject.begin is None else 0)
-
-
-def score_texts(subject, documents):
-    """Score documents, {source: [document]} from `held_out_documents`: {source: Score}."""
-    scores = {}
-    for source, several in documents.items():
-        size = sum(len(d["text"].encode("utf-8")) for d in several)
-        bits = text_nats(subject, [d["text"] for d in several]).sum() / math.log(2)
-        scores[source] = Score(len(several), size, bits / size, floor_of(several))
-    return scores
-
-
-def find_in_run(folder, name):
-    """Return the path of a run's file, given the run, one of its checkpoints, or a run that took
-    its tokens from another run; None where there is none."""
-    folder = pathlib.Path(folder)
-    places = [folder, *[folder.parent.parent] * (folder.parent.name == "checkpoints")]
-    state = find_checkpoint(folder) / "trainer.json"
-    if name != "cost.json" and state.is_file():  # another run's bill is not this one's
-        config = read_json(state).get("config")
-        if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
-            raise ValueError(f"{state} is damaged: it holds no config of a run")
-        places += [pathlib.Path(config["tokens"]).parent] if config.get("tokens") else []
-    return next((place / name for place in places if (place / name).is_file()), None)
-
-
 def trained_on(folder):
     """Return the digests of the documents that a run was trained on; empty where unknown."""
     path = find_in_run(folder, "clean.jsonl")
@@ -147,11 +118,21 @@ def trained_on(folder):
             if d.get("split") != "held_out"} if path else set()
 
 
-def refuse_known(folder, documents):
-    """Raise ValueError when a run was trained on any of these documents, {source: [document]}."""
-    known = trained_on(folder)
-    texts = [d["text"] for several in documents.values() for d in several]
-    count = sum(digest(text) in known for text in texts)
-    if count:
-        raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to be "
-                         "scored: name text that no model has seen, with --text")
+def score(subject, source, documents):
+    """Return (the Score of documents of one source, the nats of each: float64 array).
+
+    The end of a document is part of it. Where nothing can begin a document, its first token is
+    charged as drawn evenly from all.
+    """
+    ids = [subject.ids(d["text"]) for d in documents]
+    size = sum(len(d["text"].encode("utf-8")) for d in documents)
+    nats_at_one_bit = size * math.log(2)
+    nats, vocab_size = document_nats(subject.model, ids), subject.model.config.vocab_size
+    if subject.begin is None:
+        nats += math.log(vocab_size)
+    floor = unigram = None
+    if all("log2_probability" in d for d in documents):
+        floor = -sum(d["log2_probability"] for d in documents) / size
+    if subject.tokens:
+        unigram = unigram_nats(subject.tokens, source, ids, vocab_size) / nats_at_one_bit
+    return Score(len(documents), size, nats.sum() / nats_at_one_bit, floor, unigram), nats

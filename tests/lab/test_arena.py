@@ -5,18 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from nanoseek import cli
+from nanoseek import cli, data
 from nanoseek.checkpoint import save_model
 from nanoseek.corpus import write_documents
-from nanoseek.lab import arena
+from nanoseek.lab import arena, report
 from nanoseek.lab.subject import open_subject
-
-
-def test_mcnemar_equals_the_binomial_test():
-    a = np.array([True] * 9 + [False] * 2 + [True] * 20)
-    b = np.array([False] * 9 + [True] * 2 + [True] * 20)
-    assert arena.mcnemar(a, b) == pytest.approx(0.0654296875)  # 2 · P(X ≤ 2), X of B(11, ½)
-    assert arena.mcnemar(a, a) == 1
+from nanoseek.tokenizer import Tokenizer
 
 
 def test_the_sign_test_equals_all_signs_counted():
@@ -28,50 +22,72 @@ def test_the_sign_test_equals_all_signs_counted():
     assert arena.sign_test(np.zeros(5)) == 1
 
 
-def test_equal_models_are_seldom_told_apart():
+def test_of_answers_the_sign_test_is_the_binomial_test():
+    differences = [1] * 9 + [-1] * 2 + [0] * 20
+    assert arena.sign_test(differences) == pytest.approx(0.0654296875, abs=0.01)  # McNemar's p
+
+
+def test_equal_models_are_seldom_told_apart(monkeypatch):
     """Over tables of ten comparisons of two equal models, Holm finds a difference in under 5%."""
+    exact = arena.sign_test
+    monkeypatch.setattr(arena, "sign_test", lambda values: exact(values, resamples=1111))
     rng, wrong = np.random.default_rng(0), 0
     for _ in range(300):
-        pairs = [(rng.random(60) < 0.6, rng.random(60) < 0.6) for _ in range(10)]
-        wrong += any(arena.holm([(arena.mcnemar(a, b), 1) for a, b in pairs]))
+        answers = rng.random((10, 2, 60)) < 0.6
+        wrong += any(arena.holm([a * 1 - b for a, b in answers]))
     assert wrong / 300 <= 0.05
-    assert arena.holm([(0.04, 1), (0.001, -1), (0.5, 1)]) == [0, -1, 0]
+    p_values = iter([0.04, 0.001, 0.5])
+    monkeypatch.setattr(arena, "sign_test", lambda values: next(p_values))
+    assert arena.holm([np.array([1]), np.array([-1]), np.array([1])]) == [0, -1, 0]
 
 
 def run_arena(*arguments):
     return cli.run(lambda: arena.main([str(a) for a in arguments]))
 
 
-def test_the_report_holds_every_row_and_is_written_as_markdown(folder, tmp_path, capsys):
-    (tmp_path / "prompts.txt").write_text("Once there was\n\n从前\n", encoding="utf-8")
+def test_the_report_holds_every_row_as_markdown(folder, capsys):
     with pytest.raises(SystemExit) as stop:
-        run_arena(folder / "ours", folder / "ours", folder / "llama", "--cloze", 2, "--judged", 2,
-                  "--prompts", tmp_path / "prompts.txt", "--markdown", tmp_path / "a.md")
+        run_arena(folder / "ours", folder / "ours", folder / "llama", "--cloze", 2, "--judged", 2)
     captured = capsys.readouterr()
     printed = captured.out
     assert captured.err.splitlines() == ["scoring held-out text …", "asking cloze questions …",
                                          "writing and checking stories …"]
-    assert not stop.value.code and (tmp_path / "a.md").read_text("utf-8") == printed
+    assert not stop.value.code
     table = [line for line in printed.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     for label in ("bits per byte of stories_en (floor", "cloze pronoun (chance 50%)", "cloze all",
-                  "consistent stories_zh (of 2)", "tokens/s", "weights, bytes", "training, dollars",
-                  "quality per dollar"):
+                  "consistent stories_zh (of 2)", "tokens/s", "training, seconds",
+                  "training, FLOPs", "training, dollars", "way to the floor"):
         assert any(line.startswith("| " + label) for line in table), label
     paid = next(line for line in table if line.startswith("| training, dollars"))
     assert paid.count("0.02000") == 2 and paid.rstrip(" |").endswith("-")
     same = next(line for line in table if line.startswith("| bits per byte of stories_en"))
     assert same.split("|")[2].strip() + " ≈" == same.split("|")[3].strip()
-    assert "ours and" in printed and "cannot be told apart here" in printed
-    assert printed.count("- " + str(folder / "ours") + ": Once there was") == 2
-    assert "**从前**" in printed
+    ours, llama = folder / "ours", folder / "llama"
+    assert f"{ours} against {ours}: not to be told apart in 10 of 10 comparisons." in printed
+    assert f"{llama} against {ours}: " in printed
+    assert printed.count("**") == 2 * 4 and printed.count(f"\n- {ours}: ") == 2 * 4
+
+
+def test_the_way_to_the_floor_is_that_of_the_report(folder, documents, tmp_path, capsys):
+    shutil.copytree(folder / "ours", tmp_path / "run")
+    write_documents(documents, tmp_path / "run" / "clean.jsonl")
+    tokenizer = Tokenizer.load(folder / "ours.json")
+    data.write_shards(documents, tokenizer.encode, tmp_path / "run" / "tokens",
+                      tokenizer.vocab_size, tokenizer.eot_id, folder / "ours.json")
+    report.main([str(tmp_path / "run"), "--cloze", "0"])
+    ways = [int(line.split()[-1].rstrip("%")) for line in capsys.readouterr().out.splitlines()
+            if line.startswith("stories_")]
+    arena.main([str(tmp_path / "run"), str(folder / "llama"), "--cloze", "0", "--judged", "0"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if "| way to" in line)
+    ours, llama = (cell.strip() for cell in row.split("|")[2:4])
+    assert llama == "-" and int(ours.rstrip("%")) == pytest.approx(sum(ways) / 2, abs=1)
 
 
 @pytest.fixture
 def broken(folder, documents, tmp_path):
     (tmp_path / "empty").mkdir()
     save_model(open_subject(folder / "ours").model, tmp_path / "mute")
-    (tmp_path / "none.txt").write_text(" \n\n")
     (tmp_path / "docs.jsonl").write_text("")
     write_documents([{**d, "split": "held_out"} for d in documents], tmp_path / "seen.jsonl")
     save_model(open_subject(folder / "ours").model, tmp_path / "mixed",
@@ -82,17 +98,14 @@ def broken(folder, documents, tmp_path):
 @pytest.mark.parametrize("second, more, message", [
     ("empty", [], "holds no model"), ("mute", [], "tokenizer.json"), ("absent", [], "no model"),
     ("mixed", [], "do not belong together"),
-    ("ours", ["--prompts", "none.txt"], "holds no prompt"),
-    ("ours", ["--prompts", "absent.txt"], "absent.txt"),
     ("ours", ["--text", "docs.jsonl"], "no held-out document"),
     ("ours", ["--text", "seen.jsonl"], "trained on 8 of the 16"),
-    ("ours", ["--markdown", "empty"], "is a folder"), ("ours", ["--cloze", "-1"], "at least 0"),
-    (None, [], "two folders")])
+    ("ours", ["--text", "absent.jsonl"], "absent.jsonl"),
+    ("ours", ["--cloze", "-1"], "at least 0")])
 def test_bad_input_is_one_clear_line(folder, broken, monkeypatch, capsys, second, more, message):
     monkeypatch.chdir(broken)
-    rivals = [] if second is None else [folder / "ours" if second == "ours" else second]
     with pytest.raises(SystemExit) as stop:
-        run_arena(folder / "ours", *rivals, *more)
+        run_arena(folder / "ours", folder / "ours" if second == "ours" else second, *more)
     captured = capsys.readouterr()
     assert stop.value.code == 2 and message in captured.err and captured.err.count("\n") == 1
     assert captured.out == ""

@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import random
+import shutil
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tokenizers
 
+import nanoseek.tokenizer
 from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.lab.foreign_tokenizer import Library, Renumbered
 from nanoseek.tokenizer import GPT2_PATTERN, Tokenizer
@@ -151,6 +155,17 @@ def test_gpt2s_kind_keeps_its_ids_and_its_file(tmp_path):
         tokenizer.save(tmp_path / "again.json")
         assert (json.loads((tmp_path / "again.json").read_text("utf-8"))
                 == json.loads((tmp_path / "t.json").read_text("utf-8")))
+
+
+def test_a_copied_out_chapter_says_that_it_cannot_open_the_file(tmp_path):
+    tokenizers.ByteLevelBPETokenizer().save(str(tmp_path / "t.json"))
+    shutil.copy(nanoseek.tokenizer.__file__, tmp_path / "tokenizer.py")
+    done = subprocess.run(
+        [sys.executable, "-c", "from tokenizer import Tokenizer; Tokenizer.load('t.json')"],
+        cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == ("ValueError: t.json was not written by `save`: this "
+                                            "file alone cannot open it")
 
 
 def damage(spec):

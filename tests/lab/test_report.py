@@ -1,17 +1,18 @@
 """report.py: cloze answers against a plain sum, intervals, and what the command prints."""
 
-import math
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from nanoseek import cli, evaluate
+from nanoseek import cli, data, evaluate
 from nanoseek.evaluate import nats
 from nanoseek.lab import cloze, report
 from nanoseek.lab.subject import open_subject
 from nanoseek.model import ModelConfig, Transformer
+from nanoseek.tokenizer import Tokenizer
 
 
 def test_answers_are_those_of_a_plain_sum(folder):
@@ -54,16 +55,37 @@ def test_wilson_against_published_values():
     assert report.wilson(20, 20)[1] == pytest.approx(1)
 
 
-def test_a_single_folder_is_scored_on_text_and_asked(folder, capsys):
-    text = str(folder / "ours" / "clean.jsonl")
-    evaluate.main([str(folder / "llama"), "--text", text, "--cloze", "2"])
+def test_a_run_is_scored_sampled_and_asked(folder, documents, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "ours", run)
+    tokenizer = Tokenizer.load(folder / "ours.json")
+    data.write_shards(documents, tokenizer.encode, run / "tokens", tokenizer.vocab_size,
+                      tokenizer.eot_id, folder / "ours.json")
+    evaluate.main([str(run), "--cloze", "2", "--samples", "1"])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith("stories_en") and "of 4 each" in printed[-2]
+    assert printed[1].startswith("stories_en") and "stories_zh, the first 1 samples" in printed
+    assert "of 4 each" in printed[-2]
     assert all(ability in printed[-1] for ability in cloze.ABILITIES)
 
 
+def test_tokens_from_elsewhere_are_found(folder, documents, tmp_path, capsys):
+    run, tokenizer = tmp_path / "run", Tokenizer.load(folder / "ours.json")
+    shutil.copytree(folder / "ours", run)
+    data.write_shards(documents, tokenizer.encode, tmp_path / "shards", tokenizer.vocab_size,
+                      tokenizer.eot_id, folder / "ours.json")
+    (run / "checksums.json").unlink()
+    (run / "trainer.json").write_text('{"config": {"tokens": "%s"}}' % (tmp_path / "shards"))
+    evaluate.main([str(run), "--cloze", "0"])
+    assert "stories_zh" in capsys.readouterr().out
+
+
+def test_a_folder_without_tokens_is_sent_to_the_arena(folder):
+    with pytest.raises(ValueError, match="evaluate arena .*llama --text"):
+        evaluate.main([str(folder / "llama")])
+
+
 @pytest.mark.parametrize("arguments, message", [
-    (["--samples", "-1"], "at least 0"), (["--judged", "-1"], "at least 0"), ([], "nowhere")])
+    (["--samples", "-1"], "at least 0"), (["--cloze", "-1"], "at least 0"), ([], "nowhere")])
 def test_bad_input_is_one_clear_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         cli.run(lambda: evaluate.main(["nowhere", *arguments]))

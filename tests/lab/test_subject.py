@@ -9,7 +9,7 @@ import torch
 
 from nanoseek.evaluate import nats
 from nanoseek.lab import subject
-from nanoseek.lab.subject import open_subject, score_texts, text_nats
+from nanoseek.lab.subject import open_subject, score
 
 
 def test_bits_per_byte_agree_with_transformers_on_a_foreign_folder(folder):
@@ -26,7 +26,7 @@ def test_bits_per_byte_agree_with_transformers_on_a_foreign_folder(folder):
             total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
     expected = total / math.log(2) / sum(len(t.encode("utf-8")) for t in texts)
     judged = open_subject(folder / "llama")
-    found = score_texts(judged, {"s": [{"text": t} for t in texts]})["s"]
+    found, _ = score(judged, "s", [{"text": t} for t in texts])
     assert found.bits_per_byte == pytest.approx(expected, abs=1e-3)
     assert found.documents == 3 and found.floor is None and found.way_to_floor is None
 
@@ -52,7 +52,7 @@ def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
         done = end - 1
         start = max(0, done - 32)
     assert ids.shape[1] > 100
-    assert text_nats(judged, [text])[0] == pytest.approx(total, rel=1e-4)
+    assert score(judged, "s", [{"text": text}])[1][0] == pytest.approx(total, rel=1e-4)
 
 
 def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
@@ -60,22 +60,19 @@ def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
     bare = judged._replace(begin=None, end=None)
     ids = bare.ids("Tom slept.")
     expected = math.log(300) + nats(judged.model, [ids])
-    assert text_nats(bare, ["Tom slept."])[0] == pytest.approx(expected)
+    assert score(bare, "s", [{"text": "Tom slept."}])[1][0] == pytest.approx(expected)
 
 
 def test_small_models_have_one_core_to_themselves(monkeypatch):
-    model = torch.nn.Linear(4, 4)
-    monkeypatch.setattr(subject, "SMALL", sum(p.numel() for p in model.parameters()) + 1)
-    before = torch.get_num_threads()
+    model, before = torch.nn.Linear(4, 4), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(KeyError), subject.few_threads(model):
-            assert torch.get_num_threads() == 1
-            raise KeyError
-        assert torch.get_num_threads() == 2
-        monkeypatch.setattr(subject, "SMALL", 10)
-        with subject.few_threads(model):
-            assert torch.get_num_threads() == 2
+        monkeypatch.setattr(subject, "SMALL", 20)
+        subject.spare_threads(model)
+        assert torch.get_num_threads() == 2  # as before: this model is not small
+        monkeypatch.setattr(subject, "SMALL", 21)
+        subject.spare_threads(model)
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

@@ -163,8 +163,6 @@ def small_bands(config, folder, tokens, seeds):
     """Return bands of healthy runs of a recipe."""
     measured = [health.measure(health.Record(run))
                 for run in healthy(config, folder, tokens, seeds)]
-    for found in measured:  # timings of so small runs say nothing
-        found.pop("share of the machine's ceiling", None)
     flat = {**dataclasses.asdict(config), **dataclasses.asdict(config.model)}
     return {"recipe": {name: flat[name] for name in health.RECIPE}, "seeds": len(measured),
             "bands": make_bands(measured)}

@@ -28,7 +28,7 @@ from nanoseek.train import TRAIN_PRESETS
 DATA = ("raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "tokens")
 # A band reaches from the least healthy value over this factor to the greatest times it.
 FACTORS = {"learning rate": 1.5, "gradient norm": 2.0, "repeats": 4.0, "different": 1.02,
-           "first loss": 1.05, "share of": 3.0}
+           "first loss": 1.05}
 FACTOR = 1.15
 
 
