@@ -16,22 +16,22 @@ import math
 import pathlib
 import statistics
 
-import numpy as np
 import torch
 
 from nanoseek import cli
-from nanoseek.checkpoint import checkpoints, load_model, newest_intact, read_json
+from nanoseek.checkpoint import find_checkpoint, read_json
 from nanoseek.data import TokenStream, read_manifest
 from nanoseek.evaluate import held_out, nats
-from nanoseek.lab.subject import spare_threads
+from nanoseek.lab.price_tag import columns
+from nanoseek.lab.subject import open_subject, spare_threads
 from nanoseek.scale.folder import read_log
-from nanoseek.tokenizer import Tokenizer
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
 # What makes a run another recipe, rather than a sick one: bands of other numbers say nothing.
 RECIPE = ("steps", "batch_size", "row_length", "optimizer", "schedule", "vocab_size",
           "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "num_key_value_heads", "tie_word_embeddings")
+NEEDED = {"step", "loss", "gradient_norm", "learning_rate"}  # in each row of log.jsonl
 LANDMARKS = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the steps
 SCORED_TOKENS = 20000  # of each source and split, to compare training and held-out text
 CAUSES = {
@@ -47,52 +47,28 @@ CAUSES = {
             "ln(vocabulary), with gradients of the usual size. Look at initializer_range.",
     "high": "learning rate too high.", "low": "learning rate too low.",
     "warmup": "no warm-up: the first steps are as large as the largest. Give --warmup_steps.",
-    "unknown": "none of the usual ones is plain: look at what is marked, at the samples, and at "
-               "the data."}
-# What lies outside its band → its cause: the beginning of its name, and 1 if above, -1 if below.
-SYMPTOMS = {("held-out over training", 1): "copies",
-            ("first loss", 1): "init", ("first loss", -1): "init",
-            ("gradient norm, first step", 1): "init", ("gradient norm, first step", -1): "init",
-            ("learning rate, highest", 1): "high", ("learning rate, highest", -1): "low",
-            ("learning rate, first step", 1): "warmup"}
+    "unknown": "none of the usual ones: look at what is marked, at the samples and at the data."}
+SYMPTOMS = (  # the beginning of a measure's name, the cause if it is too high, if it is too low
+    ("held-out over training", "copies", None), ("first loss", "init", "init"),
+    ("gradient norm, first step", "init", "init"), ("learning rate, highest", "high", "low"),
+    ("learning rate, first step", "warmup", None))
 
 
-# --- What a run left ----------------------------------------------------------------------------
-
-def read_rows(folder):
-    """Return the rows of a run's log.jsonl, but for a last one that is cut off.
-
-    Raises ValueError where there are none, or one is missing or damaged.
-    """
-    rows = [{"held_out": {}} | row for row in read_log(folder)]
-    if not rows:
-        raise ValueError(f"{folder} is no run: it holds no log.jsonl with rows")
-    for number, row in enumerate(rows, start=1):
-        try:
-            values = [row["learning_rate"], *row["held_out"].values()]
-            values += {row["loss"], row["gradient_norm"]} - {None}  # None: the step was skipped
-            sound = row["step"] == number and all(type(v) in (int, float) for v in values)
-        except (KeyError, TypeError, AttributeError):
-            sound = False
-        if not sound:
-            raise ValueError(f"{folder}: in log.jsonl the row of step {number} is missing or "
-                             "damaged, so the run cannot be judged")
-    return rows
-
+# --- A run and its numbers ----------------------------------------------------------------------
 
 class Record:
-    """What a run left: log rows, tokens, and of its newest checkpoint the config and the model."""
+    """What a run left. ValueError before its first checkpoint, or where its log misses a row."""
 
     def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
-        self.rows = read_rows(folder)
-        newest = newest_intact(folder) if checkpoints(folder) else None
-        self.state = {} if newest is None else read_json(newest / "trainer.json")
-        self.config = self.state.get("config", {})
-        self.model = newest and load_model(newest)
-        self.tokens = pathlib.Path(self.config.get("tokens") or self.folder / "tokens")
+        subject = open_subject(folder, fast=False)
+        self.model, self.tokenizer, self.rows = subject.model, subject.tokenizer, read_log(folder)
+        steps = [row["step"] for row in self.rows if NEEDED <= row.keys()]
+        if not steps or steps != list(range(1, len(self.rows) + 1)):
+            raise ValueError(f"{folder} cannot be judged: its log.jsonl must hold a whole row for "
+                             "each step from 1 on")
+        self.config = read_json(find_checkpoint(folder) / "trainer.json")["config"]
+        self.tokens = subject.tokens or pathlib.Path(folder, "tokens")
         self.manifest = read_manifest(self.tokens)
-        self.tokenizer = Tokenizer.load((newest or self.tokens.parent) / "tokenizer.json")
         self.stories = [source for source, entry in self.manifest["splits"]["held_out"].items()
                         if entry["log2_probability"] is not None]
 
@@ -102,24 +78,18 @@ def whole(rows):
     return [row for row in rows if None not in (row["loss"], row["gradient_norm"])]
 
 
-# --- Its numbers --------------------------------------------------------------------------------
-
-def measure(run, steps=None):
-    """Return the numbers of a Record by name: those that its log and checkpoint allow.
-
-    steps: how many the run is to have, where no checkpoint says it.
-    """
-    found = _measure_log(run, run.config.get("steps", steps))
+def measure(run):
+    """Return the numbers of a Record by name: those that its log and its model allow."""
     streams = [TokenStream(run.tokens, entry, run.manifest["dtype"], verify=False)
                for entry in run.manifest["splits"]["train"].values()]
     different = {hashlib.sha256(stream.document(n).tobytes()).digest()
                  for stream in streams for n in range(len(stream))}
-    found["different training documents, share"] = len(different) / sum(map(len, streams))
-    return found if run.model is None else found | _measure_model(run)
+    share = len(different) / sum(map(len, streams))
+    return _measure_log(run) | {"different training documents, share": share} | _measure_model(run)
 
 
-def _measure_log(run, steps):
-    rows, rates = run.rows, [row["learning_rate"] for row in run.rows]
+def _measure_log(run):
+    rows, rates, steps = run.rows, [row["learning_rate"] for row in run.rows], run.config["steps"]
     found = {"learning rate, first step": rates[0], "learning rate, highest": max(rates)}
     if whole(rows[:1]):
         found |= {"first loss, over ln(vocabulary)":
@@ -135,24 +105,10 @@ def _measure_log(run, steps):
             found[f"training loss at {share:.0%}"] = statistics.fmean(r["loss"] for r in near)
         found[f"gradient norm at {share:.0%}"] = statistics.median(
             r["gradient_norm"] for r in near)
-        for source in run.stories:
-            value = held_out_at(rows, source, at)
-            if value is not None:
-                found[f"bits per byte, {source}, at {share:.0%}"] = value
+        scores = rows[at - 1].get("held_out", {})  # empty where the run did not evaluate
+        found |= {f"bits per byte, {source}, at {share:.0%}": scores[source]
+                  for source in run.stories if source in scores}
     return found
-
-
-def held_out_at(rows, source, step):
-    """Return held-out bits per byte at a step; None where there is no evaluation on either side.
-
-    A run evaluates as often as it likes (--eval_every), so the value is read off the straight line,
-    in logarithms, between the evaluations before and after.
-    """
-    known = [(row["step"], row["held_out"][source]) for row in rows if source in row["held_out"]]
-    if not known or not known[0][0] <= step <= known[-1][0]:
-        return None
-    steps, values = np.log(known).T
-    return math.exp(np.interp(math.log(step), steps, values))
 
 
 def _measure_model(run):
@@ -171,14 +127,12 @@ def _measure_model(run):
     return found | ({"repeats its input, share": statistics.fmean(repeated)} if repeated else {})
 
 
-# --- What holds for every run -------------------------------------------------------------------
+# --- Faults that show in every recipe -----------------------------------------------------------
 
 def sees_the_future(model):
     """Tell whether a changed last id changes what the model says before it, packed or not."""
-    size = min(16, model.config.max_position_embeddings)
-    ids = torch.arange(size)[None] % model.config.vocab_size
-    other = ids.clone()
-    other[0, -1] = (other[0, -1] + 1) % model.config.vocab_size
+    ids = torch.arange(8)[None]
+    other = torch.cat((ids[:, :-1], ids[:, :1]), dim=1)
     with torch.inference_mode():
         return any(not torch.allclose(model(ids, documents)[0, :-1],
                                       model(other, documents)[0, :-1], atol=1e-4)
@@ -187,11 +141,9 @@ def sees_the_future(model):
 
 def foreign_tokenizer(run):
     """Tell whether the run's tokenizer.json did not write its tokens: text gets other ids."""
-    documents = [ids[1:-1].tolist() for several in held_out(run.tokens, 2000).values()
-                 for ids in several]
     try:
-        return any(list(run.tokenizer.encode(run.tokenizer.decode(ids))) != ids
-                   for ids in documents)
+        return any(run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
+                   for documents in held_out(run.tokens, 2000).values() for ids in documents)
     except ValueError:  # an id that it does not have
         return True
 
@@ -202,7 +154,7 @@ def below_the_floor(run):
     A look takes few documents, whose own entropy may be a little lower: hence a tenth of slack.
     """
     entries = run.manifest["splits"]["held_out"]
-    last = next((row["held_out"] for row in reversed(run.rows) if row["held_out"]), {})
+    last = next((row["held_out"] for row in reversed(run.rows) if row.get("held_out")), {})
     return any(last[s] < 0.9 * -entries[s]["log2_probability"] / entries[s]["bytes"]
                for s in run.stories if s in last)
 
@@ -216,25 +168,25 @@ def diagnose(run, measured, off):
     silences them: a model that sees the answers has no normal loss, and no normal gap.
     """
     faults = {
-        "future": run.model is not None and sees_the_future(run.model) or below_the_floor(run),
+        "future": sees_the_future(run.model) or below_the_floor(run),
         "shift": measured.get("repeats its input, share", 0) > 0.9,
         "tokenizer": foreign_tokenizer(run),
         "copies": measured["different training documents, share"] < 0.9}
     found = [cause for cause, there in faults.items() if there]
     if not found:
-        found = [cause for (start, sign), cause in SYMPTOMS.items()
-                 if any(name.startswith(start) and off[name] == sign for name in off)]
+        found = [above if off[name] > 0 else below for start, above, below in SYMPTOMS
+                 for name in off if name.startswith(start)]
         if "high" in found and "warmup" in found:  # the first step is high as all others are
             found.remove("warmup")
-    return list(dict.fromkeys(found)) or ["unknown"] * bool(off)
+    return list(dict.fromkeys(filter(None, found))) or ["unknown"] * bool(off)
 
 
-def check(folder, bands):
-    """Return (report, names of the likely causes) of a run; bands: what bands.json holds."""
+def check(folder, bands=None):
+    """Return (report, names of the likely causes) of a run; bands: as bands.json, unless given."""
+    bands = bands or json.loads(BANDS.read_text(encoding="utf-8"))
     run = Record(folder)
-    if run.model:
-        spare_threads(run.model)
-    measured = measure(run, bands["recipe"]["steps"])
+    spare_threads(run.model)
+    measured = measure(run)
     differs = ", ".join(f"{name} {run.config[name]} for {value}"
                         for name, value in bands["recipe"].items()
                         if run.config.get(name, value) != value)
@@ -242,44 +194,22 @@ def check(folder, bands):
     off = {name: 1 if value > limits[name][1] else -1 for name, value in measured.items()
            if name in limits and not limits[name][0] <= value <= limits[name][1]}
     causes = diagnose(run, measured, off)
-    lines = [f"{folder}: {len(run.rows)} steps"
-             + (f" of {run.config['steps']}" if run.config else ", no checkpoint yet")
-             + (f"; beside {bands['seeds']} healthy runs of the tiny recipe" if limits else "")]
-    width = max(map(len, measured)) + 2
-    lines.append(f"{'':<{width}}{'this run':>10}" + f"{'healthy':>20}" * bool(limits))
+    rows = [("", "this run", "healthy" * bool(limits), "")]
     for name, value in measured.items():
         band = "{:.4g} – {:.4g}".format(*limits[name]) if name in limits else ""
-        mark = {1: "  too high", -1: "  too low"}.get(off.get(name), "")
-        lines.append(f"{name:<{width}}{value:>10.4g}  {band:>18}{mark}".rstrip())
-    if differs:
-        lines.append(f"another recipe than the bands' ({differs}): only what holds for every run "
-                     "was checked")
-    if run.state.get("step", 0) > len(run.rows):
-        lines.append(f"the newest checkpoint is of step {run.state['step']}: the end of log.jsonl "
-                     "is cut off")
+        mark = {1: "too high", -1: "too low"}.get(off.get(name), "")
+        rows.append((name, f"{value:.4g}", band, mark))
+    beside = f"beside {bands['seeds']} healthy runs of the tiny recipe" if limits else \
+        f"of another recipe ({differs}): checked is only what holds for every run"
+    lines = [f"{folder}: {len(run.rows)} steps of {run.config['steps']}, {beside}", columns(rows)]
     lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
     return "\n".join(lines), causes
-
-
-def read_bands(path=BANDS):
-    """Return what bands.json holds; raises ValueError when it is missing or damaged."""
-    try:
-        found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        bands = {name: [float(least), float(most)]
-                 for name, (least, most) in found["bands"].items()}
-        return {"recipe": {name: found["recipe"][name] for name in RECIPE},
-                "seeds": found["seeds"], "bands": bands}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no bands ({error!r}): make them with "
-                         "python tutorials/experiments/reference_bands.py") from None
 
 
 def main(argv):
     """Print the health of a run; return 1 where something is off."""
     parser = cli.Parser("nanoseek.evaluate check", "Hold a run against healthy ones.")
     parser.add_argument("folder", help="a run")
-    parser.add_argument("--bands", default=BANDS, help="the reference (default: beside the code)")
-    args = parser.parse_args(argv)
-    report, causes = check(args.folder, read_bands(args.bands))
+    report, causes = check(parser.parse_args(argv).folder)
     print(report)
     return 1 if causes else 0

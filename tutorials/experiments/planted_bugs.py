@@ -209,7 +209,7 @@ def main(argv=None):
         (f"own-{args.stop or 'whole'}" if args.run else "small")
     if args.run:
         run = pathlib.Path(args.run)
-        config, tokens, bands = config_of(run), run / "tokens", health.read_bands()
+        config, tokens, bands = config_of(run), run / "tokens", None
         documents = list(read_documents(run / "clean.jsonl"))
         tokenizer = Tokenizer.load(run / "tokenizer.json")
     else:
