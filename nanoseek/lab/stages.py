@@ -19,8 +19,12 @@ from nanoseek.corpus.own_text import read_text
 from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
-from nanoseek.lab.foreign_tokenizer import READ_OTHERWISE
 from nanoseek.tokenizer import DEFAULT_PATTERN, Tokenizer
+
+# What the engine of `tokenizers` reads otherwise than `regex`: some escapes (\w takes ² in),
+# [[:punct:]] and the like, (?m), a + behind {1,3}, set operations.
+READ_OTHERWISE = (r"\\[AbBGhHkKNORwWXyYzZ1-9]|\[\[:\^?\w+:|\(\?[a-z]*m|\{[\d,]+\}\+"
+                  r"|\[[^\]]*(?:--|\|\||~~)")
 
 
 def clean(argv=None):

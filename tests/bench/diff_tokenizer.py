@@ -170,7 +170,8 @@ def styles():
 def build(style, texts, folder, vocab_size=1500):
     """Train a tokenizer in one style with the `tokenizers` library; return the path of its file."""
     peer = tokenizers.Tokenizer(models.BPE())
-    peer.pre_tokenizer = pre_tokenizers.Sequence(style["parts"])
+    first, *more = style["parts"]
+    peer.pre_tokenizer = pre_tokenizers.Sequence([first, *more]) if more else first
     peer.decoder = decoders.ByteLevel()
     if style["normalizer"]:
         peer.normalizer = style["normalizer"]
