@@ -1,4 +1,4 @@
-"""The arena: models side by side on the same text, the same questions, the same beginnings.
+"""The arena: models side by side, in one table, on the same text, questions and beginnings.
 
     python -m nanoseek.evaluate arena runs/a runs/b > arena.md
 
@@ -26,9 +26,8 @@ from nanoseek.lab.subject import (find_in_run, held_out_documents, open_subject,
 
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
-LEGEND = """\
-(▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the floor, mean
-over the stories: how much of the way from the unigram model of the run's tokens to the floor)"""
+LEGEND = """(▲ better than the first model, ▼ worse, ≈ not to be told apart from it; way to the
+floor: how much of the way from the unigram model of the run's tokens to it, mean over stories)"""
 
 
 class Row(NamedTuple):
@@ -94,10 +93,7 @@ def cloze_rows(subjects, items):
 
 
 def story_row(subjects, source, documents, judged):
-    """Return the Row of how many stories that a model writes agree with themselves.
-
-    All models begin with the same words, those of held-out stories.
-    """
+    """Return the Row of how many written stories are consistent; all begin as held-out ones do."""
     starts = [opening(documents[n % len(documents)]["text"]) for n in range(judged)]
     written = [continue_texts(s, starts, s.model.config.max_position_embeddings) for s in subjects]
     return answer_row(f"consistent {source} (of {judged})",
@@ -117,62 +113,47 @@ def cost_rows(folders):
     bills = []
     for folder in folders:
         path = find_in_run(folder, "cost.json")
+        bill = read_json(path) if path else None
         try:
-            bill = read_json(path) if path else {}
-            seconds, flops, rent, electricity = (float(bill.get(name, 0)) for name in (
-                "seconds", "flops", "dollars_rent", "dollars_electricity"))
-        except (ValueError, TypeError):
+            bills.append(("-", "-", "-") if bill is None else (
+                f"{bill['seconds']:,.0f}", f"{bill['flops']:.2e}",
+                f"{bill['dollars_rent'] + bill['dollars_electricity']:.5f}"))
+        except (KeyError, ValueError, TypeError):
             raise ValueError(f"{path} is damaged: train anew, or remove it") from None
-        bills.append((seconds, flops, rent + electricity))
-    return [Row(f"training, {name}", [form.format(n) if n else "-" for n in numbers])
-            for name, form, numbers in zip(("seconds", "FLOPs", "dollars"),
-                                           ("{:,.0f}", "{:.2e}", "{:.5f}"), zip(*bills))]
+    return [Row(f"training, {name}", list(cells))
+            for name, cells in zip(("seconds", "FLOPs", "dollars"), zip(*bills))]
 
 
 # --- On the screen ------------------------------------------------------------------------------
 
 def verdicts(names, rows):
-    """Return {(row number, model number): sign} and a sentence for each model but the first."""
-    tested, signs, lines = [n for n, row in enumerate(rows) if row.pairs], {}, []
+    """Mark in the rows what differs from the first model; return a sentence for each other one."""
+    tested, lines = [row for row in rows if row.pairs], []
     for model, name in enumerate(names[1:], start=1):
-        found = holm([rows[n].pairs[model] - rows[n].pairs[0] for n in tested])
-        signs |= {(n, model): sign for n, sign in zip(tested, found)}
-        parts = [f"{word} in {', '.join(labels)}" for word, sign in (("better", 1), ("worse", -1))
-                 if (labels := [rows[n].label.split(" (")[0]
-                                for n, s in zip(tested, found) if s == sign])]
-        parts.append(f"not to be told apart in {found.count(0)} of {len(found)} comparisons")
+        labels = {1: [], -1: [], 0: []}
+        for row, sign in zip(tested, holm([row.pairs[model] - row.pairs[0] for row in tested])):
+            row.cells[model] += SIGNS[sign]
+            labels[sign].append(row.label.split(" (")[0])
+        parts = [f"{word} in {', '.join(labels[sign])}"
+                 for word, sign in (("better", 1), ("worse", -1)) if labels[sign]]
+        parts.append(f"not to be told apart in {len(labels[0])} of {len(tested)} comparisons")
         lines.append(f"{name} against {names[0]}: {'; '.join(parts)}.")
-    return signs, lines
+    return lines
 
 
-def format_table(names, rows, signs):
+def format_table(names, rows):
     """Return the rows as a Markdown table that reads well on a screen, too."""
-    lines = [["", *names]]
-    for number, row in enumerate(rows):
-        lines.append([row.label, *(cell + SIGNS.get(signs.get((number, model)), "")
-                                   for model, cell in enumerate(row.cells))])
+    lines = [["", *names], *([row.label, *row.cells] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def side_by_side(names, subjects, prompts):
-    """Return what each model makes of each prompt, as Markdown."""
-    def printable(text):
-        # A model that knows little writes control characters, which a terminal would obey.
-        return "".join(c if c.isprintable() else "·" for c in " ".join(text.split()))
-    written = [continue_texts(s, prompts, 200) for s in subjects]
-    return "\n\n".join(f"**{prompt}**\n" + "\n".join(
-        f"- {name}: {printable(text)}" for name, text in zip(names, texts))
-        for prompt, texts in zip(prompts, zip(*written)))
+def contest(folders, documents, cloze, judged):
+    """Return the arena's report on {source: [document]} as Markdown.
 
-
-def contest(folders, documents, cloze, judged, seed):
-    """Return the arena's report as Markdown.
-
-    documents: {source: [document]}; cloze: questions of each ability and language, and judged:
-    stories of each language, both only where documents are stories. Raises ValueError when a model
-    was trained on one of the documents.
+    cloze: questions of each ability and language; judged: stories of each language; both only where
+    documents are stories. Raises ValueError when a model was trained on one of the documents.
     """
     subjects, names = [open_subject(f) for f in folders], [str(f).rstrip("/") for f in folders]
     costs, known = cost_rows(folders), [trained_on(f) for f in folders]
@@ -182,33 +163,27 @@ def contest(folders, documents, cloze, judged, seed):
             raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to be "
                              "scored: name text that no model has seen, with --text")
     stories = [source for source, several in documents.items() if "log2_probability" in several[0]]
-    prompts = [start for source in stories or documents for start in
-               list(dict.fromkeys(opening(d["text"], 3) for d in documents[source]))[:2]]
     spare_threads(*(s.model for s in subjects))
     cli.say("scoring held-out text")
     rows, way = byte_rows(subjects, documents)
     if stories and cloze:
         cli.say("asking cloze questions")
-        rows += cloze_rows(subjects, questions(cloze, seed, avoid=frozenset().union(*known)))
+        rows += cloze_rows(subjects, questions(cloze, avoid=frozenset().union(*known)))
     if judged:
         cli.say("writing and checking stories")
         rows += [story_row(subjects, source, documents[source], judged) for source in stories]
     rows += [way, Row("tokens/s, writing one text", [f"{speed(s):,.0f}" for s in subjects]), *costs]
-    signs, lines = verdicts(names, rows)
-    return "\n\n".join([format_table(names, rows, signs), LEGEND, *lines,
-                        side_by_side(names, subjects, prompts)])
+    lines = verdicts(names, rows)
+    return "\n\n".join([format_table(names, rows), LEGEND, *lines])
 
 
 def main(argv):
-    parser = cli.Parser("nanoseek.evaluate arena", "Models side by side; each is held against "
-                        "the first.")
+    parser = cli.Parser("nanoseek.evaluate arena", "Models side by side, each against the first.")
     parser.add_argument("folders", nargs="+", help="runs, checkpoints or Llama folders")
     parser.add_argument("--text", help="held-out documents, JSON lines (default: those of the "
                                        "first run that has a clean.jsonl)")
-    parser.add_argument("--cloze", type=int, default=100,
-                        help="questions of each ability and language")
+    parser.add_argument("--cloze", type=int, default=100, help="how many of each kind and language")
     parser.add_argument("--judged", type=int, default=40, help="stories of each language to check")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other questions")
     args = parser.parse_args(argv)
     if min(args.cloze, args.judged) < 0:
         parser.error("cloze and judged must be at least 0")
@@ -216,4 +191,4 @@ def main(argv):
                              None)
     if text is None:
         raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
-    print(contest(args.folders, held_out_documents(text), args.cloze, args.judged, args.seed))
+    print(contest(args.folders, held_out_documents(text), args.cloze, args.judged))

@@ -66,7 +66,6 @@ def test_the_report_holds_every_row_as_markdown(folder, capsys):
     ours, llama = folder / "ours", folder / "llama"
     assert f"{ours} against {ours}: not to be told apart in 10 of 10 comparisons." in printed
     assert f"{llama} against {ours}: " in printed
-    assert printed.count("**") == 2 * 4 and printed.count(f"\n- {ours}: ") == 2 * 4
 
 
 def test_the_way_to_the_floor_is_that_of_the_report(folder, documents, tmp_path, capsys):
