@@ -6,7 +6,6 @@
 The counting is in cost.py and planner.py; `calibrate` holds it beside published bills.
 """
 
-import itertools
 import os
 import pathlib
 import shlex
@@ -14,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from nanoseek.checkpoint import read_json
 from nanoseek.cli import Parser, say
@@ -32,28 +30,21 @@ TRIAL_SECONDS = 4.0  # of training, to measure it
 
 
 def calibrate():
-    """Return the published bills, each with what follows from it by our counting.
-
-    "flops"; "ratio" of ours to the published FLOPs, both without attention; "mfu" that the
-    GPU-hours imply; for dense models "error", that of the hours predicted with the median MFU of
-    the other dense models on the chip. None where it cannot be known.
-    """
+    """Return the published bills with what our counting makes of them: "flops"; "ratio" of ours to
+    the published FLOPs, both without attention; "mfu" that the GPU-hours imply; of a dense model
+    "error", that of the hours predicted with the median MFU of the others on its chip."""
     bills, chips = tables()["bills"], tables()["hardware"]
     for bill in bills:
         each = flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
-        bill.update(flops=each["total"] * bill["tokens"], ratio=None, mfu=None, error=None)
-        if "published_flops" in bill:
-            matrices = (each["matrices"] + each["head"]) * bill["tokens"]
-            bill["ratio"] = matrices / bill["published_flops"]
-        if bill["gpu_hours"]:
-            peak = chips[bill["chip"]]["tflops"] * 1e12
-            bill["mfu"] = bill["flops"] / (bill["gpu_hours"] * 3600 * peak)
+        bill["flops"], hours = each["total"] * bill["tokens"], bill["gpu_hours"]
+        published, matrices = bill.get("published_flops"), each["matrices"] + each["head"]
+        bill["ratio"] = published and matrices * bill["tokens"] / published
+        bill["mfu"] = hours and bill["flops"] / hours / 3600 / chips[bill["chip"]]["tflops"] / 1e12
     dense = [bill for bill in bills if bill["mfu"] and "active_parameters" not in bill]
-    for bill in dense:
+    for bill in bills:
         others = [other["mfu"] for other in dense
-                  if other["chip"] == bill["chip"] and other is not bill]
-        if others:
-            bill["error"] = bill["mfu"] / statistics.median(others) - 1
+                  if bill in dense and other["chip"] == bill["chip"] and other is not bill]
+        bill["error"] = bill["mfu"] / statistics.median(others) - 1 if others else None
     return bills
 
 
@@ -72,17 +63,15 @@ def train_flags(planned, data, out):
 
 def try_out(planned, data):
     """Train as planned, but for a few steps, in a folder that goes away again. Return the FLOP/s
-    that the steps reached, and the seconds that the command took beside them."""
+    that the steps reached."""
     steps = max(4, round(planned["steps"] * TRIAL_SECONDS / planned["seconds"]))
-    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         flags = train_flags({**planned, "steps": steps}, data, folder)
         done = subprocess.run([sys.executable, "-m", "nanoseek.train", *flags],
                               stdout=subprocess.DEVNULL)
         if done.returncode:  # it has said why
             raise SystemExit(done.returncode)
-        tag = read_json(pathlib.Path(folder, "cost.json"))
-    return tag["flops_per_second"], time.perf_counter() - began - tag["seconds"]
+        return read_json(pathlib.Path(folder, "cost.json"))["flops_per_second"]
 
 
 def plan_here(given, data):
@@ -92,40 +81,31 @@ def plan_here(given, data):
     hardly changes. That shape is tried out, which tells how many steps fill the time.
     """
     say("measuring this machine")
-    given, seconds = given | {"extrapolate": True}, given["seconds"]
     guess = GUESSED_MFU * measure_ceiling(device=pick_device("auto").type)
     planned = plan(**given, flops_per_second=guess)
     if planned["rows_at_once"] is None:
         raise ValueError(f"{planned['warnings'][-1]}, or plan less")
-    speed, beside = try_out(planned, data)
-    if beside > seconds / 2:
-        raise ValueError(f"{seconds:.0f} seconds are too few: {beside:.0f} go by outside the steps")
-    given |= {"seconds": seconds - beside, "config": planned["config"],
-              "context": planned["context"]}
-    return {**plan(**given, flops_per_second=speed), "seconds": seconds}
+    shape = {name: planned[name] for name in ("config", "context")}
+    return plan(**given | shape, flops_per_second=try_out(planned, data))
 
 
 def format_breakdown(bill):
     """Return what a config costs by part, as a table."""
-    counts = [("training, a token", "FLOP", bill["flops_per_token"])]
+    counts = {("training, a token", "FLOP"): bill["flops_per_token"]}
     if "memory" in bill:
-        counts += [("parameters", "", bill["parameters"]),
-                   *((f"memory, checkpointing {mode}", "B", memory)
-                     for mode, memory in bill["memory"].items())]
+        counts["parameters", ""] = bill["parameters"]
+        counts |= {(f"memory, checkpointing {mode}", "B"): each
+                   for mode, each in bill["memory"].items()}
     rows = []
-    for title, unit, numbers in counts:
-        parts = itertools.takewhile(lambda name: name != "total", numbers)
+    for (title, unit), numbers in counts.items():
+        names = [*numbers][:[*numbers].index("total")]
         rows.append((title, show(numbers["total"], unit), " + ".join(
-            f"{name} {show(numbers[name], unit)}" for name in parts if numbers[name])))
+            f"{name} {show(numbers[name], unit)}" for name in names if numbers[name])))
     return columns(rows)
 
 
-def _parser(command=""):
-    parser = Parser(f"nanoseek.cost{command}", """Print what a model or a run costs.
-
-  runs/tiny                                  the price tag that a run left
-  deepseek-llm-7b --gpu H800 --tokens 2e12   a preset, or the path of a config.json
-  plan --dollars 100 --gpu H100              what to train; also --flops 1e18, --minutes 10""")
+def _parser(name, description):
+    parser = Parser(name, description)
     parser.add_argument("--gpu", help="a chip of cost_tables.json, such as H100")
     parser.add_argument("--context", type=int, help="length of a row")
     for name in (*ASSUMED, "mfu"):
@@ -135,11 +115,9 @@ def _parser(command=""):
 
 def price(argv):
     """Print what a run has cost, or what a config would."""
-    parser = _parser()
+    parser = _parser("nanoseek.cost", "What a run has cost, or a config would; see also cost plan.")
     parser.add_argument("what", help="a run's folder, a config.json, or a preset")
     parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
-    parser.add_argument("--batch", type=int, default=1, help="rows at once, for the memory")
-    parser.add_argument("--precision", default="bf16", help="bf16, fp16 or fp32")
     parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
     given = vars(parser.parse_args(argv))
     what = given.pop("what")
@@ -150,8 +128,7 @@ def price(argv):
         return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
     if what not in PRESETS and not path.is_file():
-        raise ValueError(f"{what} is neither a finished run, nor a config.json, nor one of the "
-                         f"presets {', '.join(PRESETS)}")
+        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
     bill = cost(PRESETS.get(what) or read_json(path), **given)
     print(format_breakdown(bill))
     bill.pop("parameters", None)
@@ -160,35 +137,27 @@ def price(argv):
 
 def plan_command(argv):
     """Print a plan, and the command that trains it."""
-    parser = _parser(" plan")
+    parser = _parser("nanoseek.cost plan", "What a budget of dollars, minutes or FLOPs buys.")
     for name in ("flops", "dollars", "minutes", "memory_gb"):
         parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--extrapolate", action="store_true", help="plan outside the fitted range")
     parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
     parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
     given = vars(parser.parse_args(argv))
     data, out, minutes = (given.pop(name) for name in ("tokens", "out", "minutes"))
     given["seconds"] = minutes and 60 * minutes
-    here, sources = minutes is not None and given["gpu"] is None, {}
+    here, weights = minutes is not None and given["gpu"] is None, []
     if here or os.path.isdir(data):
         manifest = read_manifest(data)
-        sources, given["vocab_size"] = manifest["splits"]["train"], manifest["vocab_size"]
+        given["vocab_size"] = manifest["vocab_size"]
+        if manifest["splits"]["train"].keys() == parse_weights(STORY_WEIGHTS).keys():
+            weights = ["--weights", STORY_WEIGHTS]
     if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     planned = plan_here(given, data) if here else plan(**given)
-    print(format_price_tag(planned, [("law", planned["law"]),
-                                     ("memory", show(planned["memory"]["total"], "B"))]))
-    have = sum(entry["tokens"] for entry in sources.values())
-    if sources and planned["tokens"] > 4 * have:
-        planned["warnings"].append(
-            f"the plan reads {data} {planned['tokens'] / have:,.0f} times; after about 4, text "
-            "that is read again teaches less (arXiv 2305.16264): name more with --tokens")
+    print(format_price_tag(planned, [("law", planned["law"])]))
     for warning in planned["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    flags = train_flags(planned, data, out)
-    if sources.keys() == parse_weights(STORY_WEIGHTS).keys():
-        flags += ["--weights", STORY_WEIGHTS]
-    print(f"python -m nanoseek.train {shlex.join(flags)}")
+    print(f"python -m nanoseek.train {shlex.join(train_flags(planned, data, out) + weights)}")
 
 
 def main(argv=None):

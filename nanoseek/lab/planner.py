@@ -4,9 +4,8 @@
     plan(seconds=180, flops_per_second=1e11)["tokens"]  # on a machine that reaches so many FLOP/s
 
 A larger model learns more from each token, but sees fewer tokens for the same compute. A scaling
-law says which split is best: for a compute C it gives FLOPs per token, learning rate and batch,
-each as coefficient·C^exponent. Two laws are known here: DeepSeek LLM's (arXiv 2401.02954, §3) and,
-for small budgets, that of our own sweep, tutorials/experiments/scaling_sweep.py.
+law says which split is best for a compute C, and which learning rate and batch. Two are known here:
+DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
 """
 
 import math
@@ -44,12 +43,6 @@ LAW_TINY = ScalingLaw(
     "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
 
 
-def nearest_law(flops):
-    """Return the law whose fitted range holds a budget, or is nearest to it."""
-    return min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
-        0, math.log(law.least / flops), math.log(flops / law.most)))
-
-
 def planned_shape(hidden, vocab_size, context):
     """Return the config that is planned at a width: 2 layers up to 128 wide, as the tiny preset,
     then one for each 64 (GPT-2 124M: 768 wide, 12), from 1024 on √hidden / 2 (DeepSeek 7B: 4096,
@@ -77,25 +70,23 @@ def best_config(flops, vocab_size, context, law):
         found.append((math.log(each["total"] / layers * compute / flops), config))
     distance, config = min(found, key=lambda entry: abs(entry[0]))
     if abs(distance) > math.log(4):
-        size = "small" if distance > 0 else "large"
-        raise ValueError(f"a budget of {flops:.2g} FLOPs is too {size} for any model planned here")
+        raise ValueError(f"a budget of {flops:.2g} FLOPs is too "
+                         f"{'small' if distance > 0 else 'large'} for any model planned here")
     return config
 
 
 def fit_memory(config, rows, context, memory_gb, gpu, optimizer):
-    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of
-    "memory_limit" (allocators waste some); rows_at_once is None when not even one row does."""
+    """Return the first "checkpointing" and "rows_at_once" whose "memory" fits in 90% of the
+    memory (allocators waste some); rows_at_once is None when not even one row does."""
     known = tables()["hardware"][gpu]["memory_gb"] if gpu and memory_gb is None else memory_gb
     limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
-    precision = "bf16" if gpu else "fp32"
     for mode, at_once in ((mode, n) for mode in ("none", "full")
                           for n in range(rows, 0, -1) if rows % n == 0):
-        needed = memory(config, at_once, context, mode, precision, optimizer, document_mask=True)
+        needed = memory(config, at_once, context, mode, "bf16" if gpu else "fp32", optimizer,
+                        document_mask=True)
         if needed["total"] <= 0.9 * limit:
-            break
-    else:
-        at_once = None
-    return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed, "memory_limit": limit}
+            return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed}
+    return {"checkpointing": mode, "rows_at_once": None, "memory": needed}
 
 
 def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given):
@@ -115,17 +106,17 @@ def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given):
 
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
-         vocab_size=None, context=None, memory_gb=None, law=None, extrapolate=False, **given):
+         vocab_size=None, context=None, memory_gb=None, law=None, **given):
     """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
     or at the flops_per_second that training reaches here. A config that is given is kept; the law
     is the nearest, and vocab_size and context (length of a row) are the law's, unless given.
 
     Returns "config", "tokens", "learning_rate", "batch_tokens", "rows", "steps", "flops", "recipe",
-    "warnings", what `fit_memory` does, with a gpu its bill. Raises ValueError outside the law's
-    range unless `extrapolate`.
+    "warnings", what `fit_memory` does, with a gpu its bill.
     """
     flops = budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given)
-    law = law or nearest_law(flops)
+    law = law or min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
+        0, math.log(law.least / flops), math.log(flops / law.most)))  # how far out of its range
     vocab_size = law.vocab_size if vocab_size is None else vocab_size
     context = law.context if context is None else context
     config = config or best_config(flops, vocab_size, context, law)
@@ -135,8 +126,6 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None
     if not law.least <= compute <= law.most:
         warnings.append(f"{compute:.1e} FLOPs in the layers lie outside {law.least:.0e} to "
                         f"{law.most:.0e}, where the law was fitted ({law.source})")
-        if not extrapolate:
-            raise ValueError(f"{warnings[0]}: give extrapolate to plan there all the same")
     rate, batch = (a * compute ** b for a, b in (law.learning_rate, law.batch_tokens))
     rows = max(1, round(batch / context))
     rows -= rows % 8 if rows > 16 else 0  # so that it divides into micro-batches

@@ -139,7 +139,7 @@ def test_a_plan_in_minutes_fills_the_time(monkeypatch, capsys, tokens):
     def try_out(planned, data):
         assert data == tokens
         tried.append(planned["config"])
-        return 1e11, 20
+        return 1e11
     monkeypatch.setattr(bill, "measure_ceiling", lambda device: 2e11)
     monkeypatch.setattr(bill, "try_out", try_out)
     bill.main(["plan", "--minutes", "3", "--tokens", tokens])
@@ -151,19 +151,15 @@ def test_a_plan_in_minutes_fills_the_time(monkeypatch, capsys, tokens):
     assert shape["vocab_size"] == 512  # that of the tokens
     assert flags["--optimizer"] == "muon"
     assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
-    # The steps fill the time that is left, at the speed that was measured.
+    # The steps fill the time at the speed that was measured.
     each = cost.flops_per_token(shape, int(flags["--row_length"]))["total"]
     trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
-    assert each * trained / 1e11 == pytest.approx(160, rel=0.01)
+    assert each * trained / 1e11 == pytest.approx(180, rel=0.01)
     assert "3.0 min" in shown.out
-    assert "times" in shown.err  # 903 tokens to learn from are few
 
 
-def test_minutes_too_few_or_too_many_are_named(monkeypatch, tokens):
+def test_minutes_too_many_are_named(monkeypatch, tokens):
     monkeypatch.setattr(bill, "measure_ceiling", lambda device: 3e11)
-    monkeypatch.setattr(bill, "try_out", lambda planned, data: (1e11, 8))
-    with pytest.raises(ValueError, match="6 seconds are too few"):
-        bill.main(["plan", "--minutes", "0.1", "--tokens", tokens])
     with pytest.raises(ValueError, match="shard the model over several devices"):
         bill.main(["plan", "--minutes", "1e11", "--tokens", tokens])
 
@@ -175,10 +171,9 @@ def test_tokens_decide_the_vocabulary(tokens, capsys):
 
 
 def test_a_plan_is_tried_out_by_real_steps(tokens, capfd):
-    planned = plan(seconds=10, flops_per_second=1e8, extrapolate=True, context=64,
+    planned = plan(seconds=10, flops_per_second=1e8, context=64,
                    config={**TINY, "vocab_size": 512, "max_position_embeddings": 512})
-    speed, beside = bill.try_out(planned, tokens)
-    assert speed > 0 and beside > 0
+    assert bill.try_out(planned, tokens) > 0
     with pytest.raises(SystemExit, match="2"):
         bill.try_out({**planned, "context": 10 ** 9}, tokens)
     assert "row_length" in capfd.readouterr().err
@@ -193,7 +188,7 @@ def test_a_plan_in_minutes_needs_tokens(tmp_path):
     ["nowhere"], ["tiny", "extra"], ["tiny", "--gpu", "H1", "--tokens", "1e9"],
     ["tiny", "--tokens", "many"], ["tiny", "--colour", "red"], [], ["plan"],
     ["plan", "--dollars", "-100", "--gpu", "H100"], ["plan", "--flops", "10"],
-    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"], ["plan", "--flops", "1e16"],
+    ["plan", "--dollars", "100"], ["plan", "--minutes", "-1"],
     ["plan", "--minutes", "1e300"], ["plan", "--minutes", "1", "--flops", "1e18"],
     ["plan", "--flops", "1e18", "--memory_gb", "0"], ["plan", "--flops", "1e18", "--mfu", "0.5"]])
 def test_bad_command_lines(argv, capsys):

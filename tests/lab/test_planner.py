@@ -40,7 +40,7 @@ def test_plan_follows_deepseeks_laws():
 @given(flops=st.floats(13, 21).map(lambda power: 10 ** power))
 def test_plans_can_be_built_and_grow_with_the_budget(name, flops):
     law = getattr(planner, name)
-    small, large = (planner.plan(flops=budget, vocab_size=2048, context=1024, extrapolate=True,
+    small, large = (planner.plan(flops=budget, vocab_size=2048, context=1024,
                                 law=law) for budget in (flops, 8 * flops))
     for planned in (small, large):
         ModelConfig(**planned["config"])
@@ -65,10 +65,8 @@ def test_a_small_budget_follows_our_own_sweep():
 
 def test_between_the_laws_the_nearer_one_is_used_and_says_so():
     for flops, law in ((1e14, planner.LAW_TINY), (2e16, planner.DEEPSEEK_LAW)):
-        planned = planner.plan(flops=flops, extrapolate=True)
+        planned = planner.plan(flops=flops)
         assert planned["law"] == law.source and law.source in planned["warnings"][0]
-        with pytest.raises(ValueError, match="give extrapolate"):
-            planner.plan(flops=flops)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +120,9 @@ def test_budgets_in_dollars_and_seconds():
     timed = planner.plan(seconds=7200, gpu="H100", mfu=0.4, dollars_per_hour=2.5)
     assert timed["flops"] == pytest.approx(7200 * 989e12 * 0.4)
     assert timed["dollars"] == pytest.approx(5)
-    here = planner.plan(seconds=100, flops_per_second=2e11, extrapolate=True)
+    here = planner.plan(seconds=100, flops_per_second=2e11)
     assert here["flops"] == pytest.approx(2e13)
-    kept = planner.plan(seconds=100, flops_per_second=2e11, extrapolate=True, config=TINY)
+    kept = planner.plan(seconds=100, flops_per_second=2e11, config=TINY)
     assert kept["config"] == TINY and kept["flops"] == here["flops"]
 
 
@@ -133,7 +131,7 @@ def test_a_plan_fits_its_memory():
     assert roomy["rows_at_once"] == roomy["rows"] and roomy["checkpointing"] == "none"
     assert 1 <= tight["rows_at_once"] < tight["rows"]
     assert tight["rows"] % tight["rows_at_once"] == 0
-    assert tight["memory"]["total"] <= 0.9 * 24e9 and tight["memory_limit"] == 24e9
+    assert tight["memory"]["total"] <= 0.9 * 24e9
     assert none["rows_at_once"] is None and none["memory"]["total"] > 1e9
     assert "shard" in none["warnings"][0]
 
@@ -153,8 +151,6 @@ def test_a_plan_fits_its_memory():
     (lambda: planner.plan(dollars=-3, gpu="H100"), "dollars is -3"),
     (lambda: planner.plan(flops=1e6), "too small"),
     (lambda: planner.plan(flops=1e40), "too large"),
-    (lambda: planner.plan(flops=1e16), "1e\\+17 to 3e\\+20"),
-    (lambda: planner.plan(flops=1e22), "1e\\+17 to 3e\\+20"),
     (lambda: planner.plan(dollars=3), "need a gpu"),
     (lambda: planner.plan(seconds=3), "need a gpu")])
 def test_bad_budgets_are_named(call, words):
