@@ -3,8 +3,8 @@
     texts = continue_texts(subject, ["Once", "从前"], max_new_tokens=100)
     right = answer(subject, questions(50))                # of each question, True or False
 
-A low loss does not yet say that a model follows a story: questions with one right answer
-(cloze.py) test one ability each. Their shares come with an interval.
+A low loss does not yet say that a model follows a story. Questions with one right answer
+(cloze.py) test one ability each; the shares of right ones come with an interval.
 """
 
 import math
@@ -19,12 +19,10 @@ from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.lab.subject import open_subject, spare_threads, trained_on
 
 
-# --- Texts of its own ---------------------------------------------------------------------------
-
-def opening(text, words=1):
-    """Return how a text begins: its first words, or for each two characters of Chinese."""
-    found = text.split(maxsplit=words)[:words]
-    return " ".join(found) if found[0].isascii() else found[0][:2 * words]
+def opening(text):
+    """Return how a text begins: its first word, or two characters of Chinese."""
+    word = text.split(maxsplit=1)[0]
+    return word if word.isascii() else word[:2]
 
 
 def continue_texts(subject, openings, max_new_tokens):
@@ -36,29 +34,19 @@ def continue_texts(subject, openings, max_new_tokens):
             for text, ids in zip(openings, written)]
 
 
-def print_samples(subject, count, stories):
-    """Print `count` texts of each source, unpicked, that begin as held-out documents do.
-
-    stories: the sources whose texts may fill the model's context.
-    """
+def print_samples(subject, count):
+    """Print `count` texts of each source, unpicked, that begin as held-out documents do."""
     for source, documents in held_out(subject.tokens).items():
         starts = [opening(subject.tokenizer.decode(documents[n % len(documents)][1:40]))
                   for n in range(count)]
-        length = subject.model.config.max_position_embeddings if source in stories else 120
-        texts = continue_texts(subject, starts, length)
+        texts = continue_texts(subject, starts, subject.model.config.max_position_embeddings)
         print(f"\n{source}, the first {count} samples", *texts, sep="\n")
 
 
-# --- Cloze questions ----------------------------------------------------------------------------
-
 def answer(subject, items):
-    """Return whether each question is answered right, a boolean array.
-
-    The choice with the most likelihood per byte is taken: of the choice and the rest of its
-    sentence, given the context.
-    """
-    pieces, sizes = [], []
-    room = subject.model.config.max_position_embeddings + 1
+    """Return whether each question is answered right, a boolean array: whether, given the context,
+    the right choice and the rest of its sentence have the most likelihood per byte."""
+    pieces, sizes, room = [], [], subject.model.config.max_position_embeddings + 1
     for item in items:
         choices = [subject.ids(item.context + choice, whole=False) for choice in item.choices]
         # The ids that all choices begin with (the context, and more where words begin alike) cost
@@ -68,9 +56,8 @@ def answer(subject, items):
         pieces += [(ids[-room:], max(0, shared - 1 - max(0, len(ids) - room))) for ids in choices]
         sizes += [len(choice.encode("utf-8")) for choice in item.choices]
     rates = piece_nats(subject.model, pieces) / sizes
-    ends = np.cumsum([len(item.choices) for item in items])
-    return np.array([part.argmin() == item.answer
-                     for item, part in zip(items, np.split(rates, ends))])
+    parts = np.split(rates, np.cumsum([len(item.choices) for item in items]))
+    return np.array([part.argmin() == item.answer for item, part in zip(items, parts)])
 
 
 def by_ability(items, right):
@@ -96,29 +83,23 @@ def format_share(right):
 def format_cloze(items, right):
     """Return the answers in two lines."""
     found = by_ability(items, right)
+    shares = ", ".join(f"{ability} {format_share(part)}" for ability, part in found.items())
     return (f"cloze questions answered right, of {len(found['name'])} each, with 95% intervals "
-            f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  "
-            + ", ".join(f"{ability} {format_share(values)}" for ability, values in found.items()))
+            f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")
 
-
-# --- The command --------------------------------------------------------------------------------
 
 def main(argv):
-    parser = Parser("nanoseek.evaluate", "Score a model on held-out text, in bits per byte.\n"
-                    "Two more: evaluate arena RUN RUN …, models side by side; evaluate check RUN, "
-                    "the health of a run.")
+    parser = Parser("nanoseek.evaluate", "Score held-out text; see also evaluate arena and check.")
     parser.add_argument("folder", help="a run or one of its checkpoints")
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
-    parser.add_argument("--cloze", type=int, default=50,
-                        help="questions of each ability and language, for models of stories")
+    parser.add_argument("--cloze", type=int, default=50, help="how many of each kind and language")
     add_fast_flag(parser)
     args = parser.parse_args(argv)
     if min(args.samples, args.cloze) < 0:
         parser.error("samples and cloze must be at least 0")
     subject = open_subject(args.folder, args.fast)
     if subject.tokens is None:
-        raise ValueError(f"{args.folder} belongs to no run with tokens: score it on text of your "
-                         f"own with evaluate arena {args.folder} --text FILE")
+        raise ValueError(f"{args.folder} has no tokens: evaluate arena {args.folder} --text FILE")
     spare_threads(subject.model)
     say("scoring held-out text")
     scores = evaluate(subject.model, subject.tokens)
@@ -126,7 +107,7 @@ def main(argv):
     stories = [source for source, score in scores.items() if score.floor]
     if args.samples:
         say("writing samples")
-        print_samples(subject, args.samples, stories)
+        print_samples(subject, args.samples)
     if args.cloze and stories:
         say("asking cloze questions")
         items = questions(args.cloze, avoid=trained_on(args.folder))

@@ -4,8 +4,7 @@
     documents = held_out_documents("clean.jsonl")        # {source: [document]}
     found, nats = score(subject, "stories_en", documents["stories_en"])
 
-Scored text must be new to a model. A run remembers where its documents lie, so whether it was
-trained on one can be looked up; of models of others nobody knows.
+Scored text must be new to a model: of a run, the documents that it was trained on can be found.
 """
 
 import math
@@ -43,8 +42,7 @@ class Subject(NamedTuple):
 def open_subject(folder, fast=True):
     """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json.
 
-    The ids that begin and end a document are those of its config.json (bos, eos), else the
-    tokenizer's end-of-text. Raises ValueError when the vocabulary does not fit the model.
+    Documents begin and end as its config.json says (bos, eos), else with the end-of-text.
     """
     manifest, folder = find_in_run(folder, "tokens/manifest.json"), find_checkpoint(folder)
     model, tokenizer = load(folder)
@@ -57,19 +55,15 @@ def open_subject(folder, fast=True):
     end = next(iter(end), None) if isinstance(end, list) else end  # Llama 3 lists several
     for value in (begin, end):
         if value is not None and (type(value) is not int or not 0 <= value < size):
-            raise ValueError(f"{folder / 'config.json'}: {value!r} begins or ends a document, but "
-                             f"the model has ids from 0 to {size - 1}")
+            raise ValueError(f"{folder}: {value!r}, which begins or ends a document, is no id")
     end = tokenizer.eot_id if end is None else end
     return Subject(speed_up(model) if fast else model, tokenizer, end if begin is None else begin,
                    end, manifest and manifest.parent)
 
 
 def spare_threads(*models):
-    """Let a command whose models are all small compute on one core.
-
-    Their matrices are too small to share out, and where another program holds a core, a thread
-    that waits for it at every one of them takes many times as long.
-    """
+    """Let a command whose models are all small compute on one core: their matrices are too small to
+    share out, and to wait for a core that another program holds takes many times as long."""
     if all(sum(p.numel() for p in model.parameters()) < SMALL for model in models):
         torch.set_num_threads(1)
 
@@ -83,31 +77,22 @@ def find_in_run(folder, name):
         paths.append(folder.parent.parent / name)
     state = find_checkpoint(folder) / "trainer.json"
     if name != "cost.json" and state.is_file():  # another run's bill is not this one's
-        config = read_json(state).get("config")
-        if not isinstance(config, dict) or not isinstance(config.get("tokens"), str | None):
-            raise ValueError(f"{state} is damaged: it holds no config of a run")
-        if config.get("tokens"):
-            tokens = pathlib.Path(config["tokens"])
-            paths += [tokens.parent / name, tokens / paths[0].name]
+        try:
+            tokens = pathlib.Path(read_json(state)["config"].get("tokens") or folder / "tokens")
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"{state} is damaged: it holds no config of a run") from None
+        paths += [tokens.parent / name, tokens / paths[0].name]
     return next((path for path in paths if path.is_file()), None)
 
 
-# --- Documents ----------------------------------------------------------------------------------
-
 def held_out_documents(path):
-    """Return {source: [document]} of a JSON lines file: the held-out ones where it has a split.
-
-    Raises ValueError when there are none.
-    """
-    documents = [d for d in read_documents(path) if d["text"].strip()]
-    if any("split" in d for d in documents):
-        documents = [d for d in documents if d.get("split") == "held_out"]
-    if not documents:
-        raise ValueError(f"{path} holds no held-out document: name a file of JSON lines with text "
-                         "that no model was trained on")
+    """Return {source: [document]} of a JSON lines file, but for what it marks as training text."""
     found = {}
-    for document in documents:
-        found.setdefault(document["source"], []).append(document)
+    for document in read_documents(path):
+        if document["text"].strip() and document.get("split", "held_out") == "held_out":
+            found.setdefault(document["source"], []).append(document)
+    if not found:
+        raise ValueError(f"{path} holds no held-out document, which is what can be scored")
     return found
 
 
@@ -119,20 +104,17 @@ def trained_on(folder):
 
 
 def score(subject, source, documents):
-    """Return (the Score of documents of one source, the nats of each: float64 array).
+    """Return (the Score of documents of one source, the nats of each with its end, float64 array).
 
-    The end of a document is part of it. Where nothing can begin a document, its first token is
-    charged as drawn evenly from all.
+    Where nothing can begin a document, its first token is charged as drawn evenly from all.
     """
     ids = [subject.ids(d["text"]) for d in documents]
     size = sum(len(d["text"].encode("utf-8")) for d in documents)
-    nats_at_one_bit = size * math.log(2)
+    one_bit = size * math.log(2)  # the nats at one bit per byte
     nats, vocab_size = document_nats(subject.model, ids), subject.model.config.vocab_size
     if subject.begin is None:
         nats += math.log(vocab_size)
-    floor = unigram = None
-    if all("log2_probability" in d for d in documents):
-        floor = -sum(d["log2_probability"] for d in documents) / size
-    if subject.tokens:
-        unigram = unigram_nats(subject.tokens, source, ids, vocab_size) / nats_at_one_bit
-    return Score(len(documents), size, nats.sum() / nats_at_one_bit, floor, unigram), nats
+    floor = -sum(d["log2_probability"] for d in documents) / size \
+        if all("log2_probability" in d for d in documents) else None
+    unigram = subject.tokens and unigram_nats(subject.tokens, source, ids, vocab_size) / one_bit
+    return Score(len(documents), size, nats.sum() / one_bit, floor, unigram), nats

@@ -84,5 +84,5 @@ def test_a_document_cannot_begin_or_end_with_what_is_no_id(folder, tmp_path, nam
     (tmp_path / "m" / "checksums.json").unlink()
     config = tmp_path / "m" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
-    with pytest.raises(ValueError, match="begins or ends a document"):
+    with pytest.raises(ValueError, match="begins or ends a document, is no id"):
         open_subject(tmp_path / "m")
