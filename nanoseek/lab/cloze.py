@@ -5,9 +5,8 @@
     items[0].choices[items[0].answer]       # ' Mia ran to the shop.'
 
 A question is a story up to a word, and several ways to go on to the end of that word's sentence,
-of which the grammar allows exactly one: the others are read against it and refused where they
-fit. Wrong words are the story's other people and things, then draws from the list that the right
-one was drawn from, so that neither frequency nor novelty gives the answer away.
+of which the grammar allows exactly one. Wrong words are the story's other people and things, then
+draws from the right one's own list, so that neither frequency nor novelty gives the answer away.
 
     name     who is spoken of: against the story's other people, then other names
     pronoun  he or she: two choices, the pronoun's person having been named before
@@ -15,8 +14,7 @@ one was drawn from, so that neither frequency nor novelty gives the answer away.
     season   what the season brings: weather, clothes, skills of another season
     ending   the last sentence: against the last sentences of other stories, about this one's people
 
-Cloze tests: Taylor 1953; choices scored by likelihood as in LAMBADA and HellaSwag (1606.06031,
-1905.07830).
+Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSwag, 1905.07830.
 """
 
 import bisect
@@ -34,9 +32,8 @@ CHANCE = {ability: 1 / count for ability, count in CHOICES.items()}
 KEYS = {  # the columns that a word in question may be written in, and the lists it comes from
     "name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}),
     "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
-# The words of these questions are drawn from one list, right and wrong alike: among four draws that
-# all differ, each is equally likely to be the commonest. Drawing a repeated word again would make
-# the wrong ones rarer than the right one, so a question with a repeated word is given up instead.
+# Here right and wrong words are drawn alike: of four that differ, each is equally likely to be the
+# commonest. Drawn again, a repeated word would be a rarer one, so the question is given up instead.
 DRAWN_ALIKE = ("name", "object")
 DRAWS = 40  # wrong choices tried for a question before it is given up
 
@@ -96,10 +93,8 @@ class _TracedStory(Writer):
         return bool(self.plan.steps(self.places[number], sentence, self.plan.reader))
 
     def rewrite(self, first, end, entry_of):
-        """Return the text from the piece `first` to the character `end` with other words.
-
-        entry_of(piece, slot): whose word shall stand in a slot, None for what stood there.
-        """
+        """Return the text from the piece `first` to the character `end` with other words:
+        entry_of(piece, slot) says whose shall stand in a slot, None for what stood there."""
         parts = []
         for piece in range(first, bisect.bisect_left(self.begins, end)):
             slot = self.slots.get(piece)
@@ -109,11 +104,9 @@ class _TracedStory(Writer):
 
 
 def _pieces_in_question(story, ability, number):
-    """Return the pieces whose word may be asked for, of every ability but the ending.
-
-    For the season they were chosen to fit a season named before. Else a word returns there that
-    was named before, for the first time in its sentence; he and she take turns, as he is commoner.
-    """
+    """Return the pieces whose word may be asked for, of every ability but the ending: a word chosen
+    to fit a season named before, else one that was named before, the first time in its sentence; he
+    and she take turns, as he is commoner."""
     keys, lists = KEYS.get(ability, [(), ()])
     gender = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))[number % 2]
     found = {}
@@ -132,13 +125,9 @@ def _pieces_in_question(story, ability, number):
     return list(found.values())
 
 
-# --- Wrong choices ------------------------------------------------------------------------------
-
 def _other_words(story, piece, ability):
-    """Yield the rest of the sentence from a piece with other words in place of its word.
-
-    The story's own words come first, then draws from what the right one was drawn from.
-    """
+    """Yield the rest of the sentence from a piece with other words in place of its word: first the
+    story's own, then draws from what the right one was drawn from."""
     slot, variables = story.slots[piece], story.grammar.variables
     name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [()])[0]
     table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
@@ -164,8 +153,6 @@ def _other_endings(story, donors):
         yield donor.rewrite(first, end, entry_of)[max(0, begin - donor.begins[first]):]
 
 
-# --- Questions ----------------------------------------------------------------------------------
-
 def _question(story, ability, donors, number):
     """Return the Item of this number made from a story, or None where it offers none."""
     if ability == "ending":
@@ -185,8 +172,7 @@ def _question(story, ability, donors, number):
         if len({right, *others}) <= wanted:
             return None
     for other in others:
-        if other not in (right, *wrong) and \
-                not story.fits(line, story.text[begin:start] + other):
+        if other not in (right, *wrong) and not story.fits(line, story.text[begin:start] + other):
             wrong.append(other)
         if len(wrong) == wanted:
             break
@@ -200,12 +186,10 @@ def _question(story, ability, donors, number):
 
 
 def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
-    """Return `count` Items of each ability in each language.
+    """Return `count` Items of each ability in each language, always the same for a seed.
 
-    The same seed gives the same questions, the right choices stand equally often in each place
-    (and are he as often as she), and a story gives each ability one question at most. avoid:
-    digests of documents, such as those trained on, that are passed over as stories.
-    """
+    The right choices stand equally often in each place (and are he as often as she); a story gives
+    each ability one question at most. avoid: digests of stories to pass over, as trained on."""
     items = []
     for language in languages:
         uniform = random.Random(f"nanoseek cloze {language} {seed}").random
