@@ -56,7 +56,7 @@ BLANKS = {
 }
 # What only those bodies use.
 HELPERS = {
-    "duplicates": ["candidate_pairs", "least_estimates", "find_root"],
+    "duplicates": ["candidate_pairs", "worth_checking", "find_root"],
     "tokenizer": ["merge_pair"],
 }
 WHERE = {"stories": "corpus"}  # the room of a module that is no chapter
