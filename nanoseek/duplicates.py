@@ -8,9 +8,8 @@ texts make half a trillion pairs, so most pairs must be ruled out without lookin
 
 MinHash (Broder 1997): hash every gram of both texts. One gram of A ∪ B has the smallest hash, and
 a fair hash gives each the same chance to be this one. The minima of A and B are equal exactly when
-it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. One minimum answers only
-yes or no. Take 128 of them, a text's *signature*: the share that agrees estimates the index with a
-standard error of at most 0.5 / sqrt(128) = 0.044.
+it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. Of 128 minima, a text's
+*signature*, the share that agrees estimates it with an error of at most 0.5 / sqrt(128) = 0.044.
 
 Locality-sensitive hashing finds alike signatures without comparing all of them. Cut each into
 *bands*; texts with an equal band share a *bucket*, and only they become candidate pairs (Leskovec,
@@ -36,17 +35,11 @@ def grams(text):
 
 
 def jaccard(left, right):
-    """Return the Jaccard index of two texts: the share of all their grams that both have.
-
-    >>> round(jaccard("abcdef", "abcdeX"), 3)
-    0.333
-    """
+    """Return the Jaccard index of two texts: the share of all their grams that both have."""
     left, right = grams(left), grams(right)
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared)
 
-
-# MinHash -----------------------------------------------------------------------------------------
 
 def minhash_signatures(texts, permutations=128):
     """Return signatures, (number of texts, permutations) uint32; see the top of this file.
@@ -106,14 +99,11 @@ def estimate_jaccard(left, right):
     return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
 
 
-# Locality-sensitive hashing ----------------------------------------------------------------------
-
 def choose_bands(threshold, permutations=128, recall=0.98):
     """Return (bands, rows): the longest bands with which a pair at the threshold is still found.
 
-    A row of two signatures agrees with probability s, their Jaccard index; a band of them agrees
-    with s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands. At the threshold that
-    must be `recall`. Longer bands let fewer pairs below the threshold through.
+    A row of two signatures agrees with probability s, their Jaccard index; a band of them with
+    s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands: `recall`, at the threshold.
     """
     for rows in range(permutations, 0, -1):
         bands = permutations // rows
@@ -173,9 +163,8 @@ def find_root(parents, i):
 def find_near_duplicates(texts, threshold=0.8, signatures=None):
     """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
 
-    A cluster is a sorted list of indices, linked perhaps through a third text; one alone is left
-    out. `signatures`: those of the texts if they were made before. ValueError for a threshold
-    outside (0, 1].
+    A cluster is a sorted list of two or more indices; two texts may be linked through a third.
+    `signatures`: those of the texts if made before. ValueError for a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")
@@ -185,11 +174,10 @@ def find_near_duplicates(texts, threshold=0.8, signatures=None):
     distinct = list(places)  # equal texts are one from here on
     signatures = (minhash_signatures(distinct) if signatures is None
                   else signatures[[indices[0] for indices in places.values()]])
-    permutations = signatures.shape[1]
-    least = worth_checking(distinct, threshold, permutations)
+    least = worth_checking(distinct, threshold, signatures.shape[1])
     parents = list(range(len(distinct)))
     # Join the pairs that pass first the estimate, then the exact check (union-find).
-    for i, j in candidate_pairs(signatures, *choose_bands(threshold, permutations)):
+    for i, j in candidate_pairs(signatures, *choose_bands(threshold, signatures.shape[1])):
         if (find_root(parents, i) != find_root(parents, j)
                 and estimate_jaccard(signatures[i], signatures[j]) >= min(least[i], least[j])
                 and jaccard(distinct[i], distinct[j]) >= threshold):

@@ -16,9 +16,8 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "li
 def python_docs():
     """Return the documentation that came with this Python, as documents of source "python_docs".
 
-    First the chapters of the language reference behind `help("if")` (`pydoc_data.topics`), then
-    the docstrings of each module of the standard library. Files are parsed, never imported. The
-    order is that of the names; the text depends on the version of Python.
+    First the chapters of the language reference behind `help("if")`, then the docstrings of each
+    module of the standard library, by name. Files are parsed, never imported.
     """
     try:
         from pydoc_data.topics import topics
@@ -44,12 +43,12 @@ def library_files():
 
 def _module_documentation(name, code):
     """Return the docstrings of a module's public names, each below its signature, or ""."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes such as "\d" in library code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old escapes such as "\d" in library code
+        try:
             tree = ast.parse(code)
-    except (SyntaxError, ValueError):  # a file that is broken on purpose
-        return ""
+        except (SyntaxError, ValueError):  # a file that is broken on purpose
+            return ""
     documented = [(f"module {name}", tree), *_public(tree, "")]
     return "\n\n".join(f"{heading}\n{docstring}" for heading, node in documented
                        if (docstring := ast.get_docstring(node)))

@@ -17,14 +17,13 @@ repeats it, {h.they} is its pronoun; *state* what is remembered, {variable: entr
 """
 
 import functools
-import itertools
 import math
 import pathlib
 import random
 import re
 from bisect import bisect_right
 from collections import namedtuple
-from itertools import pairwise
+from itertools import accumulate, compress, pairwise
 
 LANGUAGES = ("en", "zh")
 NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
@@ -38,14 +37,12 @@ VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNO
 MOST_PLACES = 200  # followed behind a free sentence; without a bound they multiply
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
-# A story and the log2 of its probability, with the choice of its language.
 Story = namedtuple("Story", "text source log2_probability")
-# What a condition says: `attribute=value`, `variable.attribute!=variable.attribute`, or a lone
-# `variable`, which says that it is set. variable: "" where the word to be chosen is meant;
-# other: the variable on the right side, "" for a literal; value: its attribute, or the literal.
+# `attribute=value`, `variable.attribute!=other.value`, or a lone `variable`, which is to be set.
+# variable: "" for the word to be chosen; other: "" where the value is meant literally.
 Condition = namedtuple("Condition", "variable attribute equal other value")
-# `{variable=list(conditions).attribute}`. list: "" where a variable is only repeated; key: the
-# attribute to print, with ^ before it for a capital letter, "" where nothing is printed.
+# `{variable=list(conditions).key}`. list: "" where a variable is only repeated; key: the attribute
+# to print, with ^ before it for a capital letter, "" where nothing is printed.
 Slot = namedtuple("Slot", "variable list conditions key")
 # `<rule>`. lead: the space before it, which goes when the rule comes out empty.
 Call = namedtuple("Call", "rule lead")
@@ -57,7 +54,7 @@ Table = namedtuple("Table", "items cumulative log2")
 
 def make_table(items, weights):
     """Return the Table of items with these weights."""
-    cumulative = list(itertools.accumulate(weights))
+    cumulative = list(accumulate(weights))
     return Table(items, cumulative, [math.log2(w / cumulative[-1]) for w in weights])
 
 
@@ -178,7 +175,7 @@ class Grammar:
     def _table(self, key, rows, fit):
         """Return the Table of those rows that fit, made once for each key."""
         if key not in self._tables:
-            fitting = list(itertools.compress(rows, fit))
+            fitting = list(compress(rows, fit))
             if not fitting:
                 raise ValueError(f"{self.path}: nothing can be chosen for {key}")
             self._tables[key] = make_table(*zip(*fitting))
@@ -244,12 +241,10 @@ class Writer:
         if pieces and lead:
             self.out.append(lead)
         for piece in pieces:
-            if type(piece) is str:
-                self.out.append(piece)
-            elif type(piece) is Call:
+            if type(piece) is Call:
                 self.write(piece.rule, piece.lead)
             else:
-                self.out.append(self.fill(piece))
+                self.out.append(piece if type(piece) is str else self.fill(piece))
 
     def fill(self, slot):
         """Return the word of a slot, and remember it where the slot has a variable."""
@@ -265,8 +260,7 @@ def stories(language, count, seed):
     """Return `count` different stories of a language ("en" or "zh") as a list of Story.
 
     The same seed gives the same stories on every machine, and fewer of them are the first of more.
-    That a story which was there before is thrown away raises the probability of the others by no
-    more than the share of such repeats; this is left out.
+    Repeats are thrown away; that this makes the others a little more probable is left out.
     """
     if count < 0:
         raise ValueError(f"count is {count}: give 0 or more")
@@ -450,11 +444,11 @@ class Plan:
 
     def stranger(self, line, places):
         """Return the first fact in a sentence that the story has not brought in, or None."""
-        remembered = [entry for _, state in places for entry in state.values()]
-        known, people = set(map(id, remembered)), {entry.get("they") for entry in remembered}
+        known = {id(entry): entry for _, state in places for entry in state.values()}
+        people = {entry.get("they") for entry in known.values()}
         words = [entry["text"] for name in FACTS for entry, _ in self.grammar.lists[name]
                  if id(entry) not in known]
-        words += {entry["they"] for entry, _ in self.grammar.lists["name"]} - people
+        words += sorted({entry["they"] for entry, _ in self.grammar.lists["name"]} - people)
         # A Chinese word has no space around it, so it is found anywhere.
         return next((word for word in words if re.search(
             rf"\b{re.escape(word)}\b" if word.isascii() else word, line, re.IGNORECASE)), None)
@@ -477,9 +471,9 @@ def check_story(text):
 
     A sentence that the grammar can write must stand where a story allows it, and agree with those
     before in names, pronouns, objects and who has them, seasons, places and promises. One that it
-    never would is free: only its names, objects, seasons and pronouns are judged, of which none
-    may come from nowhere; one sentence in FREE_SHARE may be free. The last sentence must be one
-    that may end a story, which a promise not yet kept forbids. Spelling and beauty do not count.
+    never would is free, as one in FREE_SHARE may be; none of its names, objects, seasons and
+    pronouns may come from nowhere. The last sentence must be one that may end a story, which a
+    promise not yet kept forbids. Spelling and beauty do not count.
     """
     plan, lines = plan_of(language_of(text)), sentences(text)
     places, free, problems = [(0, {})], [], []
