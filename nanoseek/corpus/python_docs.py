@@ -23,7 +23,7 @@ def python_docs():
         from pydoc_data.topics import topics
     except ImportError:  # some systems package it apart
         topics = {}
-    texts = [text for _, text in sorted(topics.items())]
+    texts = [topics[name] for name in sorted(topics)]
     texts += [_module_documentation(name, path.read_bytes()) for name, path in library_files()]
     if not any(texts):
         raise ValueError("this Python came without documentation: use --python_docs false")
@@ -31,14 +31,14 @@ def python_docs():
 
 
 def library_files():
-    """Yield (dotted module name, path) for each Python file of the standard library, by name."""
+    """Return [(dotted module name, path)] of the Python files of the standard library, by name."""
     library, found = pathlib.Path(sysconfig.get_path("stdlib")), {}
     for folder, folders, _ in os.walk(library):
         folders[:] = [f for f in folders if f not in NOT_LIBRARY and not f.startswith("config-")]
         for path in pathlib.Path(folder).glob("*.py"):
             name = ".".join(path.relative_to(library).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
-    yield from sorted(found.items())
+    return sorted(found.items())
 
 
 def _module_documentation(name, code):

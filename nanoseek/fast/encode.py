@@ -5,8 +5,8 @@ one chunk after the other, and looks up all pairs of the chunk, one by one, for 
 
 1. `spell_out` writes \p{L} and its kind as ranges of characters for `re`, the quicker engine.
 2. New chunks are merged together: a round does the next merge of every chunk in a few numpy calls.
-3. A round asks for thousands of pairs at once. `PairTable`, a hash table in two arrays, answers them
-   together. The slot of a pair (one integer) is the highest bits of the pair times 2^64 / φ, which
+3. A round asks for thousands of pairs, and `PairTable`, a hash table in two arrays, answers them at
+   once. The slot of a pair (one integer) is the highest bits of the pair times 2^64 / φ, which
    spreads any pairs well (Fibonacci hashing: Knuth, The Art of Computer Programming, volume 3,
    §6.4). A pair that finds its slot taken goes to the next (open addressing).
 4. There are as many rounds as the longest chunk has merges. So a very long chunk (a line without a
