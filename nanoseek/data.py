@@ -324,11 +324,6 @@ def _weights(weights, entries):
     return {source: weight for source, weight in weights.items() if weight}
 
 
-def main(argv=None):
-    from nanoseek.cli import hand_over
-    return hand_over("nanoseek.lab.stages", argv, "encode")
-
-
 if __name__ == "__main__":
-    from nanoseek.cli import run
-    run(main)
+    from nanoseek.cli import hand_over, run
+    run(lambda: hand_over("nanoseek.lab.stages", None, "encode"))
