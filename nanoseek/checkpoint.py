@@ -40,7 +40,7 @@ def save_model(model, folder, tokenizer=None):
 
 def _write_model(model, folder, tokenizer, weights=None):
     eot_id = None
-    if tokenizer is not None:
+    if tokenizer:
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
         added = read_json(folder / "tokenizer.json")["added_tokens"]
         eot_id = next((token["id"] for token in added if token["content"] == SPECIAL), None)
@@ -85,12 +85,12 @@ def load_model(folder, device="cpu"):
 
 def _read_weights(folder):
     """Return {name: fp32 tensor} of a folder's weights, in one file or in several."""
-    files, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    files, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
     if index.is_file():
         where = read_json(index).get("weight_map")
         if not isinstance(where, dict) or not all(isinstance(f, str) for f in where.values()):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
-        files = sorted(set(where.values()))
+        files = {*where.values()}
     found = {}
     for name, tensor in (pair for file in files for pair in _read_tensors(folder / file).items()):
         if not tensor.is_floating_point():
@@ -130,9 +130,8 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
 
 def _score(folder):
     """Return the mean bits per byte that a checkpoint was saved with; infinity where unknown."""
-    with contextlib.suppress(ValueError):  # damaged: not the best
-        score = read_json(folder / "trainer.json").get("score")
-        return math.inf if score is None else score
+    with contextlib.suppress(ValueError, KeyError):  # damaged: not the best
+        return read_json(folder / "trainer.json")["score"] or math.inf
     return math.inf
 
 
@@ -166,17 +165,14 @@ def find_checkpoint(folder):
     Raises ValueError when there is neither, or when one of our own folders is damaged.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "config.json").is_file():
-        found = newest_intact(folder)
-        if found is None and (folder / "log.jsonl").is_file():
-            raise ValueError(f"{folder} has no intact checkpoint yet: let it train on")
-        if found is None:
-            raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint: "
-                             "name a run or a checkpoint folder")
-        return found
     if (folder / "checksums.json").is_file():
         verify(folder)
-    return folder
+    if (folder / "config.json").is_file():
+        return folder
+    if found := newest_intact(folder):
+        return found
+    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name a "
+                     "run or a checkpoint folder")
 
 
 # --- Whole or not at all ------------------------------------------------------------------------

@@ -24,7 +24,6 @@ import operator
 import os
 import pathlib
 import sys
-import types
 import typing
 
 
@@ -70,22 +69,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _boolean(text):
-    if text.lower() in ("true", "yes", "on", "1"):
-        return True
-    if text.lower() in ("false", "no", "off", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-_boolean.__name__ = "boolean"
-
-
-def _parse_type(annotation):
-    """Return the function that reads a field of this type from the command line."""
-    if isinstance(annotation, types.UnionType):  # int | None: read it as an int
-        annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
-    return _boolean if annotation is bool else annotation
+def boolean(text):
+    """Read a truth value from the command line."""
+    words = {"true": True, "yes": True, "on": True, "1": True,
+             "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
 
 
 def add_flags(parser, base, skip=()):
@@ -95,12 +85,13 @@ def add_flags(parser, base, skip=()):
     `metadata={"help": …}` is its help text; a bare boolean flag means true.
     """
     instance = base() if isinstance(base, type) else base
-    hints = typing.get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
-        read = _parse_type(hints[field.name])
+        # int | None is read as an int; a dataclass in a dataclass has flags of its own.
+        read, *_ = typing.get_args(field.type) or [field.type]
         if field.name in skip or dataclasses.is_dataclass(read):
             continue
-        bare = {"nargs": "?", "const": True} if read is _boolean else {}
+        bare = {"nargs": "?", "const": True} if read is bool else {}
+        read = boolean if read is bool else read
         text, default = field.metadata.get("help", ""), getattr(instance, field.name)
         if default not in (None, ""):
             text += f" (default {default})"
@@ -118,7 +109,7 @@ def from_flags(base, args):
 
 def add_fast_flag(parser):
     """Add --fast: false runs the plain chapter, true its faster equal in nanoseek/fast."""
-    parser.add_argument("--fast", type=_boolean, nargs="?", const=True, default=True,
+    parser.add_argument("--fast", type=boolean, nargs="?", const=True, default=True,
                         metavar="boolean", help="false: the chapter's plain code (default true)")
 
 
@@ -154,12 +145,12 @@ def check_output(output, *inputs):
     """
     if os.path.isdir(output) or not os.path.basename(output):
         raise ValueError(f"{output or 'the output'} is a folder: name the file to write")
-    here = os.path.realpath(output)
-    for name in map(str, inputs):
-        there = os.path.realpath(os.path.expanduser(name))
+    here = pathlib.Path(os.path.realpath(output))
+    for name in inputs:
+        there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
         if here == there:
             raise ValueError(f"{output} is to be read and written: name another file to write")
-        if os.path.isdir(there) and here.startswith(os.path.join(there, "")):
+        if there in here.parents and there.is_dir():
             raise ValueError(f"{output} would be written into {name}, which is to be read: "
                              "choose a place outside it")
 
@@ -178,17 +169,16 @@ def run(main):
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (ValueError, OSError, OverflowError, MemoryError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        code = 130
+    except Exception as error:
         too_large = isinstance(error, (OverflowError, MemoryError, RecursionError)) or \
             "allocate memory" in str(error)  # torch's words, in a RuntimeError
         if os.environ.get("NANOSEEK_TRACEBACK") or \
                 not (too_large or isinstance(error, (ValueError, OSError))):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        print(f"{name}: {'too large for this machine: ' * too_large}{said}",
-              file=sys.stderr)
+        print(f"{name}: {'too large for this machine: ' * too_large}{said}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        code = 130
     raise SystemExit(code)
