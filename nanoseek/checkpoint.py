@@ -35,14 +35,15 @@ def save_model(model, folder, tokenizer=None):
 
     tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
     """
-    _write_folder(folder, lambda new: _write_model(model, new, tokenizer))
+    content = None if tokenizer is None else pathlib.Path(tokenizer).read_bytes()
+    _write_folder(folder, lambda new: _write_model(model, new, content))
 
 
 def _write_model(model, folder, tokenizer, weights=None):
     eot_id = None
     if tokenizer:
-        shutil.copyfile(tokenizer, folder / "tokenizer.json")
-        added = read_json(folder / "tokenizer.json")["added_tokens"]
+        (folder / "tokenizer.json").write_bytes(tokenizer)
+        added = json.loads(tokenizer)["added_tokens"]
         eot_id = next((token["id"] for token in added if token["content"] == SPECIAL), None)
         _write_json(folder / "tokenizer_config.json", {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL,
@@ -108,8 +109,8 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
     """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
 
     Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
-    in its state, where there is one. weights: the model's tensors, where each rank holds only
-    a slice of them. Returns the folder.
+    in its state, where there is one. tokenizer: the bytes of tokenizer.json as the run began with
+    it. weights: the model's tensors, where each rank holds a slice of them. Returns the folder.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
 
@@ -124,7 +125,7 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
     best = min(known, key=_score)
     for old in known[:-keep]:
         if old != best or _score(old) == math.inf:
-            _remove(old)
+            remove(old)
     return folder
 
 
@@ -211,13 +212,13 @@ def _write_folder(folder, fill):
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
         if folder.exists():
-            _remove(folder)
+            remove(folder)
         os.replace(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _remove(folder):
+def remove(folder):
     """Delete a folder under another name, so that half of it is never taken for a whole one."""
     away = folder.with_name(f".writing-old-{folder.name}")
     os.replace(folder, away)

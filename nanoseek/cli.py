@@ -5,7 +5,7 @@
         steps: int = setting(100, "how often the weights move", least=1)
 
         def __post_init__(self):
-            check_limits(self)                     # ValueError: "steps is 0: it must be at least 1"
+            check_limits(self)                       # "steps is 0: it must be at least 1"
 
     parser = Parser("nanoseek.train", "Train a model.")
     add_flags(parser, Config)                        # --steps, with its type, help and default
@@ -50,10 +50,9 @@ def check_limits(config):
             raise ValueError(f"unknown {name} {value!r}: choose {', '.join(metadata['choices'])}")
         if not isinstance(value, (int, float)):
             continue
-        limits = {LIMITS[kind]: metadata[kind] for kind in LIMITS if kind in metadata}
-        if not (math.isfinite(value) and all(holds(value, limit)
-                                             for (_, holds), limit in limits.items())):
-            wanted = " and ".join(f"{words} {limit}" for (words, _), limit in limits.items())
+        limits = [(*LIMITS[kind], metadata[kind]) for kind in LIMITS if kind in metadata]
+        if not math.isfinite(value) or not all(holds(value, n) for _, holds, n in limits):
+            wanted = " and ".join(f"{words} {n}" for words, _, n in limits)
             raise ValueError(f"{name} is {value}: it must be {wanted or 'a finite number'}")
 
 
@@ -70,12 +69,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def boolean(text):
-    """Read a truth value from the command line."""
-    words = {"true": True, "yes": True, "on": True, "1": True,
-             "false": False, "no": False, "off": False, "0": False}
-    if text.lower() not in words:
+    """Read a flag's true or false."""
+    if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return words[text.lower()]
+    return text.lower() == "true"
 
 
 def add_flags(parser, base, skip=()):
@@ -86,17 +83,15 @@ def add_flags(parser, base, skip=()):
     """
     instance = base() if isinstance(base, type) else base
     for field in dataclasses.fields(instance):
-        # int | None is read as an int; a dataclass in a dataclass has flags of its own.
-        read, *_ = typing.get_args(field.type) or [field.type]
+        read, *_ = typing.get_args(field.type) or [field.type]  # int | None is read as an int
         if field.name in skip or dataclasses.is_dataclass(read):
             continue
-        bare = {"nargs": "?", "const": True} if read is bool else {}
-        read = boolean if read is bool else read
+        how = {"type": boolean, "nargs": "?", "const": True} if read is bool else {"type": read}
         text, default = field.metadata.get("help", ""), getattr(instance, field.name)
         if default not in (None, ""):
             text += f" (default {default})"
-        parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
-                            metavar=read.__name__, help=text.replace("%", "%%"))
+        parser.add_argument(f"--{field.name}", default=None, metavar=how["type"].__name__,
+                            help=text.replace("%", "%%"), **how)
 
 
 def from_flags(base, args):
@@ -131,6 +126,28 @@ def writing(path):
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def lock(folder):
+    """Return the open lock file of a run's folder; ValueError while another process holds it."""
+    file = (pathlib.Path(folder) / ".lock").open("a")
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
+        import fcntl
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process works in {folder}: wait for it, or choose another "
+                             "folder") from None
+    return file
+
+
+def lock_run_of(output):
+    """Return the lock of the run in whose folder a file is to be written, None if there is no run.
+
+    Keep it until all is written. So no command changes what a run is training on.
+    """
+    folder = pathlib.Path(os.path.realpath(output)).parent
+    return lock(folder) if (folder / ".lock").is_file() else None
 
 
 def say(text):

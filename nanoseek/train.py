@@ -17,6 +17,7 @@ Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, cl
 tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -39,6 +40,7 @@ from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
+from nanoseek.scale.folder import remove_run_on_other_data
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -138,15 +140,20 @@ TRAIN_PRESETS = {
 }
 
 
-def train(config, resume=False):
+def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    Raises ValueError for bad settings or data, for a folder that holds another run, and for a
-    run that diverges.
+    restart_on_new_data: remove a run that stands there, if it is one on other tokens. Raises
+    ValueError for bad settings or data, for a folder that holds another run, and for a run that
+    diverges.
     """
     if config.fast:
         use_exact_onednn()
-    with ending_together():
+    os.makedirs(config.out, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
+    with ending_together(), cli.lock(config.out) if first else contextlib.nullcontext():
+        if restart_on_new_data and first:
+            remove_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
@@ -272,13 +279,15 @@ def main(argv=None):
     parser = cli.Parser("nanoseek.train", "Train a model on token shards. The defaults below are "
                         f"those of --preset {name}.", parents=[first])
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument("--restart_on_new_data", action="store_true",
+                        help="begin anew, and remove the old checkpoints, if the tokens are others")
     cli.add_flags(parser, preset)
     cli.add_flags(parser, preset.model, skip=("vocab_size",))
     args = parser.parse_args(argv)
     config = cli.from_flags(preset, args)
     args.vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
     config = dataclasses.replace(config, model=cli.from_flags(config.model, args))
-    if train(config, args.resume) is None:
+    if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
 
 

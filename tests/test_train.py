@@ -200,7 +200,6 @@ def test_a_spike_is_skipped_alike_after_a_resume(tmp_path, monkeypatch):
                 train.train(settings(folder, model, **changes))
         run = train.train(settings(folder, model, **changes), resume=True)
         assert [row["step"] for row in run.log if "leapt" in row.get("skipped", "")] == [36]
-        run.lock.close()
         weights.append(final_weights(folder))
     assert weights[0] == weights[1]
 

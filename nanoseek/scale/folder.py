@@ -1,6 +1,5 @@
 """What lies in a run's folder beside its checkpoints, and which settings it keeps.
 
-    lock("runs/tiny")                            # refuses a second process that would train there
     rows = read_log("runs/tiny", step=240)       # of log.jsonl
     check_settings(run, state, branching=False)  # refuses what would make it another run
 """
@@ -11,6 +10,7 @@ import hashlib
 import json
 import pathlib
 
+from nanoseek.checkpoint import checkpoints, read_json, remove
 from nanoseek.optim import CLIP, WEIGHT_DECAY
 
 # The settings that a run may change when it goes on from a checkpoint: those that move no weight,
@@ -21,6 +21,11 @@ ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "fa
 # and in a branch how the steps to come are taken.
 BRANCH = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
           "schedule", "decay_share", "warmup_steps", "weight_decay", "beta2", "clip", "spike"}
+
+
+def fingerprint(tokens_folder):
+    """Return the sha256 of a manifest.json, which holds that of all else in the tokens' folder."""
+    return hashlib.sha256(pathlib.Path(tokens_folder, "manifest.json").read_bytes()).hexdigest()
 
 
 def as_json(config):
@@ -68,29 +73,29 @@ def refusing_foreign_state():
                          f"({error!r}): start anew with another --out") from None
 
 
-def find_tokenizer(tokens_folder, manifest):
-    """Return the path of the tokenizer.json beside the tokens; check that it is theirs."""
+def read_tokenizer(tokens_folder, manifest):
+    """Return the bytes of the tokenizer.json beside the tokens; check that it is theirs."""
     path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["tokenizer_sha256"]:
+    found = path.read_bytes()
+    if hashlib.sha256(found).hexdigest() != manifest["tokenizer_sha256"]:
         raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
                          "build the tokens again")
-    return path
+    return found
 
 
-def lock(folder):
-    """Return the open lock file of a run; it frees itself when the process ends, however it ends.
-
-    Raises ValueError when another process trains there.
-    """
-    file = (pathlib.Path(folder) / ".lock").open("w")
-    with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
-        import fcntl
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ValueError(f"another process trains in {folder}: wait for it, or give another "
-                             "--out") from None
-    return file
+def remove_run_on_other_data(run, tokens_folder):
+    """Remove what training left in a run's folder, if that was on other tokens than these."""
+    run, known = pathlib.Path(run), set()
+    for checkpoint in checkpoints(run):
+        with contextlib.suppress(ValueError):  # damaged: it cannot say
+            known.add(read_json(checkpoint / "trainer.json").get("fingerprint"))
+    if known and fingerprint(tokens_folder) not in known:
+        print(f"{tokens_folder} holds new data: what {run} learned from the old is removed, and "
+              "training begins anew")
+        for name in ("cost.json", "curve.svg", "log.jsonl"):
+            (run / name).unlink(missing_ok=True)
+        for checkpoint in checkpoints(run):  # last: as long as one is left, this is done again
+            remove(checkpoint)
 
 
 def read_log(run, step=float("inf")):

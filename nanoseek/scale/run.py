@@ -9,7 +9,6 @@ it would have taken. Other settings are refused by name.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import pathlib
 
@@ -25,7 +24,7 @@ from nanoseek.model import Transformer, loss
 from nanoseek.optim import (WEIGHT_DECAY, LossScale, LossWatch, build_optimizers,
                             load_optimizer_tensors, optimizer_tensors, parse_ramp)
 from nanoseek.scale.distributed import Ranks
-from nanoseek.scale.folder import (as_json, check_settings, find_tokenizer, lock, read_log,
+from nanoseek.scale.folder import (as_json, check_settings, fingerprint, read_log, read_tokenizer,
                                    refusing_foreign_state)
 from nanoseek.scale.machine import choose_precision, choose_threads, compiled_loss, pick_device
 from nanoseek.tokenizer import Tokenizer
@@ -43,7 +42,6 @@ class Run:
         self.say = print if self.ranks.first else lambda *words, **how: None
         self._open_data()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = lock(self.folder) if self.ranks.first else None
         self.ranks.start(self.device)
         self.step, self.tokens, self.length_sum, self.seconds = 0, 0, 0, 0.0
         old, branching = self.ranks.agree(lambda: self._old_checkpoint(resume))
@@ -55,10 +53,9 @@ class Run:
         """Open the tokens and what belongs to them; refuse what does not fit, before all else."""
         config = self.config
         manifest = read_manifest(config.tokens_folder)
-        path = pathlib.Path(config.tokens_folder, "manifest.json")  # holds the sha256 of all else
-        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
-        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.fingerprint = fingerprint(config.tokens_folder)
+        self.tokenizer_file = read_tokenizer(config.tokens_folder, manifest)
+        self.tokenizer = Tokenizer.load(pathlib.Path(config.tokens_folder).parent / "tokenizer.json")
         for rows in [config.batch_size, *(n for n, _ in parse_ramp(config.batch_ramp))]:
             if rows % self.ranks.size:
                 raise ValueError(f"a batch of {rows} rows does not divide among "
@@ -183,7 +180,7 @@ class Run:
         tensors = self.ranks.whole(optimizer_tensors(self.model, self.optimizers))
         if self.ranks.first:
             return save_checkpoint(self.folder, self.step, self.model, tensors, state,
-                                   self.tokenizer_path, self.config.keep, weights)
+                                   self.tokenizer_file, self.config.keep, weights)
 
     def next_batch(self):
         """Return the batch of this step, and let a thread prepare the next one meanwhile."""

@@ -19,8 +19,11 @@ from safetensors.torch import load_file
 
 from nanoseek import cli, train
 from nanoseek.checkpoint import checkpoints, newest_intact
+from nanoseek.cli import lock
+from nanoseek.corpus import gather
+from nanoseek.lab import stages
 from nanoseek.scale import run as run_module
-from nanoseek.scale.folder import check_settings, lock
+from nanoseek.scale.folder import check_settings
 from nanoseek.scale.run import Run
 from small_run import (ROOT, command, final_weights, make_run, quick_ceiling,  # noqa: F401
                        settings)
@@ -337,6 +340,82 @@ def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
                             text=True, encoding="utf-8")
     process.kill()  # after which nothing is in the way of going on
     process.communicate()
-    assert second.returncode == 2 and "another process trains in" in second.stderr
+    assert second.returncode == 2 and "another process works in" in second.stderr
     assert second.stderr.count("\n") == 1
     assert lock(folder)
+
+
+COMMANDS = {gather.main: ["{run}/raw.jsonl", "--stories", "4"],
+            stages.clean: ["{other}/raw.jsonl", "{run}/clean.jsonl"],
+            stages.learn_tokenizer: ["train", "{other}/raw.jsonl", "{run}/tokenizer.json"],
+            stages.encode: ["{other}/raw.jsonl", "{other}/tokenizer.json", "{run}/tokens"]}
+
+
+def test_no_command_writes_into_the_folder_of_a_run_in_progress(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    other, _ = make_run(tmp_path / "other", sentences=160)
+    (other / "raw.jsonl").write_text('{"text": "a story", "source": "s"}\n' * 99)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    held = lock(folder)
+    for main, arguments in COMMANDS.items():
+        with pytest.raises(ValueError, match="another process works in .*r: wait"):
+            main([word.format(run=folder, other=other) for word in arguments])
+        assert {path: path.read_bytes() for path in folder.rglob("*")
+                if path.is_file() and path.name != ".lock"} == before
+    with pytest.raises(ValueError, match="another process works in"):
+        train.train(settings(folder, model))
+    held.close()
+    stages.learn_tokenizer([word.format(run=folder, other=other)
+                            for word in COMMANDS[stages.learn_tokenizer]])
+    lock(folder).close()  # the command has let it go
+    with pytest.raises(ValueError, match="is not the tokenizer that encoded"):
+        train.train(settings(folder, model))
+
+
+def test_a_run_keeps_the_tokenizer_it_began_with(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    expected, real = (folder / "tokenizer.json").read_bytes(), train.train_step
+
+    def replace(run):  # as a program that knows no lock could
+        (folder / "tokenizer.json").write_bytes(expected.replace(b"Ann", b"Eve") + b" ")
+        return real(run)
+    monkeypatch.setattr(train, "train_step", replace)
+    train.train(settings(folder, model))
+    assert [(path / "tokenizer.json").read_bytes() for path in checkpoints(folder)] == \
+        [expected, expected]
+
+
+def test_new_data_begin_a_new_run_and_the_same_data_do_not(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    flags = [*command(folder, "--steps", "6")[3:], "--restart_on_new_data"]
+    train.main(flags)
+    mine = shutil.copytree(checkpoints(folder)[0], folder / "checkpoints" / "step-00000005-mine")
+
+    def left():
+        return {path: path.read_bytes() for path in folder.glob("checkpoints/*/*")}, \
+            (folder / "log.jsonl").read_bytes()
+    before = left()
+    make_run(folder)  # written again, byte for byte the same
+    train.main(flags)
+    assert left() == before and "holds new data" not in capsys.readouterr().out
+    # A copy is the same run.
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    train.main([word if word != str(folder) else str(copy) for word in flags])
+    assert "going on at step 6" in capsys.readouterr().out
+    # Killed between new tokens and training, or in training: the same command goes on.
+    make_run(folder, sentences=160)
+    train.main([*flags, "--steps", "5", "--save_every", "9"])
+    said = capsys.readouterr().out
+    assert "holds new data" in said and "training:" in said and said.count("holds new data") == 1
+    assert [path.name for path in checkpoints(folder)] == ["step-00000005"] and mine.is_dir()
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 5
+    lock_held = lock(folder)
+    make_run(folder)
+    with pytest.raises(ValueError, match="another process works in"):
+        train.main(flags)
+    assert len(checkpoints(folder)) == 1
+    lock_held.close()
+    for checkpoint in checkpoints(folder):  # damaged: nobody knows what it was trained on
+        (checkpoint / "trainer.json").write_text("{")
+    with pytest.raises(ValueError, match="no checkpoint of .* is intact"):
+        train.main(flags)
