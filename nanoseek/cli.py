@@ -78,8 +78,8 @@ def boolean(text):
 def add_flags(parser, base, skip=()):
     """Add `--field value` for every field of a dataclass; absent flags are left unset (None).
 
-    base: the class, or an instance, whose values the help then shows as the defaults. A field's
-    `metadata={"help": …}` is its help text; a bare boolean flag means true.
+    base: the class, or an instance, whose values the help then shows as the defaults.
+    A bare boolean flag means true.
     """
     instance = base() if isinstance(base, type) else base
     for field in dataclasses.fields(instance):
@@ -97,15 +97,14 @@ def add_flags(parser, base, skip=()):
 def from_flags(base, args):
     """Return `base` (a dataclass or an instance of one) with the flags that were given."""
     instance = base() if isinstance(base, type) else base
-    names = {field.name for field in dataclasses.fields(instance)}
-    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
-    return dataclasses.replace(instance, **given)
+    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(instance)}
+    return dataclasses.replace(instance, **{k: v for k, v in given.items() if v is not None})
 
 
 def add_fast_flag(parser):
     """Add --fast: false runs the plain chapter, true its faster equal in nanoseek/fast."""
     parser.add_argument("--fast", type=boolean, nargs="?", const=True, default=True,
-                        metavar="boolean", help="false: the chapter's plain code (default true)")
+                        help="false: the chapter's plain code (default true)")
 
 
 def hand_over(name, argv, function="main"):

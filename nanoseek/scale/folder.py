@@ -74,13 +74,16 @@ def refusing_foreign_state():
 
 
 def read_tokenizer(tokens_folder, manifest):
-    """Return the bytes of the tokenizer.json beside the tokens; check that it is theirs."""
+    """Return the path and the bytes of the tokenizer.json beside the tokens, checked to be theirs.
+
+    A run saves these bytes with each checkpoint, whatever becomes of the file.
+    """
     path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
     found = path.read_bytes()
     if hashlib.sha256(found).hexdigest() != manifest["tokenizer_sha256"]:
         raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
                          "build the tokens again")
-    return found
+    return path, found
 
 
 def remove_run_on_other_data(run, tokens_folder):

@@ -54,8 +54,8 @@ class Run:
         config = self.config
         manifest = read_manifest(config.tokens_folder)
         self.fingerprint = fingerprint(config.tokens_folder)
-        self.tokenizer_file = read_tokenizer(config.tokens_folder, manifest)
-        self.tokenizer = Tokenizer.load(pathlib.Path(config.tokens_folder).parent / "tokenizer.json")
+        path, self.tokenizer_file = read_tokenizer(config.tokens_folder, manifest)
+        self.tokenizer = Tokenizer.load(path)
         for rows in [config.batch_size, *(n for n, _ in parse_ramp(config.batch_ramp))]:
             if rows % self.ranks.size:
                 raise ValueError(f"a batch of {rows} rows does not divide among "
@@ -152,7 +152,8 @@ class Run:
         self.place = state["loader"]
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
-        torch.set_rng_state(torch.tensor([*bytes.fromhex(state["random"]["cpu"])], dtype=torch.uint8))
+        random = bytes.fromhex(state["random"]["cpu"])
+        torch.set_rng_state(torch.tensor([*random], dtype=torch.uint8))
 
     def _open_log(self, old):
         """Keep the rows of log.jsonl up to this step, a branch those of the run it goes on from."""
