@@ -182,9 +182,9 @@ def verify(folder):
     """Raise ValueError naming the first file of a checkpoint that is missing or altered."""
     folder = pathlib.Path(folder)
     known = read_json(folder / "checksums.json")
-    for name in ("config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))):
-        if name not in known:
-            raise ValueError(f"{folder / 'checksums.json'} is damaged: it does not list {name}")
+    needed = {"config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))}
+    if left_out := needed - known.keys():
+        raise ValueError(f"{folder}/checksums.json is damaged: it does not list {min(left_out)}")
     for name, digest in known.items():
         path = folder / name
         if not path.is_file():

@@ -69,10 +69,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def boolean(text):
-    """Read a flag's true or false."""
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"
+    for value, words in ((True, "true yes on 1"), (False, "false no off 0")):
+        if text.lower() in words.split():
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
 def add_flags(parser, base, skip=()):
@@ -143,7 +143,7 @@ def lock(folder):
 def lock_run_of(output):
     """Return the lock of the run in whose folder a file is to be written, None if there is no run.
 
-    Keep it until all is written. So no command changes what a run is training on.
+    A command keeps it until all is written: it must not change what a run is training on.
     """
     folder = pathlib.Path(os.path.realpath(output)).parent
     return lock(folder) if (folder / ".lock").is_file() else None
@@ -172,9 +172,8 @@ def check_output(output, *inputs):
 
 
 def run(main):
-    """Call `main()`; answer bad input (ValueError, OSError) in one line with exit code 2.
+    """Call `main()`; answer bad input, or what is too large, in one line with exit code 2.
 
-    Numbers and nestings too large for the machine or for Python are answered alike.
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
     spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train
