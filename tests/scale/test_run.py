@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from nanoseek import cli, train
 from nanoseek.checkpoint import checkpoints, newest_intact
 from nanoseek.cli import lock
-from nanoseek.corpus import gather
+from nanoseek.corpus.gather import main as write_corpus
 from nanoseek.lab import stages
 from nanoseek.scale import run as run_module
 from nanoseek.scale.folder import check_settings
@@ -345,7 +345,7 @@ def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
     assert lock(folder)
 
 
-COMMANDS = {gather.main: ["{run}/raw.jsonl", "--stories", "4"],
+COMMANDS = {write_corpus: ["{run}/raw.jsonl", "--stories", "4"],
             stages.clean: ["{other}/raw.jsonl", "{run}/clean.jsonl"],
             stages.learn_tokenizer: ["train", "{other}/raw.jsonl", "{run}/tokenizer.json"],
             stages.encode: ["{other}/raw.jsonl", "{other}/tokenizer.json", "{run}/tokens"]}
