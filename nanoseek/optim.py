@@ -34,16 +34,15 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     # The first gradients are large and AdamW's means still rough: begin with small steps.
     if step < warmup_steps:
         return (step + 1) / warmup_steps
+    share, falling = step / total_steps, max(1, total_steps - warmup_steps)
     if schedule == "constant":
         return 1.0
-    share = step / total_steps
     if schedule == "multi_step":
         return next(factor for end, factor in MULTI_STEP if share < end or end == 1.0)
     if schedule == "cosine":
-        way = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * way))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / falling)))
     if schedule == "linear":
-        return (total_steps - step) / max(1, total_steps - warmup_steps)
+        return (total_steps - step) / falling
     if schedule == "wsd":
         return min(1.0, (1 - share) / decay_share)
     raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
@@ -84,11 +83,9 @@ class LossScale:
 
     def update(self, overflowed):
         """Take note of how a step went."""
-        if not self.enabled:
-            return
-        if overflowed:
+        if overflowed and self.enabled:
             self.value, self.good, self.overflows = self.value / 2, 0, self.overflows + 1
-        else:
+        elif self.enabled:
             self.good += 1
         if self.good == GROW_AFTER:
             self.value, self.good = self.value * 2, 0
@@ -112,18 +109,16 @@ class LossWatch:
 
     def reason_to_skip(self, loss, gradient_norm):
         """Return why a step with this loss (nats per token) must be skipped, or None."""
-        usual = statistics.median(self.recent) if self.recent else math.inf
-        if not math.isfinite(loss):
-            reason = f"the loss is {loss}"
-        elif not math.isfinite(gradient_norm):
-            reason = f"the gradient is not finite (loss {loss:.3f})"
-        elif self.spike and len(self.recent) == RECENT and loss > usual + self.spike:
-            reason = f"the loss leapt to {loss:.3f} from about {usual:.3f}"
-        else:
-            self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
-            return None
+        usual = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
         self.in_a_row += 1
-        return reason
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(gradient_norm):
+            return f"the gradient is not finite (loss {loss:.3f})"
+        if self.spike and loss > usual + self.spike:
+            return f"the loss leapt to {loss:.3f} from about {usual:.3f}"
+        self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
+        return None
 
     def state_dict(self):
         return {"recent": self.recent, "in_a_row": self.in_a_row}
@@ -152,10 +147,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters, lr=1e-3, weight_decay=WEIGHT_DECAY, momentum=0.95):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if p.ndim != 2:
-                raise ValueError(f"Muon takes matrices, not a shape {tuple(p.shape)}: give the "
-                                 "others to AdamW")
+        if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("Muon takes matrices: give vectors and the like to AdamW")
 
     @torch.no_grad()
     def step(self):
@@ -198,14 +191,12 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
     # No weight decay for these: a rare token's row would fade between its few gradients.
     groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor}]
-    optimizers = []
-    if name == "muon":
-        optimizers.append(Muon(matrices, learning_rate, weight_decay))
-    else:
+    muon = [Muon(matrices, learning_rate, weight_decay)] if name == "muon" else []
+    if not muon:
         groups.append({"params": matrices, "weight_decay": weight_decay})
-    optimizers.append(torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True))
-    set_learning_rate(optimizers, learning_rate)
-    return optimizers
+    adamw = torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True)
+    set_learning_rate([*muon, adamw], learning_rate)
+    return [*muon, adamw]
 
 
 def set_learning_rate(optimizers, learning_rate):

@@ -17,6 +17,7 @@ Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, cl
 tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -25,8 +26,9 @@ import time
 
 import torch
 
-from nanoseek.checkpoint import checkpoints, newest_intact
-from nanoseek.cli import check_limits, setting, writing
+from nanoseek import cli
+from nanoseek.checkpoint import newest_intact
+from nanoseek.cli import setting
 from nanoseek.cost import flops_per_token, price_tag
 from nanoseek.data import read_manifest
 from nanoseek.evaluate import evaluate
@@ -38,6 +40,7 @@ from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
+from nanoseek.scale.folder import remove_run_on_other_data
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -96,7 +99,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self):
-        check_limits(self)
+        cli.check_limits(self)
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation "
                              f"{self.accumulation} micro-batches")
@@ -106,8 +109,7 @@ class TrainConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         for name, full in (("batch", self.batch_size), ("length", self.row_length)):
-            stages = parse_ramp(getattr(self, f"{name}_ramp"))
-            if stages and stages[-1][0] >= full:
+            if any(n >= full for n, _ in parse_ramp(getattr(self, f"{name}_ramp"))):
                 raise ValueError(f"{name}_ramp must stay below the full {name} of {full}, where "
                                  "it ends")
 
@@ -138,15 +140,20 @@ TRAIN_PRESETS = {
 }
 
 
-def train(config, resume=False):
+def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    Raises ValueError for bad settings or data, for a folder that holds another run, and for a
-    run that diverges.
+    restart_on_new_data: remove a run that stands there, if it is one on other tokens. Raises
+    ValueError for bad settings or data, for a folder that holds another run, and for a run that
+    diverges.
     """
     if config.fast:
         use_exact_onednn()
-    with ending_together():
+    os.makedirs(config.out, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
+    with ending_together(), cli.lock(config.out) if first else contextlib.nullcontext():
+        if restart_on_new_data and first:
+            remove_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
@@ -158,8 +165,6 @@ def train(config, resume=False):
                     row["held_out"] = evaluate_quickly(run)
                 run.write_log(row)
                 show(run, row)
-                if last and row["loss"] is None:
-                    raise ValueError(diverged(run, run.step, "its loss is not finite"))
                 if last or settled and (stopping or run.step % config.save_every == 0):
                     run.save(score=row.get("held_out"))
                 if stopping and not last:
@@ -229,24 +234,20 @@ def clip_gradients(run):
 def reason_to_skip(run, loss, norm):
     """Return why this step must not move the weights, or None.
 
-    Raises ValueError when too many in a row diverged: then the weights themselves are lost.
+    Raises ValueError when too many in a row diverged, for then the weights themselves are lost,
+    or when there is no step left to mend it.
     """
     overflowed = run.scale.enabled and run.scale.value > 1 and math.isfinite(loss) \
         and not math.isfinite(norm)
     run.scale.update(overflowed)
     if overflowed:  # of the scaled gradient: the model is well, only the scale was too large
         return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
-    reason = run.watch.reason_to_skip(loss, norm)
-    if run.watch.in_a_row > PATIENCE:
-        raise ValueError(diverged(run, run.step + 1, reason))
+    reason, step = run.watch.reason_to_skip(loss, norm), run.step + 1
+    if run.watch.in_a_row > PATIENCE or step == run.config.steps and not math.isfinite(loss):
+        raise ValueError(f"step {step} diverged: {reason}. The last good checkpoint is "
+                         f"{newest_intact(run.folder) or 'not there yet'}: go on from it with "
+                         "--branch_from, another --out and a lower --learning_rate")
     return reason
-
-
-def diverged(run, step, reason):
-    """Return what to say of a run that cannot go on."""
-    return (f"step {step} diverged: {reason}. The last good checkpoint is "
-            f"{newest_intact(run.folder) or 'not there yet'}: go on from it with --branch_from, "
-            "another --out and a lower --learning_rate")
 
 
 def finite(number):
@@ -257,13 +258,12 @@ def finite(number):
 def finish(run):
     """Score all held-out text; print the price tag and store it as cost.json."""
     config = run.config
-    run.model.eval()
-    scores = evaluate(run.model, config.tokens_folder)
+    scores = evaluate(run.model.eval(), config.tokens_folder)
     tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
                     context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))
     tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
     if run.ranks.first:
-        with writing(run.folder / "cost.json") as new:
+        with cli.writing(run.folder / "cost.json") as new:
             new.write_text(json.dumps(tag, indent=1))
     run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
             f"nanoseek.evaluate {config.out}; the price tag, kept as {config.out}/cost.json:\n"
@@ -271,26 +271,25 @@ def finish(run):
 
 
 def main(argv=None):
-    from nanoseek.cli import Parser, add_flags, from_flags
-    first = Parser("nanoseek.train", add_help=False)  # the help shows the preset's own values
+    first = cli.Parser("nanoseek.train", add_help=False)  # the help shows the preset's own values
     first.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny",
                        help="settings to begin from (default tiny)")
-    preset = first.parse_known_args(argv)[0].preset
-    parser = Parser("nanoseek.train", "Train a model on token shards. The defaults below are those "
-                    f"of --preset {preset}.", parents=[first])
+    name = first.parse_known_args(argv)[0].preset
+    preset = TRAIN_PRESETS[name]
+    parser = cli.Parser("nanoseek.train", "Train a model on token shards. The defaults below are "
+                        f"those of --preset {name}.", parents=[first])
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    add_flags(parser, TRAIN_PRESETS[preset])
-    add_flags(parser, TRAIN_PRESETS[preset].model, skip=("vocab_size",))
+    parser.add_argument("--restart_on_new_data", action="store_true",
+                        help="begin anew, and remove the old checkpoints, if the tokens are others")
+    cli.add_flags(parser, preset)
+    cli.add_flags(parser, preset.model, skip=("vocab_size",))
     args = parser.parse_args(argv)
-    config = from_flags(TRAIN_PRESETS[preset], args)
-    if os.path.isfile(config.out):
-        raise ValueError(f"{config.out} is a file: --out names the run's folder")
-    vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    model = dataclasses.replace(from_flags(config.model, args), vocab_size=vocab_size)
-    if train(dataclasses.replace(config, model=model), args.resume) is None:
+    config = cli.from_flags(preset, args)
+    args.vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
+    config = dataclasses.replace(config, model=cli.from_flags(config.model, args))
+    if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
 
 
 if __name__ == "__main__":
-    from nanoseek.cli import run
-    run(main)
+    cli.run(main)

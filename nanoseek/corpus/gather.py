@@ -59,6 +59,7 @@ def main(argv=None):
     if args.text == "":
         raise ValueError("--text is empty: name a file, a folder or an address")
     cli.check_output(args.output, *[args.text] if args.text else [])
+    held = cli.lock_run_of(args.output)  # until all is written
     changed = write_documents(gather(cli.from_flags(CorpusConfig, args)), args.output)
     sizes = collections.defaultdict(list)
     for document in read_documents(args.output):
