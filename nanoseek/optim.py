@@ -204,28 +204,3 @@ def set_learning_rate(optimizers, learning_rate):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group.get("factor", 1.0)
-
-
-def optimizer_tensors(model, optimizers):
-    """Return the state of the optimizers as {"parameter.key": tensor}, to be stored."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {f"{names[p]}.{key}": tensor for optimizer in optimizers
-            for p, state in optimizer.state.items() for key, tensor in state.items()}
-
-
-def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
-    """Put back what optimizer_tensors returned; raises ValueError when that is not their state.
-
-    place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
-    """
-    if not tensors:
-        return  # saved before the first step that moved a weight
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        keys = ["momentum_buffer"] if type(optimizer) is Muon else ["step", "exp_avg", "exp_avg_sq"]
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            found = {key: tensors.get(f"{names[p]}.{key}") for key in keys}
-            if any(t is None or t.ndim and t.shape != p.shape for t in found.values()):
-                raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
-                                 "optimizer's: it was made with another")
-            optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}

@@ -19,7 +19,6 @@ tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import time
@@ -29,18 +28,18 @@ import torch
 from nanoseek import cli
 from nanoseek.checkpoint import newest_intact
 from nanoseek.cli import setting
-from nanoseek.cost import flops_per_token, price_tag
+from nanoseek.cost import flops_per_token
 from nanoseek.data import read_manifest
-from nanoseek.evaluate import evaluate
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
-from nanoseek.lab.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
-from nanoseek.lab.price_tag import format_price_tag
+from nanoseek.lab.console import (evaluate_quickly, finish, say_start, say_stopped, show,
+                                  stop_requests)
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
 from nanoseek.scale.folder import remove_run_on_other_data
+from nanoseek.scale.lock import lock
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -151,7 +150,7 @@ def train(config, resume=False, restart_on_new_data=False):
         use_exact_onednn()
     os.makedirs(config.out, exist_ok=True)
     first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
-    with ending_together(), cli.lock(config.out) if first else contextlib.nullcontext():
+    with ending_together(), lock(config.out) if first else contextlib.nullcontext():
         if restart_on_new_data and first:
             remove_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
@@ -253,21 +252,6 @@ def reason_to_skip(run, loss, norm):
 def finite(number):
     """Return a number that JSON can hold: None for NaN and infinity."""
     return number if math.isfinite(number) else None
-
-
-def finish(run):
-    """Score all held-out text; print the price tag and store it as cost.json."""
-    config = run.config
-    scores = evaluate(run.model.eval(), config.tokens_folder)
-    tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
-                    context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))
-    tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
-    if run.ranks.first:
-        with cli.writing(run.folder / "cost.json") as new:
-            new.write_text(json.dumps(tag, indent=1))
-    run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
-            f"nanoseek.evaluate {config.out}; the price tag, kept as {config.out}/cost.json:\n"
-            f"{format_price_tag(tag)}\n")
 
 
 def main(argv=None):

@@ -21,10 +21,10 @@ from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
 from nanoseek.model import Transformer, loss
-from nanoseek.optim import (WEIGHT_DECAY, LossScale, LossWatch, build_optimizers,
-                            load_optimizer_tensors, optimizer_tensors, parse_ramp)
+from nanoseek.optim import WEIGHT_DECAY, LossScale, LossWatch, build_optimizers, parse_ramp
 from nanoseek.scale.distributed import Ranks
-from nanoseek.scale.folder import (as_json, check_settings, fingerprint, read_log, read_tokenizer,
+from nanoseek.scale.folder import (as_json, check_settings, fingerprint, load_optimizer_tensors,
+                                   optimizer_tensors, read_log, read_tokenizer,
                                    refusing_foreign_state)
 from nanoseek.scale.machine import choose_precision, choose_threads, compiled_loss, pick_device
 from nanoseek.tokenizer import Tokenizer

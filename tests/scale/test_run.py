@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 from nanoseek import cli, train
 from nanoseek.checkpoint import checkpoints, newest_intact
-from nanoseek.cli import lock
 from nanoseek.corpus.gather import main as write_corpus
 from nanoseek.lab import stages
 from nanoseek.scale import run as run_module
 from nanoseek.scale.folder import check_settings
+from nanoseek.scale.lock import lock
 from nanoseek.scale.run import Run
 from small_run import (ROOT, command, final_weights, make_run, quick_ceiling,  # noqa: F401
                        settings)
