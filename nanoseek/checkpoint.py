@@ -27,7 +27,7 @@ from nanoseek.cost import parameters
 from nanoseek.model import Transformer
 from nanoseek.scale.hugging_face import from_hugging_face, to_hugging_face
 
-SPECIAL = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 
 
 def save_model(model, folder, tokenizer=None):
@@ -44,10 +44,11 @@ def _write_model(model, folder, tokenizer, weights=None):
     if tokenizer:
         (folder / "tokenizer.json").write_bytes(tokenizer)
         added = json.loads(tokenizer)["added_tokens"]
-        eot_id = next((token["id"] for token in added if token["content"] == SPECIAL), None)
+        eot_id = next((token["id"] for token in added if token["content"] == END_OF_TEXT), None)
+        special = None if eot_id is None else END_OF_TEXT
         _write_json(folder / "tokenizer_config.json", {
-            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL,
-            "eos_token": SPECIAL, "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special,
+            "eos_token": special, "clean_up_tokenization_spaces": False,
             "model_max_length": model.config.max_position_embeddings})
     _write_json(folder / "config.json", to_hugging_face(model.config, eot_id))
     tensors = dict(model.state_dict() if weights is None else weights)
@@ -120,7 +121,7 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
         _write_json(new / "trainer.json", state)
 
     _write_folder(folder, fill)
-    # Only up to this step: later ones are damaged, and the run went on from before them.
+    # Later ones do not count: they were damaged, so the run went on from before them.
     known = [other for other in checkpoints(run) if other.name <= folder.name]
     best = min(known, key=_score)
     for old in known[:-keep]:
@@ -211,9 +212,11 @@ def _write_folder(folder, fill):
         for path in new.iterdir():
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
+        old = folder.with_name(f".writing-old-{folder.name}")
         if folder.exists():
-            remove(folder)
+            os.replace(folder, old)
         os.replace(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

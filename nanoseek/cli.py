@@ -128,14 +128,14 @@ def writing(path):
 
 
 def say(text):
-    """Tell the reader, apart from what the command prints, what a slow command is doing."""
+    """Print on stderr what a slow command is doing."""
     print(f"{text} …", file=sys.stderr, flush=True)
 
 
 def check_output(output, *inputs):
     """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder.
 
-    Without it, two arguments swapped would cost the reader a corpus.
+    Otherwise two swapped arguments could overwrite a corpus.
     """
     if os.path.isdir(output) or not os.path.basename(output):
         raise ValueError(f"{output or 'the output'} is a folder: name the file to write")

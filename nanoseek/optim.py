@@ -1,4 +1,4 @@
-"""How the weights move: AdamW and Muon, schedules and ramps, loss scaling, steps to be skipped.
+"""Optimizers (AdamW, Muon), schedules, ramps, loss scaling, and finding steps to skip.
 
     optimizers = build_optimizers(model, "muon", learning_rate=3e-3, weight_decay=0.1)
     factor = schedule_factor("multi_step", step, total_steps=400, warmup_steps=20)
@@ -31,21 +31,21 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     (DeepSeek LLM); "cosine", down to 0.1; "linear", down to zero (2502.15938); "wsd", constant,
     then linear to zero over the last decay_share (2404.06395). ValueError for another name.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
     # The first gradients are large and AdamW's means still rough: begin with small steps.
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    share, falling = step / total_steps, max(1, total_steps - warmup_steps)
+    share, decay_steps = step / total_steps, max(1, total_steps - warmup_steps)
     if schedule == "constant":
         return 1.0
     if schedule == "multi_step":
         return next(factor for end, factor in MULTI_STEP if share < end or end == 1.0)
     if schedule == "cosine":
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / falling)))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / decay_steps)))
     if schedule == "linear":
-        return (total_steps - step) / falling
-    if schedule == "wsd":
-        return min(1.0, (1 - share) / decay_share)
-    raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
+        return (total_steps - step) / decay_steps
+    return min(1.0, (1 - share) / decay_share)  # wsd
 
 
 def parse_ramp(text):
@@ -110,7 +110,7 @@ class LossWatch:
     def reason_to_skip(self, loss, gradient_norm):
         """Return why a step with this loss (nats per token) must be skipped, or None."""
         usual = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
-        self.in_a_row += 1
+        self.in_a_row += 1  # unless this step turns out to be good: see below
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(gradient_norm):
@@ -131,7 +131,7 @@ def newton_schulz(matrices, rounds=5):
     """Return the nearest (semi-)orthogonal matrices, roughly, of a batch (N, rows ≤ columns).
 
     Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
-    the directions stay, and each singular value comes near 1, between 0.7 and 1.2.
+    the directions stay, and singular values that are not tiny come between 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     # The Frobenius norm is at least the largest singular value, so that all begin between 0 and 1.

@@ -48,9 +48,9 @@ PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a run. Raises ValueError when the numbers do not fit together."""
+    """All settings of a run. Raises ValueError when the numbers do not fit together."""
 
-    # Where from, where to.
+    # Input and output.
     out: str = setting("runs/tiny", "the run's folder")
     tokens: str = setting("", "folder of token shards; tokens in the run's folder unless given")
     branch_from: str = setting("", "a checkpoint of another run of this data to go on from")
@@ -187,7 +187,7 @@ def timed_step(run):
 
 
 def train_step(run):
-    """Take one step; return its row of log.jsonl.
+    """Take one step; return its row of log.jsonl, to which `timed_step` adds.
 
     A step that would spoil the weights (a loss or gradient that is not finite, a spike) is
     skipped: its row says why, and its batch is gone.
@@ -268,9 +268,11 @@ def main(argv=None):
     cli.add_flags(parser, preset)
     cli.add_flags(parser, preset.model, skip=("vocab_size",))
     args = parser.parse_args(argv)
+    args.model = cli.from_flags(preset.model, args)
     config = cli.from_flags(preset, args)
-    args.vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    config = dataclasses.replace(config, model=cli.from_flags(config.model, args))
+    vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
+    model = dataclasses.replace(args.model, vocab_size=vocab_size)
+    config = dataclasses.replace(config, model=model)
     if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
 

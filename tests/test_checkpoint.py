@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanoseek import checkpoint
+from nanoseek.checkpoint import save_model
 from nanoseek.model import ModelConfig, RopeScaling, Transformer
+from nanoseek.tokenizer import Tokenizer
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
@@ -287,3 +289,11 @@ def test_half_precision_weights_open_in_fp32(tmp_path, model):
     opened = checkpoint.load_model(tmp_path / "m")
     assert {p.dtype for p in opened.parameters()} == {torch.float32}
     assert torch.equal(opened.model.norm.weight, model.model.norm.weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("specials, end", [(["<|endoftext|>"], "<|endoftext|>"), ([], None)])
+def test_the_folder_names_an_end_token_where_the_tokenizer_has_one(tmp_path, model, specials, end):
+    Tokenizer([], special_tokens=specials).save(tmp_path / "tokenizer.json")
+    save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
+    said = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert said["eos_token"] == said["bos_token"] == end

@@ -72,7 +72,7 @@ def test_other_schedules_start_and_end_where_they_should(module, schedule, last)
 
 def test_unknown_names_are_refused(module):
     with pytest.raises(ValueError, match="unknown schedule 'stairs'"):
-        module.schedule_factor("stairs", 5, 10, 0)
+        module.schedule_factor("stairs", 1, 10, 5)  # during the warm-up already
     with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
         module.build_optimizers(torch.nn.Linear(2, 2), "sgd", 1e-3, 0.1)
 

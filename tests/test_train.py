@@ -31,6 +31,14 @@ def test_one_batch_is_learned_by_heart(tmp_path):
     assert losses[0] > 5 and losses[-1] < 0.5
 
 
+def test_rows_may_be_as_long_as_the_model_of_the_flags(tmp_path, monkeypatch):
+    folder, _ = make_run(tmp_path / "r")
+    seen = []
+    monkeypatch.setattr(train, "train", lambda config, *_: seen.append(config))
+    train.main(["--out", str(folder), "--row_length", "1024", "--max_position_embeddings", "1024"])
+    assert seen[0].row_length == seen[0].model.max_position_embeddings == 1024
+
+
 COMPILED = """
 import sys, torch
 from nanoseek import train
