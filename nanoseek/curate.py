@@ -218,17 +218,14 @@ def shorten(report, reason, document, text, example):
 
 
 def finished(report, kept, config):
-    """Return the report with what is left of each source, the rules and the settings."""
-    sizes = collections.Counter()
+    """Return the report with what is left, the rules and the settings."""
     for document in kept:
         size = size_of(document["text"])
         count(report["totals"], "out", size)
         count(report["totals"], f"out, {document['split']}", size)
-        sizes[document["source"]] += size
     rules = {name: f"{least} to {most} ({source})"
              for name, (least, most, source) in cleaning.LIMITS.items()}
-    return report | {"bytes by source": dict(sizes), "rules": rules,
-                     "config": dataclasses.asdict(config)}
+    return report | {"rules": rules, "config": dataclasses.asdict(config)}
 
 
 if __name__ == "__main__":
