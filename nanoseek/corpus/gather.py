@@ -42,6 +42,7 @@ def gather(config):
 
 def main(argv=None):
     """Write the raw corpus, and say what is in it."""
+    from nanoseek.scale.lock import lock_run_of
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["stories"]:
         return print_stories(argv[1:])
@@ -53,6 +54,7 @@ def main(argv=None):
     if args.text == "":
         raise ValueError("--text is empty: name a file, a folder or an address")
     cli.check_output(args.output, *[args.text] if args.text else [])
+    held = lock_run_of(args.output)  # until all is written
     changed = write_documents(gather(cli.from_flags(CorpusConfig, args)), args.output)
     sizes = collections.defaultdict(list)
     for document in read_documents(args.output):
