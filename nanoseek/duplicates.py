@@ -44,9 +44,9 @@ def jaccard(left, right):
 def minhash_signatures(texts, permutations=128):
     """Return signatures, (number of texts, permutations) uint32; see the top of this file.
 
-    The `permutations` are bins here: one hash per gram puts it in one of 128, and each bin keeps its
-    smallest hash (one-permutation hashing; Li, Owen and Zhang 2012). A bin is a random sample of
-    every text. ValueError unless `permutations` is a power of two.
+    The `permutations` are bins here: one hash per gram puts it in one of 128, and each bin keeps
+    its smallest hash (one-permutation hashing; Li, Owen and Zhang 2012). A bin is a random sample
+    of every text. ValueError unless `permutations` is a power of two.
     """
     if permutations < 2 or permutations & (permutations - 1):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
