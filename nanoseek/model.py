@@ -4,8 +4,8 @@
     logits = model(torch.zeros(1, 8, dtype=torch.long))       # (1, 8, vocab_size)
     value = loss(model, inputs, targets)                      # mean nats per target
 
-Each id becomes a vector. In each layer, attention reads it and those before it, then the MLP changes
-each by itself. From the last vectors the head makes logits: a score for each possible next token.
+Each id becomes a vector. In each layer, attention reads it and those before it, then the MLP
+changes each by itself. From the last vectors the head makes logits: a score for each next token.
 
 Sources: DeepSeek LLM (arXiv 2401.02954, §2.2), LLaMA (2302.13971, §2.2); each part names its own.
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
