@@ -95,7 +95,8 @@ def estimate_jaccard(left, right):
     A borrowed value is known by its low bits, which name the bin that lent it.
     """
     bins = np.arange(left.shape[-1], dtype=np.uint32)
-    own = ((left & bins[-1]) == bins) | ((right & bins[-1]) == bins)
+    mask = bins[-1]  # 127 for 128 bins: the low bits
+    own = ((left & mask) == bins) | ((right & mask) == bins)
     return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
 
 
@@ -155,7 +156,7 @@ def worth_checking(texts, threshold, permutations):
 def find_root(parents, i):
     """Return the root of a text's cluster: follow the parents until one is its own parent."""
     while parents[i] != i:
-        parents[i] = parents[parents[i]]  # the way is shorter for the next who comes
+        parents[i] = parents[parents[i]]  # halves the path for later calls
         i = parents[i]
     return i
 
@@ -163,7 +164,8 @@ def find_root(parents, i):
 def find_near_duplicates(texts, threshold=0.8, signatures=None):
     """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
 
-    A cluster is a sorted list of two or more indices; two texts may be linked through a third.
+    A cluster is a sorted list of two or more indices; two texts may be linked through a third. Of
+    pairs just at the threshold about 2% are missed, of pairs above it ever fewer: see choose_bands.
     `signatures`: those of the texts if made before. ValueError for a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
