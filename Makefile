@@ -5,22 +5,40 @@ PYTHON   ?=
 PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
+CLEAN    ?=
 PRESET   ?= tiny
 SEED     ?= 0
 STORIES  ?= 52000
 # false: everything runs on the plain chapters, without nanoseek/fast.
 FAST     ?= true
 
-# TEXT=path trains on the reader's own text, in a run folder of its own: the file's name with a
-# checksum of its path. Spaces cannot stand in a target, so they never reach one.
+# A text's name may hold anything, such as a $ or a quote. Taken as it is, never expanded, and handed
+# over in the environment, where recipes read it as "$$TEXT", it is a name and no code.
+override TEXT := $(value TEXT)
+override PROMPT := $(value PROMPT)
+override CLEAN := $(value CLEAN)
+export PYTHON PIP_ARGS TEXT PROMPT CLEAN
+
+# The run's folder stands in targets and recipes, so it must be one plain word.
+ifeq ($(origin RUN),undefined)
+RUN := $(if $(TEXT),,runs/$(PRESET))
+else
+override RUN := $(value RUN)
+ifneq ($(words $(RUN)),1)
+$(error RUN='$(RUN)': name a folder, without spaces)
+endif
+override RUN := $(strip $(RUN))
+REFUSED := $(foreach c,$$ ` ' " \ ; & | < > * ? ! : = %,$(findstring $(c),$(RUN)))
+ifneq ($(strip $(REFUSED)),)
+$(error RUN='$(RUN)': name a folder without $(strip $(REFUSED)))
+endif
+endif
+
 ifneq ($(TEXT),)
-SLUG := $(shell printf '%s' "$$(basename "$(TEXT)")" | tr -c 'A-Za-z0-9' '-' | cut -c1-24)-$(shell printf '%s' "$(TEXT)" | cksum | cut -d' ' -f1)
-RUN  ?= runs/$(SLUG)
 VOCAB ?= 2048
 TOKENIZER_ARGS ?=
 TRAIN_ARGS ?=
 else
-RUN  ?= runs/$(PRESET)
 VOCAB ?= 4096
 # Three Chinese characters or nine letters: longer tokens would be whole phrases, names among them.
 TOKENIZER_ARGS ?= --max_token_length 9
@@ -38,8 +56,6 @@ export MALLOC_TRIM_THRESHOLD_ := 4000000000
 # default, holds a core that another program could use. (For GNU's OpenMP, which Linux wheels have.)
 export GOMP_SPINCOUNT ?= 10000
 export PYTHONUNBUFFERED := 1
-# Handed over in the environment, where quotes and spaces in them do no harm.
-export PYTHON PIP_ARGS TEXT PROMPT
 
 .PHONY: help setup train-tiny sample test tutorials waterfall lab bench clean FORCE
 .DELETE_ON_ERROR:
@@ -73,6 +89,13 @@ setup: .venv/installed
 	@sh .ci/setup tests/requirements.txt
 	@touch $@
 
+ifeq ($(RUN),)
+# TEXT=path alone: its run has a folder of its own, the file's name with a checksum of its path.
+train-tiny sample:
+	@name=$$(printf '%s' "$$(basename -- "$$TEXT")" | tr -c 'A-Za-z0-9' '-' | cut -c1-24) && \
+	sum=$$(printf '%s' "$$TEXT" | cksum | cut -d' ' -f1) && \
+	$(MAKE) --no-print-directory $@ RUN="runs/$$name-$$sum"
+else
 train-tiny: $(RUN)/report.txt
 	@cat $(RUN)/report.txt
 	@echo
@@ -83,7 +106,7 @@ train-tiny: $(RUN)/report.txt
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
-	@$(PY) -m nanoseek.corpus $@ --text "$$TEXT"
+	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT"
 FORCE:
 else
 $(RUN)/raw.jsonl: | .venv/installed
@@ -96,14 +119,13 @@ $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
 	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)
 
-# New tokens make the old run another run: it starts anew.
 $(RUN)/tokens/manifest.json: $(RUN)/clean.jsonl $(RUN)/tokenizer.json
 	@$(PY) -m nanoseek.data $^ $(RUN)/tokens --fast $(FAST)
-	@rm -rf $(RUN)/checkpoints $(RUN)/log.jsonl $(RUN)/curve.svg
 
-# --resume goes on where a stopped run was, and starts one where there is none.
+# --resume goes on where a stopped run was, and starts one where there is none. Other tokens make it
+# another run, which begins anew; the same tokens, only written again, do not.
 $(RUN)/cost.json: $(RUN)/tokens/manifest.json
-	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume \
+	@$(PY) -m nanoseek.train --preset $(PRESET) --out $(RUN) --resume --restart_on_new_data \
 	    --seed $(SEED) --fast $(FAST) $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
@@ -111,7 +133,8 @@ $(RUN)/report.txt: $(RUN)/cost.json
 	@mv $@.writing $@
 
 sample: .venv/installed
-	@$(PY) -m nanoseek.generate $(RUN) --prompt "$$PROMPT"
+	@$(PY) -m nanoseek.generate $(RUN) --prompt="$$PROMPT"
+endif
 
 .venv/tutorials-installed: .venv/installed tutorials/requirements.txt
 	@sh .ci/setup tutorials/requirements.txt
@@ -141,4 +164,4 @@ bench: .venv/bench-installed
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(PY) $$bench || exit 1; done
 
 clean:
-	rm -rf $(or $(CLEAN),runs/tiny)
+	rm -rf -- "$${CLEAN:-runs/tiny}"

@@ -27,7 +27,7 @@ from nanoseek.cost import parameters
 from nanoseek.model import Transformer
 from nanoseek.scale.hugging_face import from_hugging_face, to_hugging_face
 
-SPECIAL = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 
 
 def save_model(model, folder, tokenizer=None):
@@ -35,18 +35,20 @@ def save_model(model, folder, tokenizer=None):
 
     tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
     """
-    _write_folder(folder, lambda new: _write_model(model, new, tokenizer))
+    content = None if tokenizer is None else pathlib.Path(tokenizer).read_bytes()
+    _write_folder(folder, lambda new: _write_model(model, new, content))
 
 
 def _write_model(model, folder, tokenizer, weights=None):
     eot_id = None
-    if tokenizer is not None:
-        shutil.copyfile(tokenizer, folder / "tokenizer.json")
-        added = read_json(folder / "tokenizer.json")["added_tokens"]
-        eot_id = next((token["id"] for token in added if token["content"] == SPECIAL), None)
+    if tokenizer:
+        (folder / "tokenizer.json").write_bytes(tokenizer)
+        added = json.loads(tokenizer)["added_tokens"]
+        eot_id = next((token["id"] for token in added if token["content"] == END_OF_TEXT), None)
+        special = None if eot_id is None else END_OF_TEXT
         _write_json(folder / "tokenizer_config.json", {
-            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIAL,
-            "eos_token": SPECIAL, "clean_up_tokenization_spaces": False,
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special,
+            "eos_token": special, "clean_up_tokenization_spaces": False,
             "model_max_length": model.config.max_position_embeddings})
     _write_json(folder / "config.json", to_hugging_face(model.config, eot_id))
     tensors = dict(model.state_dict() if weights is None else weights)
@@ -85,12 +87,12 @@ def load_model(folder, device="cpu"):
 
 def _read_weights(folder):
     """Return {name: fp32 tensor} of a folder's weights, in one file or in several."""
-    files, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    files, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
     if index.is_file():
         where = read_json(index).get("weight_map")
         if not isinstance(where, dict) or not all(isinstance(f, str) for f in where.values()):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
-        files = sorted(set(where.values()))
+        files = {*where.values()}
     found = {}
     for name, tensor in (pair for file in files for pair in _read_tensors(folder / file).items()):
         if not tensor.is_floating_point():
@@ -108,8 +110,8 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
     """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
 
     Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
-    in its state, where there is one. weights: the model's tensors, where each rank holds only
-    a slice of them. Returns the folder.
+    in its state, where there is one. tokenizer: the bytes of tokenizer.json as the run began with
+    it. weights: the model's tensors, where each rank holds a slice of them. Returns the folder.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
 
@@ -119,20 +121,19 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
         _write_json(new / "trainer.json", state)
 
     _write_folder(folder, fill)
-    # Only up to this step: later ones are damaged, and the run went on from before them.
+    # Later ones do not count: they were damaged, so the run went on from before them.
     known = [other for other in checkpoints(run) if other.name <= folder.name]
     best = min(known, key=_score)
     for old in known[:-keep]:
         if old != best or _score(old) == math.inf:
-            _remove(old)
+            remove(old)
     return folder
 
 
 def _score(folder):
     """Return the mean bits per byte that a checkpoint was saved with; infinity where unknown."""
-    with contextlib.suppress(ValueError):  # damaged: not the best
-        score = read_json(folder / "trainer.json").get("score")
-        return math.inf if score is None else score
+    with contextlib.suppress(ValueError, KeyError):  # damaged: not the best
+        return read_json(folder / "trainer.json")["score"] or math.inf
     return math.inf
 
 
@@ -166,17 +167,14 @@ def find_checkpoint(folder):
     Raises ValueError when there is neither, or when one of our own folders is damaged.
     """
     folder = pathlib.Path(folder)
-    if not (folder / "config.json").is_file():
-        found = newest_intact(folder)
-        if found is None and (folder / "log.jsonl").is_file():
-            raise ValueError(f"{folder} has no intact checkpoint yet: let it train on")
-        if found is None:
-            raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint: "
-                             "name a run or a checkpoint folder")
-        return found
     if (folder / "checksums.json").is_file():
         verify(folder)
-    return folder
+    if (folder / "config.json").is_file():
+        return folder
+    if found := newest_intact(folder):
+        return found
+    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name a "
+                     "run or a checkpoint folder")
 
 
 # --- Whole or not at all ------------------------------------------------------------------------
@@ -185,9 +183,9 @@ def verify(folder):
     """Raise ValueError naming the first file of a checkpoint that is missing or altered."""
     folder = pathlib.Path(folder)
     known = read_json(folder / "checksums.json")
-    for name in ("config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))):
-        if name not in known:
-            raise ValueError(f"{folder / 'checksums.json'} is damaged: it does not list {name}")
+    needed = {"config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))}
+    if left_out := needed - known.keys():
+        raise ValueError(f"{folder}/checksums.json is damaged: it does not list {min(left_out)}")
     for name, digest in known.items():
         path = folder / name
         if not path.is_file():
@@ -214,14 +212,16 @@ def _write_folder(folder, fill):
         for path in new.iterdir():
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
+        old = folder.with_name(f".writing-old-{folder.name}")
         if folder.exists():
-            _remove(folder)
+            os.replace(folder, old)
         os.replace(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _remove(folder):
+def remove(folder):
     """Delete a folder under another name, so that half of it is never taken for a whole one."""
     away = folder.with_name(f".writing-old-{folder.name}")
     os.replace(folder, away)

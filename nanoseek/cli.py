@@ -5,7 +5,7 @@
         steps: int = setting(100, "how often the weights move", least=1)
 
         def __post_init__(self):
-            check_limits(self)                     # ValueError: "steps is 0: it must be at least 1"
+            check_limits(self)                       # "steps is 0: it must be at least 1"
 
     parser = Parser("nanoseek.train", "Train a model.")
     add_flags(parser, Config)                        # --steps, with its type, help and default
@@ -24,7 +24,6 @@ import operator
 import os
 import pathlib
 import sys
-import types
 import typing
 
 
@@ -51,10 +50,9 @@ def check_limits(config):
             raise ValueError(f"unknown {name} {value!r}: choose {', '.join(metadata['choices'])}")
         if not isinstance(value, (int, float)):
             continue
-        limits = {LIMITS[kind]: metadata[kind] for kind in LIMITS if kind in metadata}
-        if not (math.isfinite(value) and all(holds(value, limit)
-                                             for (_, holds), limit in limits.items())):
-            wanted = " and ".join(f"{words} {limit}" for (words, _), limit in limits.items())
+        limits = [(*LIMITS[kind], metadata[kind]) for kind in LIMITS if kind in metadata]
+        if not math.isfinite(value) or not all(holds(value, n) for _, holds, n in limits):
+            wanted = " and ".join(f"{words} {n}" for words, _, n in limits)
             raise ValueError(f"{name} is {value}: it must be {wanted or 'a finite number'}")
 
 
@@ -70,56 +68,43 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _boolean(text):
-    if text.lower() in ("true", "yes", "on", "1"):
-        return True
-    if text.lower() in ("false", "no", "off", "0"):
-        return False
+def boolean(text):
+    for value, words in ((True, "true yes on 1"), (False, "false no off 0")):
+        if text.lower() in words.split():
+            return value
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-_boolean.__name__ = "boolean"
-
-
-def _parse_type(annotation):
-    """Return the function that reads a field of this type from the command line."""
-    if isinstance(annotation, types.UnionType):  # int | None: read it as an int
-        annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
-    return _boolean if annotation is bool else annotation
 
 
 def add_flags(parser, base, skip=()):
     """Add `--field value` for every field of a dataclass; absent flags are left unset (None).
 
-    base: the class, or an instance, whose values the help then shows as the defaults. A field's
-    `metadata={"help": …}` is its help text; a bare boolean flag means true.
+    base: the class, or an instance, whose values the help then shows as the defaults.
+    A bare boolean flag means true.
     """
     instance = base() if isinstance(base, type) else base
-    hints = typing.get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
-        read = _parse_type(hints[field.name])
+        read, *_ = typing.get_args(field.type) or [field.type]  # int | None is read as an int
         if field.name in skip or dataclasses.is_dataclass(read):
             continue
-        bare = {"nargs": "?", "const": True} if read is _boolean else {}
+        how = {"type": boolean, "nargs": "?", "const": True} if read is bool else {"type": read}
         text, default = field.metadata.get("help", ""), getattr(instance, field.name)
         if default not in (None, ""):
             text += f" (default {default})"
-        parser.add_argument(f"--{field.name}", type=read, default=None, **bare,
-                            metavar=read.__name__, help=text.replace("%", "%%"))
+        parser.add_argument(f"--{field.name}", default=None, metavar=how["type"].__name__,
+                            help=text.replace("%", "%%"), **how)
 
 
 def from_flags(base, args):
     """Return `base` (a dataclass or an instance of one) with the flags that were given."""
     instance = base() if isinstance(base, type) else base
-    names = {field.name for field in dataclasses.fields(instance)}
-    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
-    return dataclasses.replace(instance, **given)
+    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(instance)}
+    return dataclasses.replace(instance, **{k: v for k, v in given.items() if v is not None})
 
 
 def add_fast_flag(parser):
     """Add --fast: false runs the plain chapter, true its faster equal in nanoseek/fast."""
-    parser.add_argument("--fast", type=_boolean, nargs="?", const=True, default=True,
-                        metavar="boolean", help="false: the chapter's plain code (default true)")
+    parser.add_argument("--fast", type=boolean, nargs="?", const=True, default=True,
+                        help="false: the chapter's plain code (default true)")
 
 
 def hand_over(name, argv, function="main"):
@@ -143,31 +128,30 @@ def writing(path):
 
 
 def say(text):
-    """Tell the reader, apart from what the command prints, what a slow command is doing."""
+    """Print on stderr what a slow command is doing."""
     print(f"{text} …", file=sys.stderr, flush=True)
 
 
 def check_output(output, *inputs):
     """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder.
 
-    Without it, two arguments swapped would cost the reader a corpus.
+    Otherwise two swapped arguments could overwrite a corpus.
     """
     if os.path.isdir(output) or not os.path.basename(output):
         raise ValueError(f"{output or 'the output'} is a folder: name the file to write")
-    here = os.path.realpath(output)
-    for name in map(str, inputs):
-        there = os.path.realpath(os.path.expanduser(name))
+    here = pathlib.Path(os.path.realpath(output))
+    for name in inputs:
+        there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
         if here == there:
             raise ValueError(f"{output} is to be read and written: name another file to write")
-        if os.path.isdir(there) and here.startswith(os.path.join(there, "")):
+        if there in here.parents and there.is_dir():
             raise ValueError(f"{output} would be written into {name}, which is to be read: "
                              "choose a place outside it")
 
 
 def run(main):
-    """Call `main()`; answer bad input (ValueError, OSError) in one line with exit code 2.
+    """Call `main()`; answer bad input, or what is too large, in one line with exit code 2.
 
-    Numbers and nestings too large for the machine or for Python are answered alike.
     NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
     """
     spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train
@@ -178,17 +162,16 @@ def run(main):
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (ValueError, OSError, OverflowError, MemoryError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        code = 130
+    except Exception as error:
         too_large = isinstance(error, (OverflowError, MemoryError, RecursionError)) or \
             "allocate memory" in str(error)  # torch's words, in a RuntimeError
         if os.environ.get("NANOSEEK_TRACEBACK") or \
                 not (too_large or isinstance(error, (ValueError, OSError))):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        print(f"{name}: {'too large for this machine: ' * too_large}{said}",
-              file=sys.stderr)
+        print(f"{name}: {'too large for this machine: ' * too_large}{said}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        code = 130
     raise SystemExit(code)

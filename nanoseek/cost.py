@@ -27,7 +27,7 @@ ASSUMED = {  # of a machine at home, where nobody measured: (value, source)
     "watts": (50.0, "assumption: a laptop under full load; a wall meter knows better"),
     "dollars_per_kwh": (0.20, "assumption: a household's price"),
     "dollars_per_hour": (0.10, "assumption: rent of a small cloud machine"),
-    "pue": (1.0, "a machine at home has no building around it")}
+    "pue": (1.0, "assumption: no cooling to pay for at home")}
 MEMORY_CHOICES = {"checkpointing": ("none", "selective", "full"),
                   "precision": ("fp32", "bf16", "fp16"), "optimizer": ("adamw", "muon")}
 
@@ -216,7 +216,7 @@ def tables():
 def rent(flops, gpu=None, **given):
     """Return the bill of computing `flops` on rented GPUs, empty without one.
 
-    given: values for ASSUMED and "mfu", in place of what the tables say; None says nothing. Raises
+    given: values for ASSUMED and "mfu", in place of what the tables say; None is ignored. Raises
     ValueError for a chip that is unknown, or whose power or rent is neither known nor given.
     """
     given = {name: value for name, value in given.items() if value is not None}
@@ -256,7 +256,7 @@ def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
         result["parameters"] = parameters(config)
         result["memory"] = {mode: memory(config, batch, context, mode, precision)
                             for mode in MEMORY_CHOICES["checkpointing"]}
-    if tokens is not None or gpu is not None:  # the bill of a GPU depends on how many
+    if tokens is not None or gpu is not None:  # the bill of a GPU needs their number
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
     return {**result, **rent(result.get("flops"), gpu, **given)}
 

@@ -117,13 +117,14 @@ def without_copies(documents, report):
 
 
 def rank(document):
-    untidy = len(re.findall(r"[A-Z\s]", document["text"]))  # the least; then the longest
+    # Shouted or stretched copies have more capitals and spaces; of equals, the longest is kept.
+    untidy = len(re.findall(r"[A-Z\s]", document["text"]))
     return (document.get("split") != "held_out", "split" not in document, untidy,
             -len(document["text"]))
 
 
 def cut_boilerplate(documents, least, report):
-    """Take first and last lines that at least so many documents share off them."""
+    """Remove first and last lines that at least `least` documents share."""
     lines = cleaning.boilerplate_lines([document["text"] for document in documents], least)
     for document in documents if lines else ():
         text = cleaning.strip_lines(document["text"], lines)
@@ -132,8 +133,9 @@ def cut_boilerplate(documents, least, report):
 
 
 def near_duplicates(documents, threshold, find_near_duplicates):
-    """Return the ids of all of each cluster but what is held out or most like the others."""
-    # The two halves of one long text share most 5-grams without being copies of each other.
+    """Return the ids to drop: all of a cluster but its held-out or else its most typical text."""
+    # A source with two documents that came with a split is one long text: its halves share most
+    # 5-grams without being copies of each other.
     halves = collections.Counter(d["source"] for d in documents if "split" in d)
     pool = [d for d in documents if "split" not in d or halves[d["source"]] > 2]
     copies = set()
@@ -216,17 +218,14 @@ def shorten(report, reason, document, text, example):
 
 
 def finished(report, kept, config):
-    """Return the report with what is left of each source, the rules and the settings."""
-    sizes = collections.Counter()
+    """Return the report with what is left, the rules and the settings."""
     for document in kept:
         size = size_of(document["text"])
         count(report["totals"], "out", size)
         count(report["totals"], f"out, {document['split']}", size)
-        sizes[document["source"]] += size
     rules = {name: f"{least} to {most} ({source})"
              for name, (least, most, source) in cleaning.LIMITS.items()}
-    return report | {"bytes by source": dict(sizes), "rules": rules,
-                     "config": dataclasses.asdict(config)}
+    return report | {"rules": rules, "config": dataclasses.asdict(config)}
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
         manifest["splits"] = _write_sources(_encoded(documents, encode, batched), new, manifest)
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         folder.mkdir(exist_ok=True)
-        # "manifest.json" goes first and comes last: where it is, all that it names is there.
+        # Delete manifest.json first and write it last: where it is, its files are complete.
         for path in sorted(folder.iterdir(), key=lambda path: path.name != "manifest.json"):
             if re.fullmatch(OURS, path.name):
                 path.unlink()
@@ -91,7 +91,8 @@ def _write_sources(encoded, folder, manifest):
     for document, ids in encoded:
         ids = np.asarray(ids)
         if size is not None and len(ids) and not 0 <= ids.min() <= ids.max() < size:
-            raise ValueError(f"an id {ids.max()} lies outside the vocabulary of {size}: "
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"an id {wrong} lies outside the vocabulary of {size}: "
                              "encode with the tokenizer whose size was given")
         split, source = key = document.get("split", "train"), document["source"]
         if key not in writers:
@@ -222,7 +223,7 @@ class _Epochs:
 
     def row(self, length):
         """Return the next row, (3, length) int64: inputs, targets, numbers of their pieces."""
-        parts, pieces = [], 0  # so many are in the row already
+        parts, pieces = [], 0  # pieces: how many are in the row already
         while length:
             if not self.unread.any():
                 self.epoch, self.unread = self.epoch + 1, np.diff(self.lane_ends, prepend=0)
@@ -236,6 +237,7 @@ class _Epochs:
             piece = np.searchsorted(self.places, places, side="right") - 1  # of each token
             positions = self.starts[piece] + places - self.places[piece]  # in the stream
             ids = self.stream.read(np.stack((positions, positions + 1)))  # inputs, targets
+            # Pieces are numbered on from those of the part before.
             parts.append(np.concatenate((ids, pieces + piece[None] - piece[0])))
             pieces = parts[-1][2, -1] + 1
         return np.concatenate(parts, axis=1)
@@ -248,7 +250,7 @@ class Loader:
     rank and world: this process serves rows rank, rank + world, … of each batch. The state counts
     tokens, of all ranks together, so it restores the stream under another number of ranks, batch
     size or row length. Raises ValueError for unknown sources, weights that do not sum to 1, a
-    source shorter than a row, a batch that the ranks do not divide, or a state of other data.
+    source shorter than a row, a batch that the ranks do not divide, or a state of other sources.
     """
 
     def __init__(self, folder, batch_size, row_length, weights=None, seed=0, split="train",
@@ -324,11 +326,6 @@ def _weights(weights, entries):
     return {source: weight for source, weight in weights.items() if weight}
 
 
-def main(argv=None):
-    from nanoseek.cli import hand_over
-    return hand_over("nanoseek.lab.stages", argv, "encode")
-
-
 if __name__ == "__main__":
-    from nanoseek.cli import run
-    run(main)
+    from nanoseek.cli import hand_over, run
+    run(lambda: hand_over("nanoseek.lab.stages", None, "encode"))

@@ -8,9 +8,8 @@ texts make half a trillion pairs, so most pairs must be ruled out without lookin
 
 MinHash (Broder 1997): hash every gram of both texts. One gram of A ∪ B has the smallest hash, and
 a fair hash gives each the same chance to be this one. The minima of A and B are equal exactly when
-it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. One minimum answers only
-yes or no. Take 128 of them, a text's *signature*: the share that agrees estimates the index with a
-standard error of at most 0.5 / sqrt(128) = 0.044.
+it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. Of 128 minima, a text's
+*signature*, the share that agrees estimates it with an error of at most 0.5 / sqrt(128) = 0.044.
 
 Locality-sensitive hashing finds alike signatures without comparing all of them. Cut each into
 *bands*; texts with an equal band share a *bucket*, and only they become candidate pairs (Leskovec,
@@ -36,24 +35,18 @@ def grams(text):
 
 
 def jaccard(left, right):
-    """Return the Jaccard index of two texts: the share of all their grams that both have.
-
-    >>> round(jaccard("abcdef", "abcdeX"), 3)
-    0.333
-    """
+    """Return the Jaccard index of two texts: the share of all their grams that both have."""
     left, right = grams(left), grams(right)
     shared = len(left & right)
     return shared / (len(left) + len(right) - shared)
 
 
-# MinHash -----------------------------------------------------------------------------------------
-
 def minhash_signatures(texts, permutations=128):
     """Return signatures, (number of texts, permutations) uint32; see the top of this file.
 
-    One hash per gram is enough, not 128 (one-permutation hashing; Li, Owen and Zhang 2012): its low
-    bits put the gram in one of 128 bins, and each bin keeps its smallest hash. A bin is a random
-    sample of every text. Raises ValueError unless `permutations` is a power of two.
+    The `permutations` are bins here: one hash per gram puts it in one of 128, and each bin keeps
+    its smallest hash (one-permutation hashing; Li, Owen and Zhang 2012). A bin is a random sample
+    of every text. ValueError unless `permutations` is a power of two.
     """
     if permutations < 2 or permutations & (permutations - 1):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
@@ -70,7 +63,7 @@ def gram_hashes(text):
     """Return a hash of each of a text's grams, in order, (number of grams,) uint64.
 
     The sum of the code points, each times a random odd number, modulo 2^64 (multilinear hashing,
-    Lemire and Kaser 2014), mixed once more, because the minimum of such sums is not quite fair.
+    Lemire and Kaser 2014), mixed once more: the minimum of such sums is not quite fair.
     """
     codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
     codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
@@ -98,23 +91,20 @@ def fill_empty_bins(signature, orders):
 def estimate_jaccard(left, right):
     """Estimate Jaccard indices from signatures: (…, permutations) twice → (…).
 
-    Counts only bins that either text filled itself: a borrowed value is known by its low bits,
-    which name the bin that lent it. The bins of a short text then hold nearly all its grams, so
-    the estimate is nearly exact.
+    Only bins that either text filled itself count, so that a short text's estimate is nearly exact.
+    A borrowed value is known by its low bits, which name the bin that lent it.
     """
     bins = np.arange(left.shape[-1], dtype=np.uint32)
-    own = ((left & bins[-1]) == bins) | ((right & bins[-1]) == bins)
+    mask = bins[-1]  # 127 for 128 bins: the low bits
+    own = ((left & mask) == bins) | ((right & mask) == bins)
     return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
 
-
-# Locality-sensitive hashing ----------------------------------------------------------------------
 
 def choose_bands(threshold, permutations=128, recall=0.98):
     """Return (bands, rows): the longest bands with which a pair at the threshold is still found.
 
-    A row of two signatures agrees with probability s, their Jaccard index; a band of them agrees
-    with s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands. At the threshold that
-    must be `recall`. Longer bands let fewer pairs below the threshold through.
+    A row of two signatures agrees with probability s, their Jaccard index; a band of them with
+    s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands: `recall`, at the threshold.
     """
     for rows in range(permutations, 0, -1):
         bands = permutations // rows
@@ -135,8 +125,8 @@ def band_keys(signatures, bands, rows):
 def candidate_pairs(signatures, bands, rows):
     """Return the set of pairs (i, j) of texts that have an equal band.
 
-    In a large bucket each text meets only its next NEIGHBOURS. A million texts alike are then 16
-    million pairs, not half a trillion, and still come together by way of one another.
+    In a large bucket each text meets only its next NEIGHBOURS: a million texts alike are 16 million
+    pairs, not half a trillion, and still come together by way of one another.
     """
     keys, pairs = list(band_keys(signatures, bands, rows)), set()
     for own, following in zip(keys, keys[1:] + keys[:1]):
@@ -151,23 +141,22 @@ def candidate_pairs(signatures, bands, rows):
     return pairs
 
 
-def least_estimates(texts, threshold, permutations):
-    """Return per text the estimate below which a pair with it needs no exact check, (n,) float.
+def worth_checking(texts, threshold, permutations):
+    """Return for each text the estimate from which a pair with it is worth an exact check, (n,).
 
-    That is 3.5 standard errors below the threshold t. n grams fill about p·(1 − (1 − 1/p)^n) of p
-    bins. An estimate from f grams, drawn from n without replacement, has a variance of about
-    t·(1 − t)·(1/f − 1/n); n + 1 keeps it above 0 where all are drawn.
+    That is 3.5 standard errors below the threshold t. An estimate from f of a text's n grams, one
+    for each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n).
     """
     counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
-    filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))
-    errors = np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))
+    filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))  # p·(1 − (1 − 1/p)^n)
+    errors = np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))  # + 1: not 0
     return threshold - 3.5 * errors
 
 
 def find_root(parents, i):
     """Return the root of a text's cluster: follow the parents until one is its own parent."""
     while parents[i] != i:
-        parents[i] = parents[parents[i]]  # the way is shorter for the next who comes
+        parents[i] = parents[parents[i]]  # halves the path for later calls
         i = parents[i]
     return i
 
@@ -175,9 +164,9 @@ def find_root(parents, i):
 def find_near_duplicates(texts, threshold=0.8, signatures=None):
     """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
 
-    A cluster is a sorted list of indices; texts without a near-duplicate are left out. Two texts of
-    a cluster may be linked through a third. `signatures` are those of the texts if they were made
-    before. Raises ValueError for a threshold outside (0, 1].
+    A cluster is a sorted list of two or more indices; two texts may be linked through a third. Of
+    pairs just at the threshold about 2% are missed, of pairs above it ever fewer: see choose_bands.
+    `signatures`: those of the texts if made before. ValueError for a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")
@@ -187,11 +176,10 @@ def find_near_duplicates(texts, threshold=0.8, signatures=None):
     distinct = list(places)  # equal texts are one from here on
     signatures = (minhash_signatures(distinct) if signatures is None
                   else signatures[[indices[0] for indices in places.values()]])
-    permutations = signatures.shape[1]
-    least = least_estimates(distinct, threshold, permutations)
-    # Join the pairs that pass first the estimate, then the exact check (union-find).
+    least = worth_checking(distinct, threshold, signatures.shape[1])
     parents = list(range(len(distinct)))
-    for i, j in candidate_pairs(signatures, *choose_bands(threshold, permutations)):
+    # Join the pairs that pass first the estimate, then the exact check (union-find).
+    for i, j in candidate_pairs(signatures, *choose_bands(threshold, signatures.shape[1])):
         if (find_root(parents, i) != find_root(parents, j)
                 and estimate_jaccard(signatures[i], signatures[j]) >= min(least[i], least[j])
                 and jaccard(distinct[i], distinct[j]) >= threshold):

@@ -1,4 +1,4 @@
-"""How good is a model: bits per byte by source on held-out text, beside what is possible.
+"""How good is a model: bits per byte by source on held-out text, beside the lower bound.
 
     rows = evaluate(model, "runs/tiny/tokens")        # {source: Score}
     print(format_scores(rows))
@@ -117,7 +117,7 @@ def held_out(folder, limit=None, split="held_out"):
     for source, entry in manifest["splits"][split].items():
         stream = TokenStream(folder, entry, manifest["dtype"])
         count = len(stream) if limit is None else \
-            max(1, int(np.searchsorted(np.cumsum(stream.lengths), limit)))
+            max(1, int(np.searchsorted(np.cumsum(stream.lengths), limit, side="right")))
         found[source] = [np.concatenate((stream.document(i), end)).astype(np.int64)
                          for i in range(count)]
     return found

@@ -13,7 +13,7 @@ from nanoseek.checkpoint import find_checkpoint, load_model
 from nanoseek.model import KVCache
 from nanoseek.tokenizer import Tokenizer
 
-SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # a small model's unlikely tokens are mistakes
+SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # a small model's unlikely tokens are often bad
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
@@ -34,10 +34,10 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 
 @torch.inference_mode()
-def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=0):
     """Yield one new id for each prompt a step: a tensor (B,).
 
-    prompts: B lists of ids; shorter ones are padded in front, where nothing looks. Ends when the
+    prompts: B lists of ids; shorter ones are padded in front, and the padding masked. Ends when the
     context of the shortest is full; ignore what longer ones write past theirs. ValueError, at the
     first step, for prompts or settings out of range.
     """
@@ -65,7 +65,7 @@ def steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, s
 
 def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
     """Yield new ids (ints) after the prompt, until one of stop_ids, which is not yielded."""
-    for token in steps(model, [ids], max_new_tokens, **settings):
+    for token in sample_steps(model, [ids], max_new_tokens, **settings):
         if token.item() in stop_ids:
             return
         yield token.item()
@@ -74,11 +74,11 @@ def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
 def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
     """Return the continuations of several prompts, made side by side, as lists of ids.
 
-    With temperature 0 they are those that each prompt gets alone.
+    With temperature 0 they are those that each prompt gets alone, but for rounding.
     """
     found, open_rows = [[] for _ in prompts], {*range(len(prompts))}
     context = model.config.max_position_embeddings
-    for tokens in steps(model, prompts, max_new_tokens, **settings):
+    for tokens in sample_steps(model, prompts, max_new_tokens, **settings):
         new = tokens.tolist()
         for row in [*open_rows]:
             if new[row] not in stop_ids:
@@ -91,7 +91,7 @@ def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
 
 
 def generate(model, ids, max_new_tokens=200, **settings):
-    """Return the new ids as a list; the settings are those of `steps` and `stream`."""
+    """Return the new ids as a list; the settings are those of `sample_steps` and `stream`."""
     return list(stream(model, ids, max_new_tokens, **settings))
 
 
@@ -105,8 +105,8 @@ def load(folder):
 
 def write(model, tokenizer, prompt, **settings):
     """Yield the text that follows `prompt`, piece by piece, never half a character."""
-    start = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
-    ids = stream(model, start + list(tokenizer.encode(prompt)), stop_ids=start, **settings)
+    eot = [] if tokenizer.eot_id is None else [tokenizer.eot_id]  # begins a document, and ends it
+    ids = stream(model, eot + list(tokenizer.encode(prompt)), stop_ids=eot, **settings)
     yield from tokenizer.decode_stream(ids)
 
 

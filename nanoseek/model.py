@@ -4,8 +4,8 @@
     logits = model(torch.zeros(1, 8, dtype=torch.long))       # (1, 8, vocab_size)
     value = loss(model, inputs, targets)                      # mean nats per target
 
-Each id becomes a vector. In each layer it first looks at those before it (attention), then changes
-by itself (MLP). From the last vectors the head makes logits: a score for each possible next token.
+Each id becomes a vector. In each layer, attention reads it and those before it, then the MLP
+changes each by itself. From the last vectors the head makes logits: a score for each next token.
 
 Sources: DeepSeek LLM (arXiv 2401.02954, §2.2), LLaMA (2302.13971, §2.2); each part names its own.
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
@@ -53,6 +53,7 @@ class ModelConfig:
     initializer_range: float = 0.02  # GPT-2's; `tests/bench/bench_model.py start` compares
 
     def __post_init__(self):
+        # All fields, and those of rope_scaling where there is one.
         for name, value in (vars(self) | vars(self.rope_scaling or self)).items():
             if not (value is None or isinstance(value, (bool, RopeScaling))
                     or isinstance(value, (int, float)) and 0 < value < torch.inf):
@@ -87,7 +88,7 @@ PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layer
 def rotary_frequencies(size, theta, device):
     """Return by what angle one position rotates each pair of numbers: (D/2,), fp32."""
     pairs = torch.arange(0, size, 2, device=device, dtype=torch.float32)
-    return 1.0 / theta ** (pairs / size)  # Hugging Face's order: errors grow with position
+    return 1.0 / theta ** (pairs / size)  # Hugging Face's order of operations, for its rounding
 
 
 def rotary_table(config, positions):
@@ -124,7 +125,7 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, self.size,
                  config.head_size)
         self.keys, self.values = self.kept = torch.zeros(2, *shape, device=device, dtype=dtype)
-        self.starts, self.device, self.length = starts, device, 0  # length: see Transformer.hidden
+        self.starts, self.device, self.length = starts, device, 0  # length: positions stored
 
     def columns(self, new):
         """Return where the keys that `append` returns stand in the text (S,), the new ones last."""

@@ -1,4 +1,4 @@
-"""How the weights move: AdamW and Muon, schedules and ramps, loss scaling, steps to be skipped.
+"""Optimizers (AdamW, Muon), schedules, ramps, loss scaling, and finding steps to skip.
 
     optimizers = build_optimizers(model, "muon", learning_rate=3e-3, weight_decay=0.1)
     factor = schedule_factor("multi_step", step, total_steps=400, warmup_steps=20)
@@ -31,22 +31,21 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     (DeepSeek LLM); "cosine", down to 0.1; "linear", down to zero (2502.15938); "wsd", constant,
     then linear to zero over the last decay_share (2404.06395). ValueError for another name.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
     # The first gradients are large and AdamW's means still rough: begin with small steps.
     if step < warmup_steps:
         return (step + 1) / warmup_steps
+    share, decay_steps = step / total_steps, max(1, total_steps - warmup_steps)
     if schedule == "constant":
         return 1.0
-    share = step / total_steps
     if schedule == "multi_step":
         return next(factor for end, factor in MULTI_STEP if share < end or end == 1.0)
     if schedule == "cosine":
-        way = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * way))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / decay_steps)))
     if schedule == "linear":
-        return (total_steps - step) / max(1, total_steps - warmup_steps)
-    if schedule == "wsd":
-        return min(1.0, (1 - share) / decay_share)
-    raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
+        return (total_steps - step) / decay_steps
+    return min(1.0, (1 - share) / decay_share)  # wsd
 
 
 def parse_ramp(text):
@@ -84,11 +83,9 @@ class LossScale:
 
     def update(self, overflowed):
         """Take note of how a step went."""
-        if not self.enabled:
-            return
-        if overflowed:
+        if overflowed and self.enabled:
             self.value, self.good, self.overflows = self.value / 2, 0, self.overflows + 1
-        else:
+        elif self.enabled:
             self.good += 1
         if self.good == GROW_AFTER:
             self.value, self.good = self.value * 2, 0
@@ -112,18 +109,16 @@ class LossWatch:
 
     def reason_to_skip(self, loss, gradient_norm):
         """Return why a step with this loss (nats per token) must be skipped, or None."""
-        usual = statistics.median(self.recent) if self.recent else math.inf
+        usual = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
+        self.in_a_row += 1  # unless this step turns out to be good: see below
         if not math.isfinite(loss):
-            reason = f"the loss is {loss}"
-        elif not math.isfinite(gradient_norm):
-            reason = f"the gradient is not finite (loss {loss:.3f})"
-        elif self.spike and len(self.recent) == RECENT and loss > usual + self.spike:
-            reason = f"the loss leapt to {loss:.3f} from about {usual:.3f}"
-        else:
-            self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
-            return None
-        self.in_a_row += 1
-        return reason
+            return f"the loss is {loss}"
+        if not math.isfinite(gradient_norm):
+            return f"the gradient is not finite (loss {loss:.3f})"
+        if self.spike and loss > usual + self.spike:
+            return f"the loss leapt to {loss:.3f} from about {usual:.3f}"
+        self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
+        return None
 
     def state_dict(self):
         return {"recent": self.recent, "in_a_row": self.in_a_row}
@@ -136,7 +131,7 @@ def newton_schulz(matrices, rounds=5):
     """Return the nearest (semi-)orthogonal matrices, roughly, of a batch (N, rows ≤ columns).
 
     Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
-    the directions stay, and each singular value comes near 1, between 0.7 and 1.2.
+    the directions stay, and singular values that are not tiny come between 0.7 and 1.2.
     """
     a, b, c = NEWTON_SCHULZ
     # The Frobenius norm is at least the largest singular value, so that all begin between 0 and 1.
@@ -152,10 +147,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters, lr=1e-3, weight_decay=WEIGHT_DECAY, momentum=0.95):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if p.ndim != 2:
-                raise ValueError(f"Muon takes matrices, not a shape {tuple(p.shape)}: give the "
-                                 "others to AdamW")
+        if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("Muon takes matrices: give vectors and the like to AdamW")
 
     @torch.no_grad()
     def step(self):
@@ -198,14 +191,12 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
     # No weight decay for these: a rare token's row would fade between its few gradients.
     groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor}]
-    optimizers = []
-    if name == "muon":
-        optimizers.append(Muon(matrices, learning_rate, weight_decay))
-    else:
+    muon = [Muon(matrices, learning_rate, weight_decay)] if name == "muon" else []
+    if not muon:
         groups.append({"params": matrices, "weight_decay": weight_decay})
-    optimizers.append(torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True))
-    set_learning_rate(optimizers, learning_rate)
-    return optimizers
+    adamw = torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True)
+    set_learning_rate([*muon, adamw], learning_rate)
+    return [*muon, adamw]
 
 
 def set_learning_rate(optimizers, learning_rate):
@@ -213,28 +204,3 @@ def set_learning_rate(optimizers, learning_rate):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group.get("factor", 1.0)
-
-
-def optimizer_tensors(model, optimizers):
-    """Return the state of the optimizers as {"parameter.key": tensor}, to be stored."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {f"{names[p]}.{key}": tensor for optimizer in optimizers
-            for p, state in optimizer.state.items() for key, tensor in state.items()}
-
-
-def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
-    """Put back what optimizer_tensors returned; raises ValueError when that is not their state.
-
-    place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
-    """
-    if not tensors:
-        return  # saved before the first step that moved a weight
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        keys = ["momentum_buffer"] if type(optimizer) is Muon else ["step", "exp_avg", "exp_avg_sq"]
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            found = {key: tensors.get(f"{names[p]}.{key}") for key in keys}
-            if any(t is None or t.ndim and t.shape != p.shape for t in found.values()):
-                raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
-                                 "optimizer's: it was made with another")
-            optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}

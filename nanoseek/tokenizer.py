@@ -39,7 +39,8 @@ _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-WITH_GAPS = "(?:{0})|(?:(?!{0})(?s:.))+|(?s:.)"  # what a pattern leaves out is a chunk, too
+# What a pattern leaves out is a chunk, too; so is one character where it matches nothing at all.
+WITH_GAPS = "(?:{0})|(?:(?!{0})(?s:.))+|(?s:.)"
 
 # The characters that stand for the bytes in tokenizer.json: GPT-2's table. A space is Ġ.
 _PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
@@ -181,8 +182,8 @@ class Tokenizer:
         """
         names = self.special_tokens if allowed_special == "all" else allowed_special
         names = [names] if isinstance(names, str) else sorted(names, key=len, reverse=True)
-        if not {*names} <= self.special_tokens.keys():
-            raise ValueError(f"no special token of this tokenizer: {', '.join(names)}")
+        if unknown := {*names} - self.special_tokens.keys():
+            raise ValueError(f"no special token of this tokenizer: {', '.join(sorted(unknown))}")
         finder, ids = f"({'|'.join(map(regex.escape, names))})", []  # the longest name comes first
         for i, part in enumerate(regex.split(finder, text) if names else [text]):
             if i % 2:  # every second part is a special token
@@ -203,7 +204,7 @@ class Tokenizer:
             raise ValueError(f"ids are whole numbers from 0 to {self.vocab_size - 1}") from None
 
     def decode(self, ids):
-        """Return the text of ids; what is no UTF-8 becomes U+FFFD."""
+        """Return the text of ids; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids):

@@ -17,27 +17,29 @@ Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, cl
 tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
 """
 
+import contextlib
 import dataclasses
-import json
 import math
 import os
 import time
 
 import torch
 
-from nanoseek.checkpoint import checkpoints, newest_intact
-from nanoseek.cli import check_limits, setting, writing
-from nanoseek.cost import flops_per_token, price_tag
+from nanoseek import cli
+from nanoseek.checkpoint import newest_intact
+from nanoseek.cli import setting
+from nanoseek.cost import flops_per_token
 from nanoseek.data import read_manifest
-from nanoseek.evaluate import evaluate
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
-from nanoseek.lab.console import evaluate_quickly, say_start, say_stopped, show, stop_requests
-from nanoseek.lab.price_tag import format_price_tag
+from nanoseek.lab.console import (evaluate_quickly, finish, say_start, say_stopped, show,
+                                  stop_requests)
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
+from nanoseek.scale.folder import remove_run_on_other_data
+from nanoseek.scale.lock import lock
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -46,9 +48,9 @@ PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a run. Raises ValueError when the numbers do not fit together."""
+    """All settings of a run. Raises ValueError when the numbers do not fit together."""
 
-    # Where from, where to.
+    # Input and output.
     out: str = setting("runs/tiny", "the run's folder")
     tokens: str = setting("", "folder of token shards; tokens in the run's folder unless given")
     branch_from: str = setting("", "a checkpoint of another run of this data to go on from")
@@ -96,7 +98,7 @@ class TrainConfig:
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self):
-        check_limits(self)
+        cli.check_limits(self)
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation "
                              f"{self.accumulation} micro-batches")
@@ -106,8 +108,7 @@ class TrainConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         for name, full in (("batch", self.batch_size), ("length", self.row_length)):
-            stages = parse_ramp(getattr(self, f"{name}_ramp"))
-            if stages and stages[-1][0] >= full:
+            if any(n >= full for n, _ in parse_ramp(getattr(self, f"{name}_ramp"))):
                 raise ValueError(f"{name}_ramp must stay below the full {name} of {full}, where "
                                  "it ends")
 
@@ -138,15 +139,20 @@ TRAIN_PRESETS = {
 }
 
 
-def train(config, resume=False):
+def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    Raises ValueError for bad settings or data, for a folder that holds another run, and for a
-    run that diverges.
+    restart_on_new_data: remove a run that stands there, if it is one on other tokens. Raises
+    ValueError for bad settings or data, for a folder that holds another run, and for a run that
+    diverges.
     """
     if config.fast:
         use_exact_onednn()
-    with ending_together():
+    os.makedirs(config.out, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
+    with ending_together(), lock(config.out) if first else contextlib.nullcontext():
+        if restart_on_new_data and first:
+            remove_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
@@ -158,8 +164,6 @@ def train(config, resume=False):
                     row["held_out"] = evaluate_quickly(run)
                 run.write_log(row)
                 show(run, row)
-                if last and row["loss"] is None:
-                    raise ValueError(diverged(run, run.step, "its loss is not finite"))
                 if last or settled and (stopping or run.step % config.save_every == 0):
                     run.save(score=row.get("held_out"))
                 if stopping and not last:
@@ -183,7 +187,7 @@ def timed_step(run):
 
 
 def train_step(run):
-    """Take one step; return its row of log.jsonl.
+    """Take one step; return its row of log.jsonl, to which `timed_step` adds.
 
     A step that would spoil the weights (a loss or gradient that is not finite, a spike) is
     skipped: its row says why, and its batch is gone.
@@ -229,24 +233,20 @@ def clip_gradients(run):
 def reason_to_skip(run, loss, norm):
     """Return why this step must not move the weights, or None.
 
-    Raises ValueError when too many in a row diverged: then the weights themselves are lost.
+    Raises ValueError when too many in a row diverged, for then the weights themselves are lost,
+    or when there is no step left to mend it.
     """
     overflowed = run.scale.enabled and run.scale.value > 1 and math.isfinite(loss) \
         and not math.isfinite(norm)
     run.scale.update(overflowed)
     if overflowed:  # of the scaled gradient: the model is well, only the scale was too large
         return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
-    reason = run.watch.reason_to_skip(loss, norm)
-    if run.watch.in_a_row > PATIENCE:
-        raise ValueError(diverged(run, run.step + 1, reason))
+    reason, step = run.watch.reason_to_skip(loss, norm), run.step + 1
+    if run.watch.in_a_row > PATIENCE or step == run.config.steps and not math.isfinite(loss):
+        raise ValueError(f"step {step} diverged: {reason}. The last good checkpoint is "
+                         f"{newest_intact(run.folder) or 'not there yet'}: go on from it with "
+                         "--branch_from, another --out and a lower --learning_rate")
     return reason
-
-
-def diverged(run, step, reason):
-    """Return what to say of a run that cannot go on."""
-    return (f"step {step} diverged: {reason}. The last good checkpoint is "
-            f"{newest_intact(run.folder) or 'not there yet'}: go on from it with --branch_from, "
-            "another --out and a lower --learning_rate")
 
 
 def finite(number):
@@ -254,43 +254,28 @@ def finite(number):
     return number if math.isfinite(number) else None
 
 
-def finish(run):
-    """Score all held-out text; print the price tag and store it as cost.json."""
-    config = run.config
-    run.model.eval()
-    scores = evaluate(run.model, config.tokens_folder)
-    tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
-                    context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))
-    tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
-    if run.ranks.first:
-        with writing(run.folder / "cost.json") as new:
-            new.write_text(json.dumps(tag, indent=1))
-    run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
-            f"nanoseek.evaluate {config.out}; the price tag, kept as {config.out}/cost.json:\n"
-            f"{format_price_tag(tag)}\n")
-
-
 def main(argv=None):
-    from nanoseek.cli import Parser, add_flags, from_flags
-    first = Parser("nanoseek.train", add_help=False)  # the help shows the preset's own values
+    first = cli.Parser("nanoseek.train", add_help=False)  # the help shows the preset's own values
     first.add_argument("--preset", choices=sorted(TRAIN_PRESETS), default="tiny",
                        help="settings to begin from (default tiny)")
-    preset = first.parse_known_args(argv)[0].preset
-    parser = Parser("nanoseek.train", "Train a model on token shards. The defaults below are those "
-                    f"of --preset {preset}.", parents=[first])
+    name = first.parse_known_args(argv)[0].preset
+    preset = TRAIN_PRESETS[name]
+    parser = cli.Parser("nanoseek.train", "Train a model on token shards. The defaults below are "
+                        f"those of --preset {name}.", parents=[first])
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    add_flags(parser, TRAIN_PRESETS[preset])
-    add_flags(parser, TRAIN_PRESETS[preset].model, skip=("vocab_size",))
+    parser.add_argument("--restart_on_new_data", action="store_true",
+                        help="begin anew, and remove the old checkpoints, if the tokens are others")
+    cli.add_flags(parser, preset)
+    cli.add_flags(parser, preset.model, skip=("vocab_size",))
     args = parser.parse_args(argv)
-    config = from_flags(TRAIN_PRESETS[preset], args)
-    if os.path.isfile(config.out):
-        raise ValueError(f"{config.out} is a file: --out names the run's folder")
+    args.model = cli.from_flags(preset.model, args)
+    config = cli.from_flags(preset, args)
     vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    model = dataclasses.replace(from_flags(config.model, args), vocab_size=vocab_size)
-    if train(dataclasses.replace(config, model=model), args.resume) is None:
+    model = dataclasses.replace(args.model, vocab_size=vocab_size)
+    config = dataclasses.replace(config, model=model)
+    if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
 
 
 if __name__ == "__main__":
-    from nanoseek.cli import run
-    run(main)
+    cli.run(main)

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanoseek import checkpoint
+from nanoseek.checkpoint import save_model
 from nanoseek.model import ModelConfig, RopeScaling, Transformer
+from nanoseek.tokenizer import Tokenizer
 
 SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 48,
@@ -98,16 +100,16 @@ def test_a_mistral_folder_that_names_no_window_has_the_usual_one(tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"model_type": "qwen2"}, "'qwen2'"), ({"attention_bias": True}, "attention_bias"),
-    ({"hidden_act": "gelu"}, "hidden_act"), ({"hidden_size": "drop"}, "lacks hidden_size"),
+    ({"hidden_act": "gelu"}, "hidden_act"), ({"hidden_size": "drop"}, "hidden_size = None"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
     ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE scaling 'yarn'"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor = None"),
     ({"rope_scaling": {**SCALING, "rope_type": "llama3", "factor": "8"}}, "factor = '8'"),
     ({"rope_scaling": 8.0}, "rope_scaling = 8.0"), ({"model_type": ["llama"]}, "'llama'"),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary"),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-      "rope_scaling": {**SCALING, "rope_type": "llama3"}}, "both rope_parameters and rope_scaling"),
+      "rope_scaling": {**SCALING, "rope_type": "llama3"}}, "rope_parameters = .*rope_scaling = .*remove the one"),
     ({"rope_interleaved": True}, "rope_interleaved"),
     ({"sliding_window": 16}, "sliding_window = 16"),
     ({"embedding_multiplier": 12.0}, "embedding_multiplier = 12.0"),
@@ -287,3 +289,11 @@ def test_half_precision_weights_open_in_fp32(tmp_path, model):
     opened = checkpoint.load_model(tmp_path / "m")
     assert {p.dtype for p in opened.parameters()} == {torch.float32}
     assert torch.equal(opened.model.norm.weight, model.model.norm.weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("specials, end", [(["<|endoftext|>"], "<|endoftext|>"), ([], None)])
+def test_the_folder_names_an_end_token_where_the_tokenizer_has_one(tmp_path, model, specials, end):
+    Tokenizer([], special_tokens=specials).save(tmp_path / "tokenizer.json")
+    save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
+    said = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert said["eos_token"] == said["bos_token"] == end

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanoseek.lab.stages import encode as encode_command
 from nanoseek.model import ModelConfig, Transformer
 from nanoseek.tokenizer import Tokenizer
 
@@ -360,7 +361,7 @@ def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
     clock = itertools.count(step=2.5)
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     arguments = [str(tmp_path / name) for name in ("clean.jsonl", "tokenizer.json", "tokens")]
-    module.main([*arguments, "--fast", "false"])
+    encode_command([*arguments, "--fast", "false"])
     said = capsys.readouterr()
     assert "web" in said.out and "300" in said.out and "documents" in said.err
     assert module.read_manifest(tmp_path / "tokens")["splits"]["train"]["web"]["documents"] == 300
@@ -373,8 +374,8 @@ def test_the_fast_tokenizer_writes_the_same_shards(module, tmp_path, capsys):
         json.dumps({"text": text, "source": "web"}) + "\n" for text in texts))
     Tokenizer.train(texts, 300).save(tmp_path / "tokenizer.json")
     for name, flags in (("plain", ["--fast", "false"]), ("fast", [])):
-        module.main([str(tmp_path / "clean.jsonl"), str(tmp_path / "tokenizer.json"),
-                     str(tmp_path / name), *flags])
+        encode_command([str(tmp_path / "clean.jsonl"), str(tmp_path / "tokenizer.json"),
+                        str(tmp_path / name), *flags])
     plain, fast = (module.read_manifest(tmp_path / name) for name in ("plain", "fast"))
     assert plain == fast  # the manifest holds the sha256 of every shard
 
@@ -385,8 +386,8 @@ def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, m
     (tmp_path / "clean.jsonl").write_bytes(b'{"text": "fine"}\n' + line + b"\n")
     Tokenizer.train(["fine"], 257).save(tmp_path / "tokenizer.json")
     with pytest.raises(ValueError, match=message):
-        module.main([*(str(tmp_path / n) for n in ("clean.jsonl", "tokenizer.json", "tokens")),
-                     "--fast", "false"])
+        encode_command([*(str(tmp_path / n) for n in ("clean.jsonl", "tokenizer.json", "tokens")),
+                        "--fast", "false"])
     assert len(list(tmp_path.iterdir())) == 2
 
 

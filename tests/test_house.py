@@ -27,7 +27,7 @@ CHAPTERS = {  # lines, docstrings and comments included
     "cli": 200}
 BOOK, HOUSE = 2800, 6500
 # What is still longer than that. These numbers only fall; at the limits above they go.
-STILL = {"data": 383, "cost": 329, "book": 3081, "house": 8433}
+STILL = {"data": 331, "book": 2840, "house": 7790}
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
          for path in PACKAGE.rglob("*.py")}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}

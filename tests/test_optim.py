@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from nanoseek.scale import folder
+
 MODULE = "nanoseek.optim"
 SHAPES = [(16, 40), (40, 16), (16, 16), (16, 16), (8, 24)]
 
@@ -70,7 +72,7 @@ def test_other_schedules_start_and_end_where_they_should(module, schedule, last)
 
 def test_unknown_names_are_refused(module):
     with pytest.raises(ValueError, match="unknown schedule 'stairs'"):
-        module.schedule_factor("stairs", 5, 10, 0)
+        module.schedule_factor("stairs", 1, 10, 5)  # during the warm-up already
     with pytest.raises(ValueError, match="unknown optimizer 'sgd'"):
         module.build_optimizers(torch.nn.Linear(2, 2), "sgd", 1e-3, 0.1)
 
@@ -98,10 +100,10 @@ def test_state_put_back_gives_the_same_steps_bit_for_bit(module, name):
     resumed.load_state_dict(whole.state_dict())
     first = module.build_optimizers(whole, name, 0.01, 0.1)
     train(whole, first, range(3))
-    stored = {k: v.clone() for k, v in module.optimizer_tensors(whole, first).items()}
+    stored = {k: v.clone() for k, v in folder.optimizer_tensors(whole, first).items()}
     resumed.load_state_dict(whole.state_dict())
     second = module.build_optimizers(resumed, name, 0.01, 0.1)
-    module.load_optimizer_tensors(resumed, second, stored)
+    folder.load_optimizer_tensors(resumed, second, stored)
     train(whole, first, range(3, 6))
     train(resumed, second, range(3, 6))
     for p, q in zip(whole.parameters(), resumed.parameters()):
@@ -200,10 +202,10 @@ def test_state_of_another_optimizer_is_refused(module):
     adamw = module.build_optimizers(model, "adamw", 0.01, 0.1)
     give_gradients(list(model.parameters()), 0)
     adamw[0].step()
-    stored = module.optimizer_tensors(model, adamw)
+    stored = folder.optimizer_tensors(model, adamw)
     with pytest.raises(ValueError, match="model.layers.0.weight is not this optimizer's"):
-        module.load_optimizer_tensors(model, module.build_optimizers(model, "muon", 0.01, 0.1),
+        folder.load_optimizer_tensors(model, module.build_optimizers(model, "muon", 0.01, 0.1),
                                       stored)
     stored["model.norm.exp_avg"] = torch.zeros(9)
     with pytest.raises(ValueError, match="model.norm"):
-        module.load_optimizer_tensors(model, adamw, stored)
+        folder.load_optimizer_tensors(model, adamw, stored)

@@ -33,7 +33,7 @@ def finished(process):
 
 def stamps(run):
     return {path.name: path.stat().st_mtime_ns for path in
-            [*run.glob("*.*"), run / "tokens" / "manifest.json"]}
+            [*run.glob("[a-z]*.*"), run / "tokens" / "manifest.json"]}
 
 
 @pytest.fixture
@@ -55,9 +55,16 @@ def test_the_chain_runs_once_and_again_when_its_input_changed(tmp_path, text):
             "log.jsonl", "curve.svg", "report.txt", "manifest.json"} <= before.keys()
     again = finished(make(run, text))
     assert stamps(run) == before and "step" not in again and "bits/byte" in again
+    # A copy has new time stamps and the same data: nothing of it is deleted or trained again.
+    subprocess.run(["cp", "-r", run, tmp_path / "copy"], check=True)
+    learned = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")}
+    copied = finished(make(tmp_path / "copy", text))
+    assert "holds new data" not in copied and "training:" not in copied and "bits/byte" in copied
+    assert {run / path.relative_to(tmp_path / "copy"): path.read_bytes()
+            for path in (tmp_path / "copy" / "checkpoints").rglob("*.*")} == learned
     text.write_text(text.read_text("utf-8").replace("fox", "owl"), encoding="utf-8")
     changed = finished(make(run, text))
-    assert "training:" in changed and "20/20" in changed
+    assert "holds new data" in changed and "training:" in changed and "20/20" in changed
     assert all(stamps(run)[name] > before[name] for name in before)
 
 

@@ -1,13 +1,18 @@
-"""The set-up script answers an old Python, or a machine without a PyTorch build, in one line."""
+"""The set-up script answers an old Python, or a machine without a PyTorch build, in one line.
+
+And the Makefile hands a name on as it is: it never runs as code, and never reaches beyond its run.
+"""
 
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 
 import pytest
 
-SETUP = pathlib.Path(__file__).parent.parent / ".ci" / "setup"
+ROOT = pathlib.Path(__file__).parent.parent
+SETUP = ROOT / ".ci" / "setup"
 
 PIP_FAILS = """#!/bin/sh
 case "$*" in
@@ -47,3 +52,98 @@ def test_what_pip_could_not_install_is_said(tmp_path, missing, message):
     done = run_setup(tmp_path, PIP_FAILS.format(missing=missing))
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+# Writes what each stage would write, and in said.txt its arguments.
+STAND_IN = """#!/bin/sh
+printf '[%s]' "$@" >> said.txt
+echo >> said.txt
+case "$2" in
+  nanoseek.corpus) mkdir -p "${3%/*}"; touch "$3" ;;
+  nanoseek.curate) touch "$4" ;;
+  nanoseek.tokenizer) touch "$5" ;;
+  nanoseek.data) mkdir -p "$5"; touch "$5/manifest.json" ;;
+  nanoseek.train) touch "$6/cost.json" ;;
+esac
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return make(goal, *variables) → (the finished process, the stages' arguments), in tmp_path."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / ".venv" / "installed").touch()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+    def call(*arguments, **variables):
+        said = tmp_path / "said.txt"
+        said.unlink(missing_ok=True)
+        done = subprocess.run(["make", *arguments], cwd=tmp_path, capture_output=True, text=True,
+                              env=environment | variables, encoding="utf-8")
+        return done, said.read_text("utf-8").splitlines() if said.exists() else []
+    return call
+
+
+NAMES = ["c`touch pwned`.txt", "$(touch pwned).txt", "$(shell touch pwned)", 'a"; touch pwned; "',
+         "a'; touch pwned; '", "-rf", "--help", "a b  c.txt", "${HOME}", "$$", "a#b", "a\\b", "100%.txt",
+         "x); touch pwned; (", "小明.txt", "folder/"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_text_or_a_prompt_is_never_run(tmp_path, make, name, way):
+    given = ([f"TEXT={name}", f"PROMPT={name}"], {}) if way == "argument" else \
+        ([], {"TEXT": name, "PROMPT": name})
+    done, said = make("train-tiny", *given[0], **given[1])
+    assert done.returncode == 0, done.stderr
+    assert f"[--text={name}]" in said[0] and len(said) == 6
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"runs/{run.name}/tokens" in said[3] and "--restart_on_new_data" in said[4]
+    done, said = make("sample", *given[0], **given[1])
+    assert said == [f"[-m][nanoseek.generate][runs/{run.name}][--prompt={name}]"]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_run_keeps_the_folder_that_its_text_has_always_had(tmp_path, make):
+    make("train-tiny", "TEXT=/books/my book.txt")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["my-book-txt-1170042109"]
+
+
+@pytest.mark.parametrize("run", ["", " ", "runs/my run", "a`touch pwned`", "a;touch pwned", "$(HOME)",
+                                 "a'b", "a*", "a:b", "a=b"])
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_run_s_folder_is_one_plain_word(tmp_path, make, run, way):
+    done, said = make("train-tiny", *([f"RUN={run}"] if way == "argument" else []),
+                      **({"RUN": run} if way == "environment" else {}))
+    assert done.returncode == 2 and "RUN=" in done.stderr and done.stderr.count("\n") == 1
+    assert not said and not (tmp_path / "pwned").exists()
+
+
+def test_clean_removes_what_it_is_told_to_and_nothing_else(tmp_path, make):
+    for name in ("runs/tiny", "runs/a", "a b", "a", "b", "-x"):
+        (tmp_path / name).mkdir(parents=True)
+    for given, left in (([], {"a", "b", "a b", "-x", "runs/a"}), (["CLEAN=a b"], {"a", "b", "-x", "runs/a"}),
+                        (["CLEAN=-x"], {"a", "b", "runs/a"}), (["CLEAN=$(touch pwned)`touch pwned`"],
+                                                             {"a", "b", "runs/a"}),
+                        (["CLEAN="], {"a", "b", "runs/a"}), (["CLEAN=runs"], {"a", "b"})):
+        assert make("clean", *given)[0].returncode == 0
+        assert {name for name in ("runs/tiny", "runs/a", "a b", "a", "b", "-x")
+                if (tmp_path / name).exists()} == left
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_new_tokens_remove_nothing_by_themselves(tmp_path, make):
+    make("train-tiny")
+    kept = tmp_path / "runs" / "tiny" / "checkpoints" / "step-00000001" / "config.json"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    os.utime(tmp_path / "runs" / "tiny" / "raw.jsonl")  # as after a copy: newer, and the same
+    _, said = make("train-tiny")
+    assert [line.split("]")[1][1:] for line in said] == [
+        f"nanoseek.{stage}" for stage in ("curate", "tokenizer", "data", "train", "evaluate")]
+    assert "[--resume][--restart_on_new_data]" in said[3] and kept.exists()

@@ -35,8 +35,9 @@ BLANKS = {
         "learn_merges": "", "Tokenizer.merge": "begin with the chunk's bytes; as long as "
         "self.merges has a pair of neighbours, merge the one whose new id is smallest"},
     "data": {
-        "TokenStream.read": "", "_Epochs.take": "", "_Epochs.row": "", "Loader.next_batch": "",
-        "Loader.state_dict": "", "Loader.load_state_dict": ""},
+        "TokenStream.read": "", "_Epochs.row": "read where most is unread, on in another lane when "
+        "that one ends; when all have ended, a new epoch begins and is laid out",
+        "Loader.next_batch": "", "Loader.state_dict": "", "Loader.load_state_dict": ""},
     "model": {
         "RMSNorm.forward": "x / sqrt(mean(x²) + eps) · weight, computed in fp32, returned as x was",
         "MLP.forward": "down_proj of silu(gate_proj(x)) times up_proj(x)",
@@ -56,7 +57,7 @@ BLANKS = {
 }
 # What only those bodies use.
 HELPERS = {
-    "duplicates": ["candidate_pairs", "least_estimates", "find_root"],
+    "duplicates": ["candidate_pairs", "worth_checking", "find_root"],
     "tokenizer": ["merge_pair"],
 }
 WHERE = {"stories": "corpus"}  # the room of a module that is no chapter

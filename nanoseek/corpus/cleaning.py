@@ -2,9 +2,8 @@ r"""Clean one text at a time, whatever else is in the corpus: its spelling, qual
 
     normalise("Ｔｏｍ  \r\n") → "Tom"          broken_rule("Click here.") → "too few words"
 
-The rules of quality are those of Gopher (Rae et al. 2021, appendix A.1.1) and some of our own.
-Documents here are shorter, and Python's documentation holds code, so most limits are wider; LIMITS
-names both.
+The rules of quality are those of Gopher (Rae et al. 2021, appendix A.1.1) and some of our own. Most
+limits are wider than Gopher's: documents here are shorter, and Python's documentation holds code.
 
 Glossary: *unit* a word, or one character of a script written without spaces, so that limits mean
 the same in Chinese as in English; *mojibake* text that was read with the wrong character table.
@@ -17,7 +16,6 @@ import re
 import unicodedata
 
 from nanoseek.corpus.passages import UNSPACED
-
 
 # Spelling ----------------------------------------------------------------------------------------
 
@@ -50,18 +48,14 @@ def normalise(text):
 
 
 def fold(text):
-    """Return what copies share: letters and digits alone, in lower case and one width.
-
-    >>> fold("The CAT, again!") == fold("ｔｈｅ cat again")
-    True
-    """
+    """Return what copies share: letters and digits alone, in lower case and one width."""
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return re.sub(r"[\W_]+", "", text.casefold())
 
 
 # Quality -----------------------------------------------------------------------------------------
 
-LIMITS = {  # rule: least, most, source
+LIMITS = {  # rule: least, most, source with its own limit
     "too few words": (5, math.inf, "Gopher: 50"),
     "words too long": (0, 10, "Gopher: 10"),
     "mostly numbers": (0, 0.5, "Gopher: 0.2 of words without a letter"),
@@ -95,11 +89,9 @@ FUNCTION_WORDS = {
 
 def broken_rule(text):
     """Return the name of the first rule that a text breaks, or None."""
-    for name, value in measures(text[:JUDGED]):
-        least, most, _ = LIMITS[name]
-        if not least <= value <= most:
-            return name
-    return None
+    broken = (name for name, value in measures(text[:JUDGED])
+              if not LIMITS[name][0] <= value <= LIMITS[name][1])
+    return next(broken, None)
 
 
 def measures(text):
@@ -116,14 +108,13 @@ def measures(text):
     # A text with few phrases, lines or words repeats them by chance: the rule says nothing of it.
     runs = list(zip(*(units[start:] for start in range(5))))
     yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 45 else 0
-    once, all_lines = sum(map(len, set(lines))), sum(map(len, lines))
-    yield "repeated lines", 1 - once / all_lines if len(lines) > 4 else 0
+    once, size = sum(map(len, set(lines))), sum(map(len, lines))
+    yield "repeated lines", 1 - once / size if len(lines) > 4 else 0
     first = units[:200]
     yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
-    known = FUNCTION_WORDS.get(script(text), set())
-    found = len(known.intersection(map(str.lower, units)))
-    yield "no function words", found if known and len(units) > 29 else math.inf
+    known, words = FUNCTION_WORDS.get(script(text)), set(map(str.lower, units))
+    yield "no function words", len(known & words) if known and len(units) > 29 else math.inf
 
 
 def share(pattern, text):
@@ -144,9 +135,9 @@ def mojibake(text, lines):
 
 
 def script(text):
-    """Return the script that most of a hundred letters of a text are in, as Unicode names it.
+    """Return the script of most of a hundred letters of a text, as Unicode names it, or "".
 
-    A fair share of kana makes it "HIRAGANA", CJK characters or not; "" where there is no letter.
+    A fair share of kana makes it "HIRAGANA", CJK characters or not.
 
     >>> script("Moby 白鲸 Dick"), script("红楼梦"), script("これは日本語です。"), script("42")
     ('LATIN', 'CJK', 'HIRAGANA', '')
@@ -165,16 +156,13 @@ def script_of(character):
 
 
 def faults(texts):
-    """Return for each text the rule that it breaks, "foreign script", or None.
-
-    Foreign is a script that hardly any of the texts are in.
-    """
+    """Return for each text the rule that it breaks, "foreign script" (a rare one), or None."""
     scripts, sizes = [script(text) for text in texts], collections.Counter()
     for name, text in zip(scripts, texts):
         sizes[name] += len(text)
-    share_of = {name: max(scripts.count(name) / len(texts), size / sizes.total())
-                for name, size in sizes.items()}
-    return ["foreign script" if share_of[name] < FOREIGN_SHARE else broken_rule(text)
+    foreign = {name for name, size in sizes.items() if FOREIGN_SHARE > max(
+        scripts.count(name) / len(texts), size / sizes.total())}
+    return ["foreign script" if name in foreign else broken_rule(text)
             for name, text in zip(scripts, texts)]
 
 
@@ -183,8 +171,7 @@ def faults(texts):
 def boilerplate_lines(texts, documents, least_bytes=24):
     """Return the set of lines that are among the first or last three of at least so many texts.
 
-    Menus, notices, footers. Lines shorter than `least_bytes` of UTF-8 do not count, nor does a
-    line that is a whole text.
+    Lines shorter than `least_bytes` of UTF-8 do not count, nor does a line that is a whole text.
     """
     counts = collections.Counter()
     for text in texts:

@@ -37,17 +37,14 @@ class Label:
 
 
 def plant_dirt(documents, seed, share=0.3):
-    """Return (documents, labels): the documents with dirt among them as a crawl brings along.
+    """Return (documents, labels): the documents with dirt among them, a Label for each.
 
     `share` of the documents returned are dirty, the kinds of DIRT in equal parts. Copies and junk
     are new documents; "passage" and "boilerplate" are additions to given ones, which are then
-    not copied elsewhere. Labels stand in the order of the documents. Nothing given is changed in
-    place. Raises ValueError when the share is not in [0, 1) or no document is given.
+    not copied elsewhere. Raises ValueError when the share is not in [0, 1) or no document is given.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"the share of dirt is {share}: give 0 or more, below 1")
-    if not documents:
-        raise ValueError("there is no document to plant dirt among")
+    if not documents or not 0 <= share < 1:
+        raise ValueError(f"give a document, and a share of dirt from 0 to below 1, not {share}")
     rng = random.Random(seed)
     added = [kind for kind in DIRT if kind not in ADDITIONS]
     # n of each kind, so that kinds · n = share · (given + added kinds · n).
@@ -70,13 +67,11 @@ def plant_dirt(documents, seed, share=0.3):
 
 def _dirty(document, kind, documents, rng):
     """Return (a new document, the share of words changed) for one kind of dirt."""
-    if kind in ("clean", "exact"):
-        return dict(document), 0.0
     text, changed = document["text"], 0.0
-    if kind == "near":  # new words from a text in the same language, if a few draws find one
-        drawn = [rng.choice(documents)["text"] for _ in range(8)]
-        other = next((other for other in drawn if _language(other) == _language(text)), text)
-        text, changed = _change_words(text, other, rng)
+    if kind in ("clean", "exact"):
+        return dict(document), changed
+    if kind == "near":
+        text, changed = _change_words(text, documents, rng)
     else:
         text = _reformat(text, rng) if kind == "format" else _made_of(text, kind, rng)
     return {"text": text, "source": document["source"]}, changed
@@ -91,8 +86,10 @@ def _language(text):
     return language_of(text[:500], share=0.2)  # a few characters make no Chinese text
 
 
-def _change_words(text, other, rng):
-    """Replace 0.5% to 10% of the words, at least one, by words of another text."""
+def _change_words(text, documents, rng):
+    """Replace 0.5% to 10% of the words by words of another text in the same language."""
+    drawn = [rng.choice(documents)["text"] for _ in range(8)]
+    other = next((other for other in drawn if _language(other) == _language(text)), text)
     pieces, replacing = WORD.split(text), WORD.findall(other) or ["so"]
     count = len(pieces) // 2  # the odd pieces are the words
     changes = min(count, max(1, round(rng.uniform(0.005, 0.1) * count)))
@@ -111,9 +108,8 @@ def _reformat(text, rng):
     changed = text
     for way in ways[:rng.choice((1, 2))]:
         changed = way(changed)
-    if changed != text:
-        return changed
-    return "\n ".join(text) if _language(text) == "zh" else text.upper()
+    shouted = "\n ".join(text) if _language(text) == "zh" else text.upper()
+    return changed if changed != text else shouted
 
 
 def _made_of(text, kind, rng):
@@ -134,10 +130,10 @@ def _made_of(text, kind, rng):
     if kind == "links":
         return "\n".join(f"{rng.choice(words)} http://www.page{rng.randrange(900)}.example/"
                          f"{rng.randrange(10**6)}.html" for _ in range(rng.randrange(10, 40)))
-    if kind == "mojibake" and language == "en":  # spaces that do not break, as Windows-1252
-        return text.replace(" ", "\u00a0").encode().decode("cp1252", "replace")
-    if kind == "mojibake":
-        return text.encode().decode(rng.choice(("latin-1", "cp1252", "gbk")), "replace")
+    if kind == "mojibake":  # of English only a space that does not break can be misread
+        table = "cp1252" if language == "en" else rng.choice(("latin-1", "cp1252", "gbk"))
+        text = text.replace(" ", "\u00a0") if language == "en" else text
+        return text.encode().decode(table, "replace")
     if kind == "base64":
         return base64.encodebytes(rng.randbytes(rng.randrange(200, 900))).decode().rstrip("\n")
     if kind == "keywords":

@@ -16,7 +16,6 @@ import time
 
 from nanoseek import cli
 
-
 FIELDS = {  # that all stages share, with what a value must be
     "text": (lambda value: isinstance(value, str), "a string"),
     "source": (lambda value: isinstance(value, str) and value, "a string that is not empty"),
@@ -28,8 +27,8 @@ FIELDS = {  # that all stages share, with what a value must be
 def read_documents(path):
     """Yield the documents of a JSON lines file, one at a time.
 
-    Raises ValueError, with the number of the line, where a line is not UTF-8, not JSON, or has no
-    "text". Blank lines are passed over. A document without a "source" gets the stem of the file.
+    Blank lines are passed over. A document without a "source" gets the stem of the file. Raises
+    ValueError with the number of the line that is not UTF-8, not JSON, or has no "text".
     """
     with open(path, "rb") as lines:
         yield from parse_documents(lines, path, pathlib.Path(path).stem)
@@ -49,14 +48,9 @@ def parse_documents(lines, name, default_source):
 
 def _parse_line(line, default_source):
     try:
-        fields = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} of the line is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not a line of JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError('every line must be an object with a "text" that is a string')
-    document, fields = {}, {"source": default_source} | fields
+        document, fields = {}, {"source": default_source} | json.loads(line.decode("utf-8"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f'not a line of JSON in UTF-8 such as {{"text": "…"}} ({error})') from None
     for name, (fits, wanted) in FIELDS.items():
         value = fields.get(name)
         if not fits(value):
@@ -71,8 +65,7 @@ def _parse_line(line, default_source):
 def write_documents(documents, path):
     """Write documents as JSON lines, all or nothing; return whether the file changed.
 
-    A file that already holds exactly these bytes keeps its time stamp, so that make does not redo
-    what depends on it. Raises ValueError when there is no document at all.
+    A file that already holds these bytes keeps its time stamp, so that make redoes nothing.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

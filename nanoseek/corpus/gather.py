@@ -1,7 +1,4 @@
-"""Put a raw corpus together: stories, Python's documentation, a text of the reader's own, dirt.
-
-    documents = gather(CorpusConfig(stories=1000, dirt=0.3))
-"""
+"""Put a raw corpus together: gather(CorpusConfig(stories=1000, dirt=0.3)) → documents."""
 
 import collections
 import dataclasses
@@ -18,7 +15,6 @@ from nanoseek.corpus.stories import LANGUAGES, stories
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """What to gather; without a text of your own, the default corpus."""
-
     stories: int = cli.setting(
         None, "how many stories, half in each language; 40000 unless --text", least=0)
     python_docs: bool = cli.setting(None, "add this Python's documentation; true unless --text")
@@ -32,22 +28,21 @@ class CorpusConfig:
 
 def gather(config):
     """Return the raw documents that a CorpusConfig asks for."""
-    documents = clean_documents(config)
-    return plant_dirt(list(documents), config.seed, config.dirt)[0] if config.dirt else documents
-
-
-def clean_documents(config):
-    count = config.stories if config.stories is not None else 0 if config.text else 40000
-    for language, share in zip(LANGUAGES, (count // 2, count - count // 2)):
-        yield from (story._asdict() for story in stories(language, share, config.seed))
-    if config.python_docs or (config.python_docs is None and not config.text):
-        yield from python_docs()
+    default = not config.text
+    docs = default if config.python_docs is None else config.python_docs
+    count = config.stories if config.stories is not None else 40000 * default
+    documents = [story._asdict() for language, share in zip(LANGUAGES, (count // 2, -(-count // 2)))
+                 for story in stories(language, share, config.seed)]
+    if docs:
+        documents += python_docs()
     if config.text:
-        yield from read_text(config.text)
+        documents += read_text(config.text)
+    return plant_dirt(documents, config.seed, config.dirt)[0] if config.dirt else documents
 
 
 def main(argv=None):
     """Write the raw corpus, and say what is in it."""
+    from nanoseek.scale.lock import lock_run_of
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["stories"]:
         return print_stories(argv[1:])
@@ -59,6 +54,7 @@ def main(argv=None):
     if args.text == "":
         raise ValueError("--text is empty: name a file, a folder or an address")
     cli.check_output(args.output, *[args.text] if args.text else [])
+    held = lock_run_of(args.output)  # until all is written
     changed = write_documents(gather(cli.from_flags(CorpusConfig, args)), args.output)
     sizes = collections.defaultdict(list)
     for document in read_documents(args.output):

@@ -4,8 +4,7 @@
     read_text("~/notes")                 # a document for each .txt and .md, those of each .jsonl
 
 A folder or a .jsonl file holds many documents, some of which curation will hold out. Any other
-file is one long text. It becomes two documents: the first nine tenths to train on, and the last
-tenth, held out in one piece.
+file is one long text, cut in two: nine tenths to train on, and the last tenth, held out.
 """
 
 import http.client
@@ -23,11 +22,9 @@ TEXT_ENDINGS = (".txt", ".md", ".jsonl")
 def read_text(path_or_url):
     """Read a text file, a .jsonl file, a folder of them, or an address; return documents.
 
-    A folder is searched for .txt, .md and .jsonl, in the order of their names; its documents have
-    the folder's name as source, the others the stem of their file. Whatever holds a single
-    document is taken as one long text and cut in two (see the top of this file). A BOM is dropped.
-    Raises ValueError where there is nothing to read, where bytes are not UTF-8 text, or where a
-    line of JSON is broken (named by its number).
+    The source is the folder's name, or the stem of the file. Whatever holds a single document is
+    one long text (see the top of this file). Raises ValueError where there is nothing to read,
+    where bytes are not UTF-8 text, or where a line of JSON is broken.
     """
     name = os.path.expanduser(path_or_url)
     path = pathlib.Path(name)
@@ -49,11 +46,7 @@ def _fetch(url):
             if reply.headers.get_content_type() == "text/html":
                 raise ValueError(f"{url}: this is a web page; give the address of a text file")
             data = reply.read()
-    except http.client.IncompleteRead as error:
-        came, missing = len(error.partial), error.expected  # None if no length was announced
-        raise ValueError(f"{url}: the download broke off: {came:,} of "
-                         f"{f'{came + missing:,}' if missing else '?'} bytes came") from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:  # a download that broke off, too
         raise ValueError(f"{url}: cannot be fetched ({error})") from None
     parts = urllib.parse.urlparse(url)
     path = pathlib.PurePosixPath(urllib.parse.unquote(parts.path))

@@ -7,7 +7,6 @@ Near-duplicates are alike as a whole; these documents share a part, such as a li
     winnow    of any `width` neighbouring windows keep the one of smallest hash: few are kept, but
               of window + width - 1 bytes one, the same in each copy (Schleimer et al. 2003)
     extend    where two texts have kept the same hash, as far left and right as they are equal
-Lengths are in bytes of UTF-8, which say about as much in Chinese as in English.
 """
 
 import math
@@ -27,8 +26,8 @@ FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 
 def repeated_passages(texts, passage_bytes=300):
     """Return for each text the (start, end) of what an earlier text has as well, in characters.
 
-    Lee et al. take 50 tokens, about 200 bytes, but stories of one grammar share that much. A span
-    is pulled in to whole words. Of many copies, one meets the first and the latest before it.
+    Lee et al. take 50 tokens, about 200 bytes of UTF-8, but stories of one grammar share that much.
+    Of many copies, one meets the first and the latest before it.
     """
     window = 1 << int(math.log2(passage_bytes * 2 // 3))
     width = 1 << int(math.log2(passage_bytes - window + 1))  # window + width - 1 <= passage_bytes

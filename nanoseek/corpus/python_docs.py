@@ -16,15 +16,14 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "li
 def python_docs():
     """Return the documentation that came with this Python, as documents of source "python_docs".
 
-    First the chapters of the language reference behind `help("if")` (`pydoc_data.topics`), then
-    the docstrings of each module of the standard library. Files are parsed, never imported. The
-    order is that of the names; the text depends on the version of Python.
+    First the chapters of the language reference behind `help("if")`, then the docstrings of each
+    module of the standard library, by name. Files are parsed, never imported.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError:  # some systems package it apart
         topics = {}
-    texts = [text for _, text in sorted(topics.items())]
+    texts = [topics[name] for name in sorted(topics)]
     texts += [_module_documentation(name, path.read_bytes()) for name, path in library_files()]
     if not any(texts):
         raise ValueError("this Python came without documentation: use --python_docs false")
@@ -32,24 +31,24 @@ def python_docs():
 
 
 def library_files():
-    """Yield (dotted module name, path) for each Python file of the standard library, by name."""
+    """Return [(dotted module name, path)] of the Python files of the standard library, by name."""
     library, found = pathlib.Path(sysconfig.get_path("stdlib")), {}
     for folder, folders, _ in os.walk(library):
         folders[:] = [f for f in folders if f not in NOT_LIBRARY and not f.startswith("config-")]
         for path in pathlib.Path(folder).glob("*.py"):
             name = ".".join(path.relative_to(library).with_suffix("").parts)
             found[name.removesuffix(".__init__")] = path
-    yield from sorted(found.items())
+    return sorted(found.items())
 
 
 def _module_documentation(name, code):
     """Return the docstrings of a module's public names, each below its signature, or ""."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes such as "\d" in library code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old escapes such as "\d" in library code
+        try:
             tree = ast.parse(code)
-    except (SyntaxError, ValueError):  # a file that is broken on purpose
-        return ""
+        except (SyntaxError, ValueError):  # a file that is broken on purpose
+            return ""
     documented = [(f"module {name}", tree), *_public(tree, "")]
     return "\n\n".join(f"{heading}\n{docstring}" for heading, node in documented
                        if (docstring := ast.get_docstring(node)))

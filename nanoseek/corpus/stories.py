@@ -4,11 +4,10 @@ r"""Write and judge small stories in English and Chinese whose probability is kn
     log2_probability(text)        # -96.1: read back from the text alone
     check_story(text)             # [] when consistent, else what is wrong, in plain words
 
-A weighted grammar with a memory writes the stories. It stands in stories_en.txt and stories_zh.txt
-beside this file, for a teacher to read and extend; its format is explained at the top of the
-English one. Every random choice passes through `Writer.choose`, which adds its log2-probability,
-so the mean of -log2 P over the bytes is a floor: on average, no model can need fewer bits.
-(Shannon, A Mathematical Theory of Communication, 1948, §6 and §7.)
+A weighted grammar with a memory writes the stories. It stands beside this file, in stories_zh.txt
+and in stories_en.txt, which explains its format at the top, for a teacher to extend. Every random
+choice passes through `Writer.choose`, which adds its log2-probability. So the mean of -log2 P over
+the bytes is a floor: on average, no model can need fewer bits (Shannon 1948, §6 and §7).
 
 Glossary: *list* words to choose from, the common ones first; *rule* alternatives, written <so>;
 *slot* a place for a word, {so}; *variable* what remembers a chosen word: {h=name} chooses, {h}
@@ -18,13 +17,13 @@ repeats it, {h.they} is its pronoun; *state* what is remembered, {variable: entr
 """
 
 import functools
-import itertools
 import math
 import pathlib
 import random
 import re
 from bisect import bisect_right
 from collections import namedtuple
+from itertools import accumulate, compress, pairwise
 
 LANGUAGES = ("en", "zh")
 NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
@@ -35,18 +34,15 @@ SLOT = re.compile(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?")
 CONDITION = re.compile(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?")
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
-MANY_PLACES = 8  # from so many on, a quick look first whether a sentence can be read at all
-MOST_PLACES = 200  # readings followed behind a free sentence; without a bound they multiply
+MOST_PLACES = 200  # followed behind a free sentence; without a bound they multiply
 FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
-# A story and the log2 of its probability, the choice of its language and its end included.
 Story = namedtuple("Story", "text source log2_probability")
-# What a condition says: `attribute=value`, `variable.attribute!=variable.attribute`, or a lone
-# `variable`, which says that it is set. variable: "" where the word to be chosen is meant;
-# other: the variable on the right side, "" for a literal; value: its attribute, or the literal.
+# `attribute=value`, `variable.attribute!=other.value`, or a lone `variable`, which is to be set.
+# variable: "" for the word to be chosen; other: "" where the value is meant literally.
 Condition = namedtuple("Condition", "variable attribute equal other value")
-# `{variable=list(conditions).attribute}`. list: "" where a variable is only repeated; key: the
-# attribute to print, with ^ before it for a capital letter, "" where nothing is printed.
+# `{variable=list(conditions).key}`. list: "" where a variable is only repeated; key: the attribute
+# to print, with ^ before it for a capital letter, "" where nothing is printed.
 Slot = namedtuple("Slot", "variable list conditions key")
 # `<rule>`. lead: the space before it, which goes when the rule comes out empty.
 Call = namedtuple("Call", "rule lead")
@@ -58,7 +54,7 @@ Table = namedtuple("Table", "items cumulative log2")
 
 def make_table(items, weights):
     """Return the Table of items with these weights."""
-    cumulative = list(itertools.accumulate(weights))
+    cumulative = list(accumulate(weights))
     return Table(items, cumulative, [math.log2(w / cumulative[-1]) for w in weights])
 
 
@@ -101,28 +97,27 @@ class Grammar:
                     raise ValueError("a weight of 0 could never be chosen: remove the line")
                 if head[kind]:
                     yield head, weight and float(weight), row
-            else:
-                head = HEAD.fullmatch(line.rstrip())
-                if not head or head.group("list", "rule") in names:
-                    raise ValueError(f"{line!r} is in the file twice, or should read 'rule name', "
-                                     "'list name | column' or 'list name ^power' (below 10)")
-                names.add(head.group("list", "rule"))
+                continue
+            head = HEAD.fullmatch(line.rstrip())
+            if not head or head.group("list", "rule") in names:
+                raise ValueError(f"{line!r} is in the file twice, or no head of a list or a rule")
+            names.add(head.group("list", "rule"))
 
     def _add_words(self, head, weight, row):
         """Add the entries of a row `word, word | cell | cell` to its list."""
         entries = self.lists.setdefault(head["list"], [])
         words, *cells = map(str.strip, row.split("|"))
         _, *columns = map(str.strip, head[0].split("|"))
-        if len(cells) != len(columns):
-            raise ValueError(f"{len(cells) + 1} columns, but {len(columns) + 1} in the head")
         shift, power = (0, float(head["power"])) if head["power"] else NEARLY_ALIKE
         for text in map(str.strip, words.split(",")):
-            if not text or any(text == other["text"] for other, _ in entries):
-                raise ValueError(f"{text!r} is no word, or in the list twice")
+            known = [other["text"] for other, _ in entries]
+            if text in ("", *known) or len(cells) != len(columns):
+                raise ValueError(f"{text!r} is in the list twice, or has not all of its columns")
             entry = {"text": text, **dict(zip(columns, cells))}
             if entry.setdefault("a", "-") == "-":
                 entry["a"] = ("an " if VOWEL_SOUND.match(text) else "a ") + text
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
+            entry[""] = ""  # for a slot that prints nothing
             entries.append((entry, weight or (1 + len(entries) + shift) ** -power))
 
     def _alternative(self, row):
@@ -150,31 +145,37 @@ class Grammar:
         conditions, source = read_conditions(conditions), name
         if not variable and name in self.variables:  # {h} repeats what {h=name} has chosen
             variable, source, name = name, self.variables[name], ""
-        needed = [(source, key or "text"), *((source, c.attribute) for c in conditions),
+        needed = [(source, key), *((source, c.attribute) for c in conditions),
                   *((self.variables.get(c.other), c.value) for c in conditions if c.other)]
         for source, column in needed:
             if source not in self.lists or column not in self.lists[source][0][0]:
                 raise ValueError(f"{text!r} needs a list {source!r} with a column {column!r}")
         return Slot(variable, name, conditions, key)
 
+    def source(self, slot):
+        """Return the list, [(entry, weight)], that the words of a slot are from."""
+        return self.lists[slot.list or self.variables[slot.variable]]
+
     def words(self, slot, state):
-        """Return the Table of entries that a choosing slot may take in this state."""
+        """Return the Table of entries that may stand in a slot in this state."""
+        if not slot.list and slot.variable in state:
+            return Table([state[slot.variable]], [1.0], [0.0])
         seen = tuple(state[c.other][c.value] if c.other in state else None
                      for c in slot.conditions if c.other)
-        rows = self.lists[slot.list]
+        rows = self.source(slot)
         fit = (all(holds(c, entry, state) for c in slot.conditions) for entry, _ in rows)
-        return self._table((slot.list, slot.conditions, seen), rows, fit)
+        return self._table((slot, seen), rows, fit)
 
     def alternatives(self, name, state):
-        """Return the Table of alternatives that a rule may take in this state (None: in any)."""
+        """Return the Table of alternatives that a rule may take in this state."""
         rows = self.rules[name]
-        fit = tuple(state is None or all(holds(g, None, state) for g in a.guards) for a, _ in rows)
+        fit = tuple(all(holds(g, None, state) for g in a.guards) for a, _ in rows)
         return self._table((name, fit), rows, fit)
 
     def _table(self, key, rows, fit):
         """Return the Table of those rows that fit, made once for each key."""
         if key not in self._tables:
-            fitting = list(itertools.compress(rows, fit))
+            fitting = list(compress(rows, fit))
             if not fitting:
                 raise ValueError(f"{self.path}: nothing can be chosen for {key}")
             self._tables[key] = make_table(*zip(*fitting))
@@ -210,7 +211,7 @@ def holds(condition, entry, state):
     return (left == right or bool(shared)) == condition.equal
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def grammar(language):
     """Return the Grammar of a language, read once per process from the file beside this one."""
     if language not in LANGUAGES:
@@ -240,31 +241,26 @@ class Writer:
         if pieces and lead:
             self.out.append(lead)
         for piece in pieces:
-            if type(piece) is str:
-                self.out.append(piece)
-            elif type(piece) is Call:
+            if type(piece) is Call:
                 self.write(piece.rule, piece.lead)
             else:
-                self.out.append(self.fill(piece))
+                self.out.append(piece if type(piece) is str else self.fill(piece))
 
     def fill(self, slot):
         """Return the word of a slot, and remember it where the slot has a variable."""
-        if not slot.list:
-            return self.state[slot.variable][slot.key]
+        if slot.list and slot.variable in self.state:
+            raise ValueError(f"{self.grammar.path}: {slot.variable!r} is chosen twice")
         entry = self.choose(self.grammar.words(slot, self.state))
         if slot.variable:
-            if slot.variable in self.state:
-                raise ValueError(f"{self.grammar.path}: {slot.variable!r} is chosen twice")
             self.state[slot.variable] = entry
-        return entry[slot.key] if slot.key else ""
+        return entry[slot.key]
 
 
 def stories(language, count, seed):
     """Return `count` different stories of a language ("en" or "zh") as a list of Story.
 
     The same seed gives the same stories on every machine, and fewer of them are the first of more.
-    That a story which was there before is thrown away raises the probability of the others by no
-    more than the share of such repeats; this is left out.
+    Repeats are thrown away; that this makes the others a little more probable is left out.
     """
     if count < 0:
         raise ValueError(f"count is {count}: give 0 or more")
@@ -280,71 +276,45 @@ def stories(language, count, seed):
     return list(found.values())
 
 
-class _Reader:
-    """Finds the derivations of a text, or of one sentence.
+class Reader:
+    """Finds the derivations of a text: what a Writer may have chosen to write it."""
 
-    strict: choices and guards as when writing; else a slot takes any word of its list, whatever is
-    remembered (the state then holds what stood there last), and guards are ignored. A state of None
-    remembers nothing: readings that end at one place count as one, so there never are many.
-    """
+    def __init__(self, rules, text):
+        self.grammar, self.text = rules, text
 
-    def __init__(self, rules, strict=True):
-        self.grammar, self.strict, self._indexes = rules, strict, {}
-
-    def readings(self, pieces, text, state):
+    def readings(self, pieces, state):
         """Return (state, log2) of each way to read the pieces as the whole text."""
-        return [(after, log2) for at, after, log2 in self._read(pieces, text, [(0, state, 0.0)])
-                if at == len(text)]
+        return [(after, log2) for at, after, log2 in self._read(pieces, 0, state, 0.0)
+                if at == len(self.text)]
 
-    def _read(self, pieces, text, found):
-        """Carry each (position, state, log2) of `found` over the pieces; return those that fit."""
+    def _read(self, pieces, *start):
+        """Return the (position, state, log2) to which the pieces may lead from such a start."""
+        found = [start]
         for piece in pieces:
-            if not found:
-                break
             if type(piece) is str:
                 found = [(at + len(piece), state, log2) for at, state, log2 in found
-                         if text.startswith(piece, at)]
-                continue
-            step = self._rule if type(piece) is Call else self._slot
-            found = [end for start in found for end in step(piece, text, *start)]
-            if found and found[0][1] is None:
-                found = list({end[0]: end for end in found}.values())
-            if not self.strict:  # only to explain: some readings say enough
-                found = found[:MOST_PLACES]
+                         if self.text.startswith(piece, at)]
+            else:
+                step = self._rule if type(piece) is Call else self._slot
+                found = [end for start in found for end in step(piece, *start)]
+            if not found:
+                break
         return found
 
-    def _rule(self, call, text, at, state, log2):
-        table = self.grammar.alternatives(call.rule, state if self.strict else None)
-        ends = []
+    def _rule(self, call, at, state, log2):
+        table, ends = self.grammar.alternatives(call.rule, state), []
         for alternative, bits in zip(table.items, table.log2):
-            if not alternative.pieces:
-                ends.append((at, state, log2 + bits))
-            elif text.startswith(call.lead, at):
-                start = at + len(call.lead), state, log2 + bits
-                ends += self._read(alternative.pieces, text, [start])
+            lead = call.lead if alternative.pieces else ""
+            if self.text.startswith(lead, at):
+                ends += self._read(alternative.pieces, at + len(lead), state, log2 + bits)
         return ends
 
-    def _slot(self, slot, text, at, state, log2):
-        if self.strict and not slot.list and slot.variable in state:
-            word = state[slot.variable][slot.key]
-            return [(at + len(word), state, log2)] if text.startswith(word, at) else []
-        words = self._words(slot, state).get(text[at:at + 1] if slot.key else "", ())
-        keep = slot.variable and state is not None
-        return [(at + len(word), {**state, slot.variable: entry} if keep else state,
-                 log2 + bits) for word, entry, bits in words if text.startswith(word, at)]
-
-    def _words(self, slot, state):
-        """Return {first letter: [(word, entry, log2)]} of what may stand in a slot."""
-        if not slot.list or not self.strict:
-            source = slot.list or self.grammar.variables[slot.variable]
-            slot = slot._replace(list=source, conditions=())
+    def _slot(self, slot, at, state, log2):
         table = self.grammar.words(slot, state)
-        index = self._indexes.setdefault((id(table), slot.key), {})
-        if not index:
-            for entry, bits in zip(table.items, table.log2):
-                word = entry[slot.key] if slot.key else ""
-                index.setdefault(word[:1], []).append((word, entry, bits))
-        return index
+        return [(at + len(entry[slot.key]),
+                 {**state, slot.variable: entry} if slot.variable else state, log2 + bits)
+                for entry, bits in zip(table.items, table.log2)
+                if self.text.startswith(entry[slot.key], at)]
 
 
 def log2_probability(text):
@@ -353,7 +323,7 @@ def log2_probability(text):
     Minus infinity for a text that the grammar cannot write. A Story states that of one derivation;
     where its text has a second one, this is larger.
     """
-    readings = _Reader(grammar(language_of(text))).readings((Call("story", ""),), text, {})
+    readings = Reader(grammar(language_of(text)), text).readings((Call("story", ""),), {})
     total = math.fsum(2.0 ** log2 for _, log2 in readings)
     return math.log2(total) + LOG2_LANGUAGE if total else -math.inf
 
@@ -366,17 +336,8 @@ def language_of(text, share=0.0):
 def sentences(text):
     """Split a story into its sentences: after . ! ? and a closing quote, before a capital."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    return [part for part in map(str.strip, split_at(text, ends)) if part]
-
-
-def split_at(text, places):
-    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)])]
-
-
-def _distinct(places):
-    """Return places, (node, state), without those that remember the same words at the same node."""
-    return list({(node, *map(id, state.values())): (node, state)
-                 for node, state in places}.values())
+    parts = [text[start:end].strip() for start, end in pairwise([0, *ends, len(text)])]
+    return [part for part in parts if part]
 
 
 class Plan:
@@ -394,109 +355,112 @@ class Plan:
 
     def __init__(self, rules):
         self.grammar, self.nodes, self.follow = rules, [((), ())], [[]]
-        self.reader, self.loose = _Reader(rules), _Reader(rules, strict=False)
         self.ends = self._add_rule("story", [0], (), ())
 
-    def _add_rule(self, rule, before, guards, unwritten):
+    def _add_rule(self, rule, before, met_guards, met_pieces):
         """Add the sentences that a rule writes behind the nodes `before`; return its last nodes.
 
-        guards, unwritten: the conditions and the choices without a text, such as {s:season}, that
-        were met since the last sentence. They belong to the sentence that comes next.
+        met_…: the conditions and the choices without a text, such as {s:season}, since the last
+        sentence. They belong to the sentence that comes next.
         """
         ends = {}  # an ordered set
         for alternative, _ in self.grammar.rules[rule]:
-            last, waiting = before, (guards + alternative.guards, unwritten)
+            last, guards, pieces = before, met_guards + alternative.guards, met_pieces
             for part in self._sentences(alternative.pieces):
                 if type(part) is Call:
-                    last, waiting = self._add_rule(part.rule, last, *waiting), ((), ())
-                elif all(type(piece) is Slot and not piece.key for piece in part):
-                    waiting = waiting[0], waiting[1] + part
-                else:
-                    self.nodes.append((waiting[0], waiting[1] + part))
-                    self.follow.append([])
+                    last, guards, pieces = self._add_rule(part.rule, last, guards, pieces), (), ()
+                    continue
+                pieces += part
+                if any(type(piece) is not Slot or piece.key for piece in part):
                     for node in last:
-                        self.follow[node].append(len(self.nodes) - 1)
-                    last, waiting = [len(self.nodes) - 1], ((), ())
+                        self.follow[node].append(len(self.nodes))
+                    last = [len(self.nodes)]
+                    self.nodes.append((guards, pieces))
+                    self.follow.append([])
+                    guards, pieces = (), ()
             ends.update(dict.fromkeys(last))
         return list(ends)
 
     def _sentences(self, pieces):
-        """Yield the sentences of an alternative, each a tuple of pieces without space before it.
+        """Return the sentences of an alternative, each a tuple of pieces without space before it.
 
-        The call of a rule that writes sentences of its own is yielded as it is, between them.
+        The call of a rule that writes sentences of its own stands as it is, between them.
         """
-        samples, sentence, begin = list(map(self._sample, pieces)), (), 0
+        samples, parts, begin = list(map(self._sample, pieces)), [()], 0
         ends = [match.end() for match in SENTENCE_END.finditer("".join(samples))]
         for piece, sample in zip(pieces, samples):
             inside = [end - begin for end in ends if begin < end <= begin + len(sample)]
             begin += len(sample)
             if type(piece) is Call and inside:
-                yield from [sentence, piece] if sentence else [piece]
-                sentence = ()
-            elif type(piece) is str:  # it may end sentences, and begin another
-                *ended, rest = split_at(piece, inside)
-                for text in ended:
-                    yield (*sentence, text if sentence else text.lstrip())
-                    sentence = ()
-                rest = rest if sentence else rest.lstrip()
-                sentence += (rest,) if rest else ()
-            else:
-                first_call = type(piece) is Call and not sentence
-                sentence += (piece._replace(lead="") if first_call else piece,)
-        yield from [sentence] if sentence else []
+                parts += [piece, ()]
+                continue
+            new = [piece]
+            if type(piece) is str:  # it may end sentences, and begin another
+                new = [piece[start:end] for start, end in pairwise([0, *inside, len(piece)])]
+            for number, part in enumerate(new):
+                if number > 0:
+                    parts.append(())
+                if not parts[-1] and type(part) is not Slot:
+                    part = part.lstrip() if type(part) is str else part._replace(lead="")
+                parts[-1] += (part,) if part else ()
+        return list(filter(None, parts))
 
     def _sample(self, piece):
         """Return a text that a piece may write: the first choice everywhere."""
         if type(piece) is Call:
             first = next(a.pieces for a, _ in self.grammar.rules[piece.rule] if a.pieces)
             return piece.lead + "".join(map(self._sample, first))
-        if type(piece) is Slot:
-            words = self.grammar.lists[piece.list or self.grammar.variables[piece.variable]]
-            return words[0][0][piece.key] if piece.key else ""
-        return piece
+        return self.grammar.source(piece)[0][0][piece.key] if type(piece) is Slot else piece
 
-    def steps(self, places, line, reader):
-        """Return the (node, state) that a sentence leads to from any (node, state) of places."""
-        able = {after for node, _ in places for after in self.follow[node]}
-        if len(places) > MANY_PLACES:
-            able = self.able(able, line)
-        found = []
-        for node, state in places:
-            for after in self.follow[node]:
-                guards, pieces = self.nodes[after]
-                if after in able and all(holds(guard, None, state) for guard in guards):
-                    found += [(after, new) for new, _ in reader.readings(pieces, line, state)]
-        return _distinct(found)
+    def _pattern(self, piece):
+        """Return a regular expression of all that a piece may write, whatever is remembered."""
+        if type(piece) is str:
+            return re.escape(piece)
+        if type(piece) is Slot:
+            ways = {re.escape(entry[piece.key]) for entry, _ in self.grammar.source(piece)}
+        else:
+            ways = {"".join(map(self._pattern, (piece.lead, *a.pieces) if a.pieces else ()))
+                    for a, _ in self.grammar.rules[piece.rule]}
+        return f"(?:{'|'.join(ways)})"
+
+    @functools.cache
+    def pattern(self, node):
+        return re.compile("".join(map(self._pattern, self.nodes[node][1])))
 
     def able(self, nodes, line):
         """Return those of the nodes that can write a sentence, whatever is remembered."""
-        return {n for n in nodes if self.loose.readings(self.nodes[n][1], line, None)}
+        return {node for node in nodes if self.pattern(node).fullmatch(line)}
 
-    def explain(self, places, line):
-        """Say why a sentence that the grammar can write does not fit in any of these places."""
-        clashes = [[(self.grammar.variables[v], state[v]["text"]) for v in state
-                    if new[v] is not state[v]]
-                   for node, state in places[:5]  # enough to name a likely cause
-                   for _, new in self.steps([(node, state)], line, self.loose)]
-        if not clashes:
-            return "it does not follow from the sentence before"
-        wrong = [f"the {kind} should be {word}" for kind, word in min(clashes, key=len)]
-        return " and ".join(wrong) or "it does not agree with what was said before"
+    def steps(self, places, line):
+        """Return the (node, state) that a sentence leads to from any (node, state) of places."""
+        reader, found = Reader(self.grammar, line), []
+        able = self.able({after for node, _ in places for after in self.follow[node]}, line)
+        for node, state in places:
+            for after in filter(able.__contains__, self.follow[node]):
+                guards, pieces = self.nodes[after]
+                if all(holds(guard, None, state) for guard in guards):
+                    found += [(after, new) for new, _ in reader.readings(pieces, state)]
+        return _distinct(found)
 
-    def strangers(self, line, states):
-        """Return the facts in a freely worded sentence that the story has not brought in."""
-        remembered = [entry for state in states for entry in state.values()]
-        known, people = set(map(id, remembered)), {entry.get("they") for entry in remembered}
+    def stranger(self, line, places):
+        """Return the first fact in a sentence that the story has not brought in, or None."""
+        known = {id(entry): entry for _, state in places for entry in state.values()}
+        people = {entry.get("they") for entry in known.values()}
         words = [entry["text"] for name in FACTS for entry, _ in self.grammar.lists[name]
                  if id(entry) not in known]
-        words += dict.fromkeys(entry["they"] for entry, _ in self.grammar.lists["name"]
-                               if entry["they"] not in people)
+        words += sorted({entry["they"] for entry, _ in self.grammar.lists["name"]} - people)
         # A Chinese word has no space around it, so it is found anywhere.
-        return [word for word in words if re.search(
-            rf"\b{re.escape(word)}\b" if word.isascii() else word, line, re.IGNORECASE)]
+        return next((word for word in words if re.search(
+            rf"\b{re.escape(word)}\b" if word.isascii() else word, line, re.IGNORECASE)), None)
 
 
-@functools.lru_cache(maxsize=None)
+def _distinct(places):
+    """Return places, (node, state), without those that remember the same words at the same node."""
+    return list({(node, *map(id, state.values())): (node, state)
+                 for node, state in places}.values())
+
+
+@functools.cache
 def plan_of(language):
     """Return the Plan of a language, made once per process."""
     return Plan(grammar(language))
@@ -507,26 +471,26 @@ def check_story(text):
 
     A sentence that the grammar can write must stand where a story allows it, and agree with those
     before in names, pronouns, objects and who has them, seasons, places and promises. One that it
-    never would is free: only its names, objects, seasons and pronouns are judged, of which none
-    may come from nowhere; one sentence in FREE_SHARE may be free. The last sentence must be one
-    that may end a story, which a promise not yet kept forbids. Spelling and beauty do not count.
+    never would is free, as one in FREE_SHARE may be; none of its names, objects, seasons and
+    pronouns may come from nowhere. The last sentence must be one that may end a story, which a
+    promise not yet kept forbids. Spelling and beauty do not count.
     """
     plan, lines = plan_of(language_of(text)), sentences(text)
     places, free, problems = [(0, {})], [], []
     for number, line in enumerate(lines, start=1):
-        after = plan.steps(places, line, plan.reader)
+        after = plan.steps(places, line)
         if not after and plan.able(range(len(plan.nodes)), line):
-            return [f"sentence {number}: {plan.explain(places, line)}"]
+            return [f"sentence {number} does not agree with what was said before"]
         if not after:  # it may stand for a sentence of the plan, or be one more
             free.append((number, line))
             if len(free) > len(lines) // FREE_SHARE:  # decided; going on would only take longer
-                return [f"sentences {', '.join(str(n) for n, _ in free)} are not of this world"]
+                return [f"sentence {number} is one too many that is not of this world"]
             skipped = [(n, state) for node, state in places for n in plan.follow[node]]
             after = _distinct(places + skipped)[:MOST_PLACES]
         places = after
     for number, line in free:
-        problems += [f"sentence {number}: {word} comes from nowhere"
-                     for word in plan.strangers(line, [state for _, state in places])]
+        if word := plan.stranger(line, places):
+            problems.append(f"sentence {number}: {word} comes from nowhere")
     if not any(node in plan.ends for node, _ in places):
         problems.append("the story breaks off" if lines else "there is no story")
     return problems

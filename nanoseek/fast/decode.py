@@ -1,8 +1,7 @@
 """One new position at a time, in half as many calls.
 
 What the chapter spends: generation takes one position through the layers that train. In a small
-model its arithmetic is next to nothing. What costs is that each operation is a call of its own, and
-that each module and weight is looked up in Python.
+model its arithmetic is next to nothing; each call costs, and each look-up of a module or weight.
 
 The ideas save calls and leave the mathematics as it is:
 
@@ -28,8 +27,6 @@ from nanoseek.fast.window import FastMask
 from nanoseek.model import rotary_table, rotate
 
 ROPE_CHUNK = 64  # positions whose matrices are made at once, over all rows of different lengths
-
-
 # The weights of a DecoderLayer; those of its norms in fp32, times √C.
 Layer = collections.namedtuple("Layer", "q k v o gate up down attention_norm mlp_norm")
 
@@ -45,11 +42,11 @@ class OnePosition:
         self.last_norm, self.layers = model.model.norm.weight.float() * root, []
         for layer in model.model.layers:
             heads, mlp = layer.self_attn, layer.mlp
+            linears = (heads.q_proj, heads.k_proj, heads.v_proj, heads.o_proj,
+                       mlp.gate_proj, mlp.up_proj, mlp.down_proj)
             norms = layer.input_layernorm, layer.post_attention_layernorm
-            self.layers.append(Layer(
-                heads.q_proj.weight, heads.k_proj.weight, heads.v_proj.weight, heads.o_proj.weight,
-                mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight,
-                *(norm.weight.float() * root for norm in norms)))
+            self.layers.append(Layer(*(linear.weight for linear in linears),
+                                     *(norm.weight.float() * root for norm in norms)))
         self.rotations, self.first = (), 0  # RoPE's matrices, and the position of the first
 
     def norm(self, x, weight):

@@ -1,18 +1,14 @@
 r"""Encoding many chunks at once: the parts from which fast/bpe.py makes `FastTokenizer`.
 
 What the chapter spends. It cuts with `regex`, since Python's `re` knows no \p{L}. Then it merges
-one chunk after the other, and for each merge looks up all pairs of the chunk, one by one, in a
-dictionary.
+one chunk after the other, and looks up all pairs of the chunk, one by one, for each merge.
 
-1. `spell_out` writes \p{L} and its kind as ranges of characters: then `re`, the quicker engine,
-   cuts.
-2. New chunks are merged together. A round does the next merge of every chunk, with a few numpy
-   calls.
-3. A round asks for thousands of pairs at once. `PairTable` is a hash table in two arrays that
-   answers them together. The slot of a pair (one integer) is the highest bits of the pair times
-   2^64 / φ, which spreads any pairs well (Fibonacci hashing: Knuth, The Art of Computer
-   Programming, volume 3, §6.4). A pair that finds its slot taken goes to the next (open
-   addressing).
+1. `spell_out` writes \p{L} and its kind as ranges of characters for `re`, the quicker engine.
+2. New chunks are merged together: a round does the next merge of every chunk in a few numpy calls.
+3. A round asks for thousands of pairs, and `PairTable`, a hash table in two arrays, answers them at
+   once. The slot of a pair (one integer) is the highest bits of the pair times 2^64 / φ, which
+   spreads any pairs well (Fibonacci hashing: Knuth, The Art of Computer Programming, volume 3,
+   §6.4). A pair that finds its slot taken goes to the next (open addressing).
 4. There are as many rounds as the longest chunk has merges. So a very long chunk (a line without a
    space) is merged by itself, with a heap: in n log n steps, where the chapter's way takes n².
 
@@ -46,7 +42,6 @@ def spell_out(pattern):
             return match[0]
         found = regex.finditer(match[0] + "+", characters, regex.V1)
         return "[" + "".join(f"\\u{m.start():04x}-\\u{m.end() - 1:04x}" for m in found) + "]"
-
     return regex.sub(a_set + r"|\\[pP]\{[^}]*\}|\\[sSdDwW]|\.|\\(?<escape>.)", ranges, pattern)
 
 
@@ -65,16 +60,14 @@ def splitter(pattern):
         compiled = quick if narrow else exact
         if compiled.groups or len(text) > LARGE:
             return filter(None, (match[0] for match in compiled.finditer(text)))
-        chunks = compiled.findall(text)
-        return chunks if all(chunks) else filter(None, chunks)
-
+        return filter(None, compiled.findall(text))
     return split
 
 
 class PairTable:
     """The merges {(left id, right id): new id} as a hash table that looks up a whole array at once.
 
-    key_of: the same as a dictionary, {pair: new id << 32}, which is quicker for one pair.
+    key_of: a dictionary {pair: new id << 32}, quicker for one pair.
     """
 
     def __init__(self, merges):

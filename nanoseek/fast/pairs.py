@@ -25,7 +25,7 @@ Eswaran 1977). The saving is printed by `python tests/bench/bench_curate.py spee
 import numpy as np
 
 from nanoseek.duplicates import (GRAM, NEIGHBOURS, band_keys, choose_bands, estimate_jaccard,
-                                 find_root, least_estimates)
+                                 find_root, worth_checking)
 from nanoseek.fast.minhash import OUTSIDE, hash_pieces, minhash_signatures
 
 PAIRS = 1 << 12                  # pairs in a batch: their numbers fit in the low bits of a hash
@@ -78,7 +78,7 @@ class PairSearch:
 
     def __init__(self, texts, signatures, threshold):
         self.texts, self.signatures, self.threshold = texts, signatures, threshold
-        self.least = least_estimates(texts, threshold, signatures.shape[1])
+        self.least = worth_checking(texts, threshold, signatures.shape[1])
         self.sizes = np.array([max(1, len(text) - GRAM + 1) for text in texts], np.int64)
         self.roots = np.arange(len(texts))
 

@@ -3,15 +3,14 @@
 What the chapter spends: all T² scores, of which a mask hides those outside the window w. A row of
 4,096 positions with a window of 128 has 32 times as many as count.
 
-The idea: cut the row into blocks of queries. What a block sees lies in itself and in a few blocks
-before it. Each block gets a copy of those keys, and all blocks are computed like rows of a batch.
-With blocks of half a window that makes T·1.5w scores. The copies cost memory linear in T.
-Longformer (arXiv 2004.05150) cuts its windows alike.
+The idea: cut the row into blocks of queries. Each gets a copy of the keys that it may see, those of
+itself and of a few blocks before it. Then all blocks are computed like rows of a batch. With blocks
+of half a window that makes T·1.5w scores, and copies linear in T (Longformer, arXiv 2004.05150).
 
 The saving is printed by `python tests/bench/bench_model.py window`.
 """
 
-import typing
+import collections
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +20,8 @@ from nanoseek.fast.loss import product_dtype
 from nanoseek.model import Transformer
 
 WINDOW_BLOCK = 64  # queries in a block, at least: fewer would idle a core
-
-
-class Blocks(typing.NamedTuple):
-    """The masks of blocks, (B·n, 1, size, (back + 1)·size), and how many each looks back."""
-
-    mask: torch.Tensor
-    back: int
+# The masks of blocks, (B·n, 1, size, (back + 1)·size), and how many blocks each looks back.
+Blocks = collections.namedtuple("Blocks", "mask back")
 
 
 def block_mask(window, document_ids, dtype):

@@ -85,12 +85,12 @@ class _TracedStory(Writer):
         """Where the grammar's plan may stand before each sentence."""
         found = [[(0, {})]]
         for begin, end in self.spans:
-            found.append(self.plan.steps(found[-1], self.text[begin:end], self.plan.reader))
+            found.append(self.plan.steps(found[-1], self.text[begin:end]))
         return found
 
     def fits(self, number, sentence):
         """Tell whether the grammar allows this sentence in place of sentence `number`."""
-        return bool(self.plan.steps(self.places[number], sentence, self.plan.reader))
+        return bool(self.plan.steps(self.places[number], sentence))
 
     def rewrite(self, first, end, entry_of):
         """Return the text from the piece `first` to the character `end` with other words:

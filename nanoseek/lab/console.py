@@ -6,15 +6,19 @@
 """
 
 import contextlib
+import json
 import math
 import signal
 import statistics
 import sys
 
-from nanoseek.cost import parameters
-from nanoseek.evaluate import nats
+from nanoseek import cli
+from nanoseek.cost import parameters, price_tag
+from nanoseek.evaluate import evaluate, nats
 from nanoseek.generate import SAMPLING, write
 from nanoseek.lab.curve import write_curve
+from nanoseek.lab.price_tag import format_price_tag
+from nanoseek.scale.machine import peak_memory
 
 
 def evaluate_quickly(run):
@@ -80,6 +84,21 @@ def show_samples(run):
         # A model that knows little yet writes control characters, which a terminal would obey.
         run.say(f"  {source}: {''.join(c if c.isprintable() else '·' for c in line)}")
     run.model.train()
+
+
+def finish(run):
+    """Score all held-out text; print the price tag and store it as cost.json."""
+    config = run.config
+    scores = evaluate(run.model.eval(), config.tokens_folder)
+    tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
+                    context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))
+    tag["bits_per_byte"] = {source: score.bits_per_byte for source, score in scores.items()}
+    if run.ranks.first:
+        with cli.writing(run.folder / "cost.json") as new:
+            new.write_text(json.dumps(tag, indent=1))
+    run.say(f"finished in {run.seconds:.0f} s of training. The scores: python -m "
+            f"nanoseek.evaluate {config.out}; the price tag, kept as {config.out}/cost.json:\n"
+            f"{format_price_tag(tag)}\n")
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from nanoseek.corpus.own_text import read_text
 from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
+from nanoseek.scale.lock import lock_run_of
 from nanoseek.tokenizer import DEFAULT_PATTERN, Tokenizer
 
 # What the engine of `tokenizers` reads otherwise than `regex`: some escapes (\w takes ² in),
@@ -38,6 +39,7 @@ def clean(argv=None):
     output = pathlib.Path(args.output)
     cli.check_output(output, args.input)
     cli.check_output(output.with_name("curation.json"), args.input, output)
+    held = lock_run_of(output)  # until all is written
     kept, report = curate(read_documents(args.input), cli.from_flags(CurateConfig, args),
                           (pairs if args.fast else duplicates).find_near_duplicates)
     write_documents(kept, output)
@@ -88,6 +90,7 @@ def learn_tokenizer(argv=None):
         raise ValueError(f"{args.tokenizer}: give the tokenizer to write a name in .json")
     for pattern in args.pattern:
         check_pattern(pattern)
+    held = lock_run_of(args.tokenizer)  # until all is written
     read = read_documents if args.documents.endswith(".jsonl") else read_text
     texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
     warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
@@ -108,6 +111,7 @@ def encode(argv=None):
     parser.add_argument("folder", help="where the shards and manifest.json go")
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
+    held = lock_run_of(args.folder)  # until all is written
     tokenizer = (FastTokenizer if args.fast else Tokenizer).load(args.tokenizer)
     manifest = write_shards(with_progress(read_documents(args.clean)), tokenizer.encode_batch,
                             args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,

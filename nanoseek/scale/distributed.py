@@ -9,13 +9,13 @@ every weight and optimizer state, and a layer is gathered just before it is need
 """
 
 import contextlib
+import functools
 import os
 
 import torch
 import torch.distributed as dist
 
 from nanoseek.model import loss
-from nanoseek.scale.machine import compiled_loss
 
 LARGE = 1_000_000_000  # parameters from which "auto" slices: 16 bytes each, a GPU's memory is near
 
@@ -38,40 +38,42 @@ class Ranks:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.first = self.rank == 0
-        wanted = parallel == "fsdp" or parallel == "auto" and parameters >= LARGE
-        self.sliced = self.size > 1 and wanted
+        self.sliced = self.size > 1 and (
+            parallel == "fsdp" or parallel == "auto" and parameters >= LARGE)
 
     def start(self, device):
         """Meet the other ranks."""
         self.device = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if self.size > 1:
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-    def wrap(self, model, precision, optimizer, compiled=False):
+    def wrap(self, model, precision, optimizer, compute=loss):
         """Return loss(inputs, targets, document_ids), whose backward averages over the ranks.
 
         Slicing replaces the weights: build optimizers afterwards. ValueError if it cannot slice.
         """
-        compute = compiled_loss() if compiled else loss
-        if self.size > 1 and not self.sliced:
+        if self.sliced:
+            self._slice(model, precision, optimizer)
+        elif self.size > 1:
             self.engine = torch.nn.parallel.DistributedDataParallel(_Loss(model, compute))
             return self.engine
-        if self.sliced:
-            if optimizer == "muon" or precision == "fp16":
-                raise ValueError("fsdp takes --optimizer adamw (Muon needs whole matrices) and "
-                                 "--precision bf16 or fp32")
-            # Not at the top: the import takes a second, which a run on one device need not wait.
-            from torch.distributed import fsdp
-            policy = fsdp.MixedPrecisionPolicy() if precision == "fp32" else \
-                fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            mesh = dist.init_device_mesh(self.device.type, (self.size,))
-            for module in [*model.model.layers, model]:
-                fsdp.fully_shard(module, mesh=mesh, mp_policy=policy)
-            fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
-            self.engine = model
-        return lambda *batch: compute(model, *batch)
+        return functools.partial(compute, model)
+
+    def _slice(self, model, precision, optimizer):
+        if optimizer == "muon" or precision == "fp16":
+            raise ValueError("fsdp takes --optimizer adamw (Muon needs whole matrices) and "
+                             "--precision bf16 or fp32")
+        # Not at the top: the import takes a second, which a run on one device need not wait.
+        from torch.distributed import fsdp
+        policy = fsdp.MixedPrecisionPolicy(None if precision == "fp32" else torch.bfloat16,
+                                           reduce_dtype=torch.float32)
+        mesh = dist.init_device_mesh(self.device.type, (self.size,))
+        for module in [*model.model.layers, model]:
+            fsdp.fully_shard(module, mesh=mesh, mp_policy=policy)
+        fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
+        self.engine = model
 
     def average_gradients(self, now):
         """Let the coming backward pass average its gradients over the ranks, or leave that."""
@@ -90,17 +92,16 @@ class Ranks:
         """Return whether `asked` is true on any rank."""
         return self.mean(torch.tensor(float(bool(asked)), device=self.device)).item() > 0
 
-    @staticmethod
-    def gathered(tensor):
-        """Return a tensor whole, where it was sliced."""
-        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
     def agree(self, decide):
         """Return what decide() returns on the first rank; the others do not call it."""
         decision = [decide() if self.first else None]
         if self.size > 1:
             dist.broadcast_object_list(decision)
         return decision[0]
+
+    def gathered(self, tensor):
+        """Return a tensor whole, where it was sliced."""
+        return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
     def whole(self, tensors):
         """Return {name: tensor} with every slice gathered, on the first rank; {} on the others."""
@@ -110,10 +111,10 @@ class Ranks:
     def place(self, tensor, p):
         """Return a whole tensor where parameter p is, sliced as p is."""
         tensor = tensor.to(p.device)
-        if not self.sliced or not tensor.ndim:
-            return tensor
-        from torch.distributed.tensor import distribute_tensor
-        return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
+        if self.sliced and tensor.ndim:
+            from torch.distributed.tensor import distribute_tensor
+            return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
+        return tensor
 
 
 @contextlib.contextmanager

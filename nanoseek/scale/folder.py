@@ -1,8 +1,7 @@
 """What lies in a run's folder beside its checkpoints, and which settings it keeps.
 
-    lock("runs/tiny")                            # refuses a second process that would train there
     rows = read_log("runs/tiny", step=240)       # of log.jsonl
-    changed, as_planned = check_settings(config, state, branching=False)
+    check_settings(run, state, branching=False)  # refuses what would make it another run
 """
 
 import contextlib
@@ -11,52 +10,57 @@ import hashlib
 import json
 import pathlib
 
-from nanoseek.optim import CLIP, WEIGHT_DECAY
+from nanoseek.checkpoint import checkpoints, read_json, remove
+from nanoseek.optim import CLIP, WEIGHT_DECAY, Muon
 
-# What a run that goes on from a checkpoint may change of the settings stored there: what moves no
-# weight,
+# The settings that a run may change when it goes on from a checkpoint: those that move no weight,
 HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from"}
-# what moves last bits only, which is said,
+# those that move last bits only, which is said,
 ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "fast", "threads",
-            "parallel"}
-# in a branch also the plan of the steps to come,
-PLAN = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
-        "schedule", "decay_share", "warmup_steps"}
-# and how a step is taken; it then differs from a run that was planned so from its start.
-FREE_IN_A_BRANCH = PLAN | {"weight_decay", "beta2", "clip", "spike"}
-CONSTANT = {"clip": CLIP, "weight_decay": WEIGHT_DECAY}  # settings of old checkpoints
+            "parallel", "ranks"}
+# and in a branch how the steps to come are taken.
+BRANCH = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
+          "schedule", "decay_share", "warmup_steps", "weight_decay", "beta2", "clip", "spike"}
+
+
+def fingerprint(tokens_folder):
+    """Return the sha256 of a manifest.json, which holds that of all else in the tokens' folder."""
+    return hashlib.sha256(pathlib.Path(tokens_folder, "manifest.json").read_bytes()).hexdigest()
 
 
 def as_json(config):
     """Return a TrainConfig as a flat dict, the model's fields among the others."""
     flat = dataclasses.asdict(config)
-    return CONSTANT | flat.pop("model") | flat
+    # Two that once were settings: an old checkpoint may have been made with other values.
+    return {"clip": CLIP, "weight_decay": WEIGHT_DECAY} | flat.pop("model") | flat
 
 
-def check_settings(config, state, branching):
-    """Return (changes that only round otherwise, whether the past is as `config` plans it).
+def check_settings(run, state, branching):
+    """Refuse, by name, what would silently make this another run; say what only rounds otherwise.
 
-    state: that of the checkpoint to go on from. Raises ValueError naming every setting whose
-    change would silently make the run another one.
+    state: that of the checkpoint to go on from.
     """
+    if state["fingerprint"] != run.fingerprint:
+        raise ValueError(f"{run.config.tokens_folder} is not the data that this run began with: "
+                         "start a new one with another --out")
+    now = as_json(run.config) | {"device": run.device.type, "ranks": run.ranks.size}
     # A setting that the checkpoint does not know came later, and its default is what was before.
-    before, now = as_json(type(config)()) | state["config"], as_json(config)
+    before = as_json(type(run.config)()) | state["config"] | {
+        name: state[name] for name in ("device", "ranks")}
     for name, automatic in (("precision", "auto"), ("threads", 0)):
         if now[name] in (automatic, state["choices"][name]):
             before[name] = now[name]  # what was measured is kept
     changed = {name: f"{name} from {before[name]} to {now[name]}" for name in now
                if before[name] != now[name] and name not in HARMLESS}
-    allowed = ROUNDING | (FREE_IN_A_BRANCH if branching else set())
+    allowed = ROUNDING | (BRANCH if branching else set())
     if refused := [text for name, text in changed.items() if name not in allowed]:
         raise ValueError(f"a {'branch' if branching else 'resumed run'} keeps these settings; "
                          f"changed: {', '.join(refused)}")
-    if branching and state["step"] >= config.steps:
-        raise ValueError(f"steps {config.steps} ends before the branch begins, at step "
+    if branching and state["step"] >= run.config.steps:
+        raise ValueError(f"steps {run.config.steps} ends before the branch begins, at step "
                          f"{state['step']}: raise --steps")
-    old = dataclasses.replace(config, **{name: before[name] for name in PLAN})
-    as_planned = state["as_planned"] and not changed.keys() & (FREE_IN_A_BRANCH - PLAN) and \
-        all(config.plan(step) == old.plan(step) for step in range(state["step"]))
-    return [text for name, text in changed.items() if name in ROUNDING], as_planned
+    if rounding := [text for name, text in changed.items() if name in ROUNDING]:
+        run.say(f"equal but for rounding, since these changed: {', '.join(rounding)}")
 
 
 @contextlib.contextmanager
@@ -69,40 +73,65 @@ def refusing_foreign_state():
                          f"({error!r}): start anew with another --out") from None
 
 
-def find_tokenizer(tokens_folder, manifest):
-    """Return the path of the tokenizer.json beside the tokens; check that it is theirs."""
+def read_tokenizer(tokens_folder, manifest):
+    """Return the path and the bytes of the tokenizer.json beside the tokens, checked to be theirs.
+
+    A run saves these bytes with each checkpoint, whatever becomes of the file.
+    """
     path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: it belongs beside the tokens")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["tokenizer_sha256"]:
+    found = path.read_bytes()
+    if hashlib.sha256(found).hexdigest() != manifest["tokenizer_sha256"]:
         raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
                          "build the tokens again")
-    return path
+    return path, found
 
 
-def lock(folder):
-    """Return the open lock file of a run; it frees itself when the process ends, however it ends.
-
-    Raises ValueError when another process trains there.
-    """
-    file = (pathlib.Path(folder) / ".lock").open("w")
-    with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
-        import fcntl
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise ValueError(f"another process trains in {folder}: wait for it, or give another "
-                             "--out") from None
-    return file
+def remove_run_on_other_data(run, tokens_folder):
+    """Remove what training left in a run's folder, if that was on other tokens than these."""
+    run, known = pathlib.Path(run), set()
+    for checkpoint in checkpoints(run):
+        with contextlib.suppress(ValueError):  # damaged: it cannot say
+            known.add(read_json(checkpoint / "trainer.json").get("fingerprint"))
+    if known and fingerprint(tokens_folder) not in known:
+        print(f"{tokens_folder} holds new data: what {run} learned from the old is removed, and "
+              "training begins anew")
+        for name in ("cost.json", "curve.svg", "log.jsonl"):
+            (run / name).unlink(missing_ok=True)
+        for checkpoint in checkpoints(run):  # last: as long as one is left, this is done again
+            remove(checkpoint)
 
 
 def read_log(run, step=float("inf")):
     """Return the rows of a run's log.jsonl up to `step`, but for a line that a crash cut off."""
     path, rows = pathlib.Path(run) / "log.jsonl", []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
-                if row["step"] <= step:
-                    rows.append(row)
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            if row["step"] <= step:
+                rows.append(row)
     return rows
+
+
+def optimizer_tensors(model, optimizers):
+    """Return the state of the optimizers as {"parameter.key": tensor}, to be stored."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {f"{names[p]}.{key}": tensor for optimizer in optimizers
+            for p, state in optimizer.state.items() for key, tensor in state.items()}
+
+
+def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
+    """Put back what optimizer_tensors returned; raises ValueError when that is not their state.
+
+    place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
+    """
+    if not tensors:
+        return  # saved before the first step that moved a weight
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        keys = ["momentum_buffer"] if type(optimizer) is Muon else ["step", "exp_avg", "exp_avg_sq"]
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            found = {key: tensors.get(f"{names[p]}.{key}") for key in keys}
+            if any(t is None or t.ndim and t.shape != p.shape for t in found.values()):
+                raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
+                                 "optimizer's: it was made with another")
+            optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}

@@ -14,8 +14,6 @@ from nanoseek.model import ModelConfig, RopeScaling
 # The architectures that a Transformer can be, by config.json's model_type. transformers' Llama
 # would ignore a sliding window, so a model that has one is its Mistral, otherwise the same.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-# What transformers fills in where a config.json leaves it out.
-DEFAULTS = {"llama": {}, "mistral": {"sliding_window": 4096, "num_key_value_heads": 8}}
 # Settings that change nothing in the model, whatever they say,
 IGNORED = {"architectures", "model_type", "rope_parameters", "transformers_version", "torch_dtype",
            "dtype", "use_cache", "pretraining_tp", "attention_dropout", "return_dict", "id2label",
@@ -43,23 +41,22 @@ def to_hugging_face(config, eot_id=None):
 def from_hugging_face(settings):
     """Return the ModelConfig of a config.json; raise ValueError for what we cannot represent."""
     kind = settings.get("model_type")
-    if kind not in [*ARCHITECTURES]:
+    if kind not in list(ARCHITECTURES):
         raise ValueError(f"config.json describes a {kind!r} model: only Llama-family folders "
                          f"(model_type {' or '.join(ARCHITECTURES)}) can be opened")
     # transformers 5 nests the RoPE settings in rope_parameters; older folders have rope_scaling.
     nested, older = settings.get("rope_parameters"), settings.get("rope_scaling")
     rope = nested or older or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"config.json has rope_parameters or rope_scaling = {rope!r}, which "
-                         "should be an object")
-    if nested and older not in (None, {}, nested):
-        raise ValueError("config.json has both rope_parameters and rope_scaling, and they differ: "
-                         "remove the one that is wrong")
-    settings = {"rope_theta": 10000.0, "tie_word_embeddings": False,
-                "num_key_value_heads": settings.get("num_attention_heads"),
-                **DEFAULTS[kind], **settings}
+    if not isinstance(rope, dict) or nested and older not in (None, {}, nested):
+        raise ValueError(f"config.json has rope_parameters = {nested!r}, rope_scaling = {older!r}: "
+                         "remove the one that is wrong; the other should be an object")
+    # What transformers fills in where a config.json leaves it out.
+    usual = {"rope_theta": 10000.0, "tie_word_embeddings": False,
+             "num_key_value_heads": settings.get("num_attention_heads")}
+    if kind == "mistral":
+        usual |= {"sliding_window": 4096, "num_key_value_heads": 8}
+    settings = usual | settings | {"rope_scaling": _rope_scaling(rope)}
     settings["rope_theta"] = rope.get("rope_theta", settings["rope_theta"])
-    settings["rope_scaling"] = _rope_scaling(rope)
     known = IGNORED | {field.name for field in dataclasses.fields(ModelConfig)}
     _refuse_unknown(settings, known - {"sliding_window"} if kind == "llama" else known)
     return _from_fields(ModelConfig, settings)
@@ -87,13 +84,12 @@ def _refuse_unknown(settings, known):
 
 def _from_fields(dataclass, settings):
     """Return a dataclass made of the settings that have its fields' names."""
+    found = {field.name: settings.get(field.name) for field in dataclasses.fields(dataclass)}
     for field in dataclasses.fields(dataclass):
-        kind, value = field.type, settings.get(field.name)
-        if value is None and field.default is not None:
-            raise ValueError(f"config.json lacks {field.name}")
+        kind, value = field.type, found[field.name]
         # A whole number may stand for a float; True, to Python also a whole number, may not.
         if not isinstance(value, kind | int if kind is float else kind) or \
                 isinstance(value, bool) != (kind is bool):
             raise ValueError(f"config.json has {field.name} = {value!r}, which is not of type "
                              f"{getattr(kind, '__name__', kind)}")
-    return dataclass(**{f.name: settings.get(f.name) for f in dataclasses.fields(dataclass)})
+    return dataclass(**found)

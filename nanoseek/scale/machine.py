@@ -27,22 +27,21 @@ WORTH = 1.1  # how many times as fast half precision must be to be worth its los
 
 def pick_device(name, local_rank=0):
     """Return the torch device of a setting; raises ValueError for one that is not here."""
+    here = {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count(), "cpu": 1}
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else \
-            "mps" if torch.backends.mps.is_available() else "cpu"
-    if name not in ("cpu", "cuda", "mps"):
+        name = next(kind for kind in here if here[kind])
+    if name not in here:
         raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
-    if (name == "cuda" and torch.cuda.device_count() <= local_rank) or \
-            (name == "mps" and not torch.backends.mps.is_available()):
-        raise ValueError(f"this machine has no {name} device{f' {local_rank}' * bool(local_rank)}: "
+    number = local_rank if name == "cuda" else 0
+    if number >= here[name]:
+        raise ValueError(f"this machine has no {name} device{f' {number}' * bool(number)}: "
                          "leave out --device, or start fewer processes")
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+    return torch.device(name, number) if name == "cuda" else torch.device(name)
 
 
 def autocast(device, precision):
     """Return the context in which a model computes in fp32, bf16 or fp16; its weights stay fp32."""
-    return contextlib.nullcontext() if precision == "fp32" else \
-        torch.autocast(device.type, HALVES[precision])
+    return torch.autocast(device.type, HALVES.get(precision), enabled=precision != "fp32")
 
 
 def compiled_loss(**settings):
@@ -84,19 +83,14 @@ def choose_threads(model, rows, row_length, ranks=1):
     if ranks == 1 and os.environ.get("OMP_NUM_THREADS"):
         return torch.get_num_threads(), "OMP_NUM_THREADS"
     threads, tried = max(1, cores() // ranks), {}
-    if threads == 1:
-        torch.set_num_threads(1)
-        return 1, "one core"
     while threads:
         torch.set_num_threads(threads)
-        tried[threads] = statistics.median(
-            step_times(model, torch.device("cpu"), "fp32", rows, row_length))
-        if tried[threads] > min(tried.values()):
-            break
-        threads //= 2
+        times = step_times(model, torch.device("cpu"), "fp32", rows, row_length)
+        tried[threads] = statistics.median(times)
+        threads = threads // 2 if tried[threads] == min(tried.values()) else 0
     best = min(tried, key=tried.get)
     torch.set_num_threads(best)
-    return best, ", ".join(f"{n}: {1000 * t:.0f} ms" for n, t in tried.items())
+    return best, in_words(tried)
 
 
 def choose_precision(model, device, rows, row_length):
@@ -111,8 +105,11 @@ def choose_precision(model, device, rows, row_length):
     if not tried:
         raise ValueError("a micro-batch does not fit this device's memory: raise --accumulation")
     faster = tried.get(half, math.inf) * WORTH <= tried.get("fp32", math.inf)
-    why = ", ".join(f"{name}: {1000 * t:.0f} ms" for name, t in tried.items())
-    return half if faster else "fp32", why
+    return half if faster else "fp32", in_words(tried)
+
+
+def in_words(tried):
+    return ", ".join(f"{what}: {1000 * seconds:.0f} ms" for what, seconds in tried.items())
 
 
 def peak_memory(device):

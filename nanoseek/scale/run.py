@@ -9,25 +9,24 @@ it would have taken. Other settings are refused by name.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import pathlib
 
 import torch
 
-from nanoseek.checkpoint import (checkpoints, load_checkpoint, load_model, newest_intact,
-                                 save_checkpoint, verify)
+from nanoseek.checkpoint import (checkpoints, find_checkpoint, load_checkpoint, load_model,
+                                 newest_intact, save_checkpoint)
 from nanoseek.cli import writing
 from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
-from nanoseek.model import Transformer
-from nanoseek.optim import (WEIGHT_DECAY, LossScale, LossWatch, build_optimizers,
-                            load_optimizer_tensors, optimizer_tensors, parse_ramp)
+from nanoseek.model import Transformer, loss
+from nanoseek.optim import WEIGHT_DECAY, LossScale, LossWatch, build_optimizers, parse_ramp
 from nanoseek.scale.distributed import Ranks
-from nanoseek.scale.folder import (as_json, check_settings, find_tokenizer, lock, read_log,
+from nanoseek.scale.folder import (as_json, check_settings, fingerprint, load_optimizer_tensors,
+                                   optimizer_tensors, read_log, read_tokenizer,
                                    refusing_foreign_state)
-from nanoseek.scale.machine import choose_precision, choose_threads, pick_device
+from nanoseek.scale.machine import choose_precision, choose_threads, compiled_loss, pick_device
 from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
@@ -42,13 +41,11 @@ class Run:
         self.device = pick_device(config.device, self.ranks.local_rank)
         self.say = print if self.ranks.first else lambda *words, **how: None
         self._open_data()
-        self.step, self.tokens, self.length_sum, self.seconds = 0, 0, 0, 0.0
-        self.score, self.as_planned = None, True
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = lock(self.folder) if self.ranks.first else None
         self.ranks.start(self.device)
+        self.step, self.tokens, self.length_sum, self.seconds = 0, 0, 0, 0.0
         old, branching = self.ranks.agree(lambda: self._old_checkpoint(resume))
-        self._build(old, branching, speed_up or (lambda model: model))
+        self._build(old, branching, speed_up)
         self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
         self._open_log(old)
 
@@ -56,15 +53,9 @@ class Run:
         """Open the tokens and what belongs to them; refuse what does not fit, before all else."""
         config = self.config
         manifest = read_manifest(config.tokens_folder)
-        if config.branch_from and not checkpoints(self.folder):
-            if not (pathlib.Path(config.branch_from) / "trainer.json").is_file():
-                raise ValueError(f"{config.branch_from} is no checkpoint of a run: name a folder "
-                                 "such as runs/a/checkpoints/step-00001200")
-            verify(config.branch_from)
-        path = pathlib.Path(config.tokens_folder, "manifest.json")  # holds the sha256 of all else
-        self.fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.tokenizer_path = find_tokenizer(config.tokens_folder, manifest)
-        self.tokenizer = Tokenizer.load(self.tokenizer_path)
+        self.fingerprint = fingerprint(config.tokens_folder)
+        path, self.tokenizer_file = read_tokenizer(config.tokens_folder, manifest)
+        self.tokenizer = Tokenizer.load(path)
         for rows in [config.batch_size, *(n for n, _ in parse_ramp(config.batch_ramp))]:
             if rows % self.ranks.size:
                 raise ValueError(f"a batch of {rows} rows does not divide among "
@@ -72,7 +63,8 @@ class Run:
         self.loader = Loader(config.tokens_folder, config.batch_size, config.row_length,
                              parse_weights(config.weights), config.seed, rank=self.ranks.rank,
                              world=self.ranks.size)
-        self.batches = Batches(self.loader, pin=self.device.type == "cuda")
+        self.place = self.loader.state_dict()  # after the last batch that was handed out
+        self.thread, self.coming = concurrent.futures.ThreadPoolExecutor(1), None
         train = manifest["splits"]["train"]
         self.bytes_per_token = sum(share * train[source]["bytes"] / train[source]["tokens"]
                                    for source, share in self.loader.weights.items())
@@ -85,7 +77,7 @@ class Run:
         """Return (the checkpoint to go on from or None, whether it is another run's)."""
         branch = self.config.branch_from
         if not checkpoints(self.folder):
-            return (pathlib.Path(branch), True) if branch else (None, False)
+            return (find_checkpoint(branch), True) if branch else (None, False)
         if not resume:
             raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
                              "give another --out")
@@ -97,61 +89,46 @@ class Run:
 
     def _build(self, old, branching, speed_up):
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
-        config, state = self.config, None
-        if old is not None:
+        config, kept = self.config, {}
+        if old:
             tensors, state = load_checkpoint(old)
             with refusing_foreign_state():
-                self._check(state, branching)
+                check_settings(self, state, branching)
+                kept = state["choices"]
         torch.manual_seed(config.seed)  # on every rank alike
-        self.model = Transformer(config.model) if old is None else load_model(old)
-        speed_up(self.model)  # before anything is measured on it
+        self.model = load_model(old) if old else Transformer(config.model)
+        if speed_up:
+            speed_up(self.model)  # before anything is measured on it
         self.model.activation_checkpointing = config.activation_checkpointing
         self.model.train()
         if not self.ranks.sliced:  # slicing moves what it slices
             self.model.to(self.device)
-        self.choices = self.ranks.agree(lambda: self._choose(state["choices"] if state else {}))
+        self.choices = self.ranks.agree(lambda: self._choose(kept))
         torch.set_num_threads(self.choices["threads"])
         self.scale = LossScale(self.choices["precision"] == "fp16")
         self.watch = LossWatch(config.spike)
         self.loss = self.ranks.wrap(self.model, self.choices["precision"], config.optimizer,
-                                    config.compile)
+                                    compiled_loss() if config.compile else loss)
         self.optimizers = build_optimizers(self.model, config.optimizer, config.learning_rate,
                                            WEIGHT_DECAY, config.embedding_factor, config.beta2)
-        if state is not None:
+        if old:
             load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
             with refusing_foreign_state():
                 self.load_state_dict(state)
 
-    def _check(self, state, branching):
-        """Refuse, by name, what would silently make this another run; say what only rounds."""
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError(f"{self.config.tokens_folder} is not the data that this run began "
-                             "with: start a new one with another --out")
-        changed, self.as_planned = check_settings(self.config, state, branching)
-        here = {"ranks": self.ranks.size, "device": self.device.type}
-        changed += [f"{what} from {state[what]} to {now}" for what, now in here.items()
-                    if state[what] != now]
-        if changed:
-            self.say(f"equal but for rounding, since these changed: {', '.join(changed)}")
-        if branching:
-            self.say(f"branching at step {state['step']}: " + (
-                "the same as a run planned so from its start" if self.as_planned else
-                "not the same as a run planned so from its start: the steps so far went otherwise"))
-
     def _choose(self, kept):
-        """Return what is chosen by measurement, unless set or `kept` from a checkpoint: a dict."""
-        config, size = self.config, (self.rows_at_once, self.config.row_length)
-        threads, precision = config.threads or kept.get("threads"), kept.get("precision")
+        """Return {"threads", "precision"} as set, as `kept` from a checkpoint, or as measured."""
+        size = self.rows_at_once, self.config.row_length
+        threads = self.config.threads or kept.get("threads")
+        precision = kept.get("precision", self.config.precision)
         if threads:
             torch.set_num_threads(threads)
         elif self.device.type == "cpu":
             threads, why = choose_threads(self.model, *size, self.ranks.size)
             print(f"{threads} threads ({why})")
-        if not precision and config.precision != "auto":
-            precision = config.precision
-        elif not precision and self.ranks.sliced:
+        if precision == "auto" and self.ranks.sliced:
             precision = "fp32" if self.device.type == "cpu" else "bf16"
-        elif not precision:
+        elif precision == "auto":
             precision, why = choose_precision(self.model, self.device, *size)
             print(f"precision {precision} ({why})")
         return {"threads": torch.get_num_threads(), "precision": precision}
@@ -163,24 +140,20 @@ class Run:
 
     def state_dict(self):
         return {"step": self.step, "tokens": self.tokens, "length_sum": self.length_sum,
-                "seconds": self.seconds, "score": self.score, "as_planned": self.as_planned,
-                "choices": self.choices, "ranks": self.ranks.size, "device": self.device.type,
-                "loader": self.batches.state, "scale": self.scale.state_dict(),
-                "watch": self.watch.state_dict(),
-                "random": {name: bytes(generator.get_rng_state().tolist()).hex()
-                           for name, generator in random_generators().items()},
+                "seconds": self.seconds, "choices": self.choices, "ranks": self.ranks.size,
+                "device": self.device.type, "loader": self.place,
+                "scale": self.scale.state_dict(), "watch": self.watch.state_dict(),
+                "random": {"cpu": bytes(torch.get_rng_state().tolist()).hex()},
                 "fingerprint": self.fingerprint, "config": as_json(self.config)}
 
     def load_state_dict(self, state):
         for name in ("step", "tokens", "length_sum", "seconds"):
             setattr(self, name, state[name])
+        self.place = state["loader"]
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
-        self.batches.state = state["loader"]
-        for name, generator in random_generators().items():
-            if name in state["random"]:
-                generator.set_rng_state(torch.frombuffer(
-                    bytearray.fromhex(state["random"][name]), dtype=torch.uint8))
+        random = bytes.fromhex(state["random"]["cpu"])
+        torch.set_rng_state(torch.tensor([*random], dtype=torch.uint8))
 
     def _open_log(self, old):
         """Keep the rows of log.jsonl up to this step, a branch those of the run it goes on from."""
@@ -189,82 +162,51 @@ class Run:
             self.say(f"the log of {old} lacks {self.step - len(self.log)} of {self.step} rows: "
                      "the curve and the health check will miss them")
         if self.ranks.first:
-            path = self.folder / "log.jsonl"
-            with writing(path) as new:
-                new.write_text("".join(json.dumps(row) + "\n" for row in self.log), "utf-8")
-            self.log_file = path.open("a", encoding="utf-8")
+            with writing(self.folder / "log.jsonl") as new:
+                new.write_text("".join(json.dumps(row) + "\n" for row in self.log))
 
     def write_log(self, row):
         self.log.append(row)
         if self.ranks.first:
-            self.log_file.write(json.dumps(row) + "\n")
-            self.log_file.flush()
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def save(self, score=None):
-        """Write a checkpoint of this step; return its folder.
+        """Write a checkpoint of this step; on the first rank, return its folder.
 
         score: {source: bits per byte}, if evaluated; the one of the lowest mean is kept as best.
         """
-        self.score = sum(score.values()) / len(score) if score else None
+        state = self.state_dict() | {"score": sum(score.values()) / len(score) if score else None}
         weights = self.ranks.whole(self.model.state_dict())
         tensors = self.ranks.whole(optimizer_tensors(self.model, self.optimizers))
-        if not self.ranks.first:
-            return None
-        try:
-            return save_checkpoint(self.folder, self.step, self.model, tensors, self.state_dict(),
-                                   self.tokenizer_path, self.config.keep, weights)
-        except OSError as error:
-            raise ValueError(f"step {self.step} could not be saved ({error}); the earlier "
-                             "checkpoints are intact: make room, and go on with --resume") from None
+        if self.ranks.first:
+            return save_checkpoint(self.folder, self.step, self.model, tensors, state,
+                                   self.tokenizer_file, self.config.keep, weights)
+
+    def next_batch(self):
+        """Return the batch of this step, and let a thread prepare the next one meanwhile."""
+        batch, self.place = (self.coming or self._prepare(self.step)).result()
+        self.coming = self._prepare(self.step + 1) if self.step + 1 < self.config.steps else None
+        return batch
+
+    def _prepare(self, step):
+        _, rows, row_length = self.config.plan(step)
+        return self.thread.submit(lambda: (self.loader.next_batch(rows, row_length),
+                                           self.loader.state_dict()))
 
     def micro_batches(self):
         """Yield ((inputs, targets, document_ids), share of the step, whether it is the last)."""
-        shape, following = (self.config.plan(step)[1:] for step in (self.step, self.step + 1))
-        batch = self.batches.next(shape, following if self.step + 1 < self.config.steps else None)
-        parts = list(zip(*(part.to(self.device, non_blocking=True).split(self.rows_at_once)
-                           for part in batch)))
+        batch = self.next_batch()
+        parts = list(zip(*(part.to(self.device).split(self.rows_at_once) for part in batch)))
         for number, (inputs, targets, documents) in enumerate(parts, 1):
             yield ((inputs, targets, documents if self.config.document_mask else None),
                    len(inputs) / len(batch[0]), number == len(parts))
 
 
-class Batches:
-    """Batches of a Loader, the next one prepared by another thread while a step computes.
-
-    `state` is the loader's after the last batch that was handed out, not the one in preparation.
-    """
-
-    def __init__(self, loader, pin=False):
-        self.loader, self.pin, self.state = loader, pin, loader.state_dict()
-        self.thread, self.coming = concurrent.futures.ThreadPoolExecutor(1), None
-
-    def next(self, shape, following=None):
-        """Return a batch of shape (rows, row_length); begin to prepare one of shape `following`."""
-        batch, self.state = (self.coming or self.thread.submit(self._prepare, *shape)).result()
-        self.coming = following and self.thread.submit(self._prepare, *following)
-        return batch
-
-    def _prepare(self, rows, row_length):
-        batch = self.loader.next_batch(rows, row_length)
-        # From pinned memory, a GPU fetches it by itself.
-        return [part.pin_memory() if self.pin else part for part in batch], self.loader.state_dict()
-
-
-def random_generators():
-    """Return what holds torch's random generators: {device: module}."""
-    return {"cpu": torch} | ({"cuda": torch.cuda} if torch.cuda.is_available() else {})
-
-
 def parse_weights(text):
     """Read "a=0.7,b=0.3" as {source: share}; None for an empty text."""
-    if not text:
-        return None
     try:
-        pairs = [part.rsplit("=", 1) for part in text.split(",")]
-        weights = {name.strip(): float(share) for name, share in pairs}
-        if len(weights) < len(pairs):
-            raise ValueError
-        return weights
+        pairs = [part.rsplit("=", 1) for part in text.split(",") if text]
+        return {name.strip(): float(share) for name, share in pairs} or None
     except ValueError:
-        raise ValueError(f"weights {text!r} do not read as name=share,name=share, each name "
-                         "once") from None
+        raise ValueError(f"weights {text!r} do not read as name=share,name=share") from None

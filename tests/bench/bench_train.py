@@ -51,7 +51,7 @@ def clock(first, last):
     def begin(run, *arguments):
         real[0](run, *arguments)
         run.loss = timed(run.loss, spent, "forward")
-        run.batches.next = timed(run.batches.next, spent, "batches")
+        run.next_batch = timed(run.next_batch, spent, "batches")
         for optimizer in run.optimizers:
             optimizer.step = timed(optimizer.step, spent, "optimizer")
 

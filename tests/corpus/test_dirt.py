@@ -69,7 +69,7 @@ def test_dirt_is_the_same_for_a_seed_and_changes_nothing_given(module):
     assert module.plant_dirt(CLEAN, 1, 0.5) == first != module.plant_dirt(CLEAN, 2, 0.5)
     with pytest.raises(ValueError, match="share"):
         module.plant_dirt(CLEAN, 1, 1.0)
-    with pytest.raises(ValueError, match="no document"):
+    with pytest.raises(ValueError, match="give a document"):
         module.plant_dirt([], 1)
 
 
