@@ -58,7 +58,6 @@ export GOMP_SPINCOUNT ?= 10000
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help setup train-tiny sample test tutorials waterfall lab bench clean FORCE
-.DELETE_ON_ERROR:
 .SECONDARY:
 
 help:
@@ -104,13 +103,14 @@ train-tiny: $(RUN)/report.txt
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
+# Where a .lock stands, each stage takes it while it writes.
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
-	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT"
+	@mkdir -p $(RUN) && : >> $(RUN)/.lock && $(PY) -m nanoseek.corpus $@ --text="$$TEXT"
 FORCE:
 else
 $(RUN)/raw.jsonl: | .venv/installed
-	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES)
+	@mkdir -p $(RUN) && : >> $(RUN)/.lock && $(PY) -m nanoseek.corpus $@ --stories $(STORIES)
 endif
 
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl

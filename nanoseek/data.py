@@ -56,8 +56,10 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     outside vocab_size.
     """
     folder = pathlib.Path(folder).resolve()
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file: name a folder for the tokens")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    ours = [name for name in names if re.fullmatch(OURS, name)]
+    if folder.is_file() or ours == ["manifest.json"]:  # of another program
+        raise ValueError(f"{folder} is a file or no token folder: name one of its own")
     folder.parent.mkdir(parents=True, exist_ok=True)
     small = vocab_size is not None and vocab_size <= 1 << 16
     digest = tokenizer and hashlib.sha256(pathlib.Path(tokenizer).read_bytes()).hexdigest()
@@ -69,9 +71,8 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         # Delete manifest.json first and write it last: where it is, its files are complete.
-        for path in sorted(folder.iterdir(), key=lambda path: path.name != "manifest.json"):
-            if re.fullmatch(OURS, path.name):
-                path.unlink()
+        for name in sorted(ours, key=lambda name: name != "manifest.json"):
+            (folder / name).unlink()
         for path in sorted(new.iterdir(), key=lambda path: path.name == "manifest.json"):
             os.replace(path, folder / path.name)
     return manifest

@@ -38,7 +38,7 @@ from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
-from nanoseek.scale.folder import remove_run_on_other_data
+from nanoseek.scale.folder import set_aside_run_on_other_data
 from nanoseek.scale.lock import lock
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
@@ -142,7 +142,7 @@ TRAIN_PRESETS = {
 def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    restart_on_new_data: remove a run that stands there, if it is one on other tokens. Raises
+    restart_on_new_data: set aside a run that stands there, if it is one on other tokens. Raises
     ValueError for bad settings or data, for a folder that holds another run, and for a run that
     diverges.
     """
@@ -152,7 +152,7 @@ def train(config, resume=False, restart_on_new_data=False):
     first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
     with ending_together(), lock(config.out) if first else contextlib.nullcontext():
         if restart_on_new_data and first:
-            remove_run_on_other_data(config.out, config.tokens_folder)
+            set_aside_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
@@ -264,7 +264,7 @@ def main(argv=None):
                         f"those of --preset {name}.", parents=[first])
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--restart_on_new_data", action="store_true",
-                        help="begin anew, and remove the old checkpoints, if the tokens are others")
+                        help="begin anew, and set the old run aside, if the tokens are others")
     cli.add_flags(parser, preset)
     cli.add_flags(parser, preset.model, skip=("vocab_size",))
     args = parser.parse_args(argv)

@@ -448,6 +448,11 @@ def test_what_else_stands_in_the_folder_is_left_alone(module, tmp_path):
         module.write_shards(documents([9]), encode, folder / "notes.txt", 257, EOT)
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "my page"}')  # another program's
+    with pytest.raises(ValueError, match="no token folder"):
+        module.write_shards(documents([9]), encode, tmp_path / "web", 257, EOT)
+    assert "my page" in (tmp_path / "web" / "manifest.json").read_text()
 
 
 def test_tokens_go_where_a_link_leads(module, tmp_path):

@@ -18,6 +18,7 @@ from nanoseek.evaluate import evaluate, nats
 from nanoseek.generate import SAMPLING, write
 from nanoseek.lab.curve import write_curve
 from nanoseek.lab.price_tag import format_price_tag
+from nanoseek.scale.folder import fingerprint
 from nanoseek.scale.machine import peak_memory
 
 
@@ -89,6 +90,9 @@ def show_samples(run):
 def finish(run):
     """Score all held-out text; print the price tag and store it as cost.json."""
     config = run.config
+    if fingerprint(config.tokens_folder) != run.fingerprint:
+        raise ValueError(f"{config.tokens_folder} was written anew while {run.folder} trained on "
+                         "it: the checkpoints are whole, but there is no text to score them on")
     scores = evaluate(run.model.eval(), config.tokens_folder)
     tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
                     context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))

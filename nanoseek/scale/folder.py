@@ -8,9 +8,11 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 
-from nanoseek.checkpoint import checkpoints, read_json, remove
+from nanoseek.checkpoint import checkpoints, read_json, verify
 from nanoseek.optim import CLIP, WEIGHT_DECAY, Muon
 
 # The settings that a run may change when it goes on from a checkpoint: those that move no weight,
@@ -86,19 +88,23 @@ def read_tokenizer(tokens_folder, manifest):
     return path, found
 
 
-def remove_run_on_other_data(run, tokens_folder):
-    """Remove what training left in a run's folder, if that was on other tokens than these."""
+def set_aside_run_on_other_data(run, tokens_folder):
+    """Move what training left in a run's folder into its folder `before`, if that was on other
+    tokens than these: so whoever did not mean it loses nothing. An older `before` goes."""
     run, known = pathlib.Path(run), set()
     for checkpoint in checkpoints(run):
-        with contextlib.suppress(ValueError):  # damaged: it cannot say
-            known.add(read_json(checkpoint / "trainer.json").get("fingerprint"))
+        with contextlib.suppress(ValueError, KeyError):  # damaged: it cannot say
+            verify(checkpoint)
+            known.add(read_json(checkpoint / "trainer.json")["fingerprint"])
     if known and fingerprint(tokens_folder) not in known:
-        print(f"{tokens_folder} holds new data: what {run} learned from the old is removed, and "
-              "training begins anew")
-        for name in ("cost.json", "curve.svg", "log.jsonl"):
-            (run / name).unlink(missing_ok=True)
-        for checkpoint in checkpoints(run):  # last: as long as one is left, this is done again
-            remove(checkpoint)
+        aside = run / "before"
+        print(f"{tokens_folder} holds new data: training begins anew, and what {run} learned from "
+              f"the old is in {aside}")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name in ("cost.json", "curve.svg", "log.jsonl", "checkpoints"):
+            if (run / name).exists():
+                os.replace(run / name, aside / name)
 
 
 def read_log(run, step=float("inf")):

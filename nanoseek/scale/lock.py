@@ -23,5 +23,7 @@ def lock_run_of(output):
 
     A command keeps it until all is written: it must not change what a run is training on.
     """
-    folder = pathlib.Path(os.path.realpath(output)).parent
-    return lock(folder) if (folder / ".lock").is_file() else None
+    for folder in pathlib.Path(os.path.realpath(output)).parents[:3]:  # of runs/a/checkpoints/x, too
+        if (folder / ".lock").is_file():
+            return lock(folder)
+    return None

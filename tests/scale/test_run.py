@@ -407,7 +407,10 @@ def test_new_data_begin_a_new_run_and_the_same_data_do_not(tmp_path, capsys):
     train.main([*flags, "--steps", "5", "--save_every", "9"])
     said = capsys.readouterr().out
     assert "holds new data" in said and "training:" in said and said.count("holds new data") == 1
-    assert [path.name for path in checkpoints(folder)] == ["step-00000005"] and mine.is_dir()
+    assert [path.name for path in checkpoints(folder)] == ["step-00000005"]
+    aside = folder / "before"  # nothing is lost: the reader's own copy is there, too
+    assert (aside / "checkpoints" / mine.name).is_dir() and checkpoints(aside)
+    assert (aside / "log.jsonl").read_bytes() == before[1]
     assert len((folder / "log.jsonl").read_text().splitlines()) == 5
     lock_held = lock(folder)
     make_run(folder)
@@ -419,3 +422,40 @@ def test_new_data_begin_a_new_run_and_the_same_data_do_not(tmp_path, capsys):
         (checkpoint / "trainer.json").write_text("{")
     with pytest.raises(ValueError, match="no checkpoint of .* is intact"):
         train.main(flags)
+
+
+def test_new_data_that_cannot_be_trained_on_cost_nothing(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    flags = [*command(folder, "--steps", "6")[3:], "--restart_on_new_data"]
+    train.main(flags)
+    before = {path.name: path.read_bytes() for path in folder.glob("checkpoints/*/*")}
+    make_run(folder, sentences=160)
+    with pytest.raises(ValueError, match="no source is called"):
+        train.main([*flags, "--weights", "nobody=1.0"])
+    assert {path.name: path.read_bytes()
+            for path in folder.glob("before/checkpoints/*/*")} == before
+
+
+def test_a_checkpoint_that_names_no_data_is_left_alone(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    flags = [*command(folder, "--steps", "6")[3:], "--restart_on_new_data"]
+    train.main(flags)
+    for checkpoint in checkpoints(folder):
+        (checkpoint / "trainer.json").write_text("{}")
+    with pytest.raises(ValueError, match="intact"):
+        train.main(flags)
+    assert checkpoints(folder) and not (folder / "before").exists()
+
+
+def test_tokens_changed_under_a_run_are_not_scored(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    real = train.train_step
+
+    def step(run):
+        if run.step == 3:
+            make_run(folder, sentences=160)
+        return real(run)
+    monkeypatch.setattr(train, "train_step", step)
+    with pytest.raises(ValueError, match="was written anew while"):
+        train.main(command(folder, "--steps", "6")[3:])
+    assert checkpoints(folder) and not (folder / "cost.json").exists()
