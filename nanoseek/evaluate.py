@@ -1,7 +1,6 @@
 """How good is a model: bits per byte by source on held-out text, beside the lower bound.
 
     rows = evaluate(model, "runs/tiny/tokens")        # {source: Score}
-    print(format_scores(rows))
     python -m nanoseek.evaluate runs/tiny             # this table and more: lab/report.py
     python -m nanoseek.evaluate arena runs/a runs/b   # models side by side: lab/arena.py
     python -m nanoseek.evaluate check runs/tiny       # is my loss normal? lab/health.py
@@ -152,21 +151,6 @@ def evaluate(model, folder):
             entry["documents"], entry["bytes"], nats(model, documents) / nats_at_one_bit,
             log2_probability and -log2_probability / entry["bytes"], unigram / nats_at_one_bit)
     return scores
-
-
-def format_scores(scores):
-    """Return the scores as a table for the screen."""
-    rows = [("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
-    for source, s in scores.items():
-        above = s.bits_per_byte / s.floor - 1 if s.floor else None
-        rows.append((source, f"{s.documents:,}", f"{s.bits_per_byte:.3f}", *(
-            "-" if value is None else format(value, form) for value, form in (
-                (s.floor, ".3f"), (above, "+.1%"), (s.unigram, ".3f"), (s.way_to_floor, ".0%")))))
-    lines = ["{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format(*row) for row in rows]
-    if any(s.floor for s in scores.values()):
-        lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
-                     "over it;\nway: how much of the way from the unigram model to the floor")
-    return "\n".join(lines)
 
 
 def main(argv=None):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nanoseek import data, evaluate
 from nanoseek.checkpoint import save_model
+from nanoseek.lab.report import format_scores
 from nanoseek.model import ModelConfig, Transformer
 
 EOT = 256
@@ -81,7 +82,7 @@ def test_scores_by_source(model, tmp_path):
     assert free.floor is None and free.way_to_floor is None
     assert known.way_to_floor == pytest.approx(
         (known.unigram - known.bits_per_byte) / (known.unigram - 1.5))
-    table = evaluate.format_scores(scores)
+    table = format_scores(scores)
     assert "known" in table and "1.500" in table
 
 

@@ -13,10 +13,25 @@ import os
 import numpy as np
 
 from nanoseek.cli import Parser, add_fast_flag, say
-from nanoseek.evaluate import evaluate, format_scores, held_out, piece_nats
+from nanoseek.evaluate import evaluate, held_out, piece_nats
 from nanoseek.generate import SAMPLING, generate_many
 from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.lab.subject import open_subject, spare_threads, trained_on
+
+
+def format_scores(scores):
+    """Return the scores as a table for the screen."""
+    rows = [("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
+    for source, s in scores.items():
+        above = s.bits_per_byte / s.floor - 1 if s.floor else None
+        rows.append((source, f"{s.documents:,}", f"{s.bits_per_byte:.3f}", *(
+            "-" if value is None else format(value, form) for value, form in (
+                (s.floor, ".3f"), (above, "+.1%"), (s.unigram, ".3f"), (s.way_to_floor, ".0%")))))
+    lines = ["{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format(*row) for row in rows]
+    if any(s.floor for s in scores.values()):
+        lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
+                     "over it;\nway: how much of the way from the unigram model to the floor")
+    return "\n".join(lines)
 
 
 def opening(text):
