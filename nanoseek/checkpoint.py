@@ -104,8 +104,6 @@ def _read_weights(folder):
     return found
 
 
-# --- The checkpoints of a run -------------------------------------------------------------------
-
 def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):
     """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
 
@@ -176,8 +174,6 @@ def find_checkpoint(folder):
     raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name a "
                      "run or a checkpoint folder")
 
-
-# --- Whole or not at all ------------------------------------------------------------------------
 
 def verify(folder):
     """Raise ValueError naming the first file of a checkpoint that is missing or altered."""

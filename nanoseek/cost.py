@@ -171,8 +171,6 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
     return 2 * size ** 3 / min(times[1:])
 
 
-# --- The bill -----------------------------------------------------------------------------------
-
 def _stated(known, given):
     """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
     `known`, {name: (value, source)}, says."""

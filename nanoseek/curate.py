@@ -80,8 +80,6 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
     return kept, finished(report, kept, config)
 
 
-# The stages --------------------------------------------------------------------------------------
-
 def normalised(documents, report):
     """Yield normalised copies of the documents that are not empty then."""
     for number, document in enumerate(documents, start=1):
@@ -182,8 +180,6 @@ def cut_passages(documents, given, passage_bytes, report):
     drop(report, order, emptied)
     return [document for document in documents if id(document) not in emptied]
 
-
-# The report --------------------------------------------------------------------------------------
 
 def size_of(text):
     return len(text.encode("utf-8", "replace"))

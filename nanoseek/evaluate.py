@@ -42,8 +42,6 @@ class Score:
         return (self.unigram - self.bits_per_byte) / (self.unigram - self.floor)
 
 
-# --- The likelihood of documents, as arrays of ids ----------------------------------------------
-
 def windows(ids, context, stride):
     """Yield (piece, skip) such that every id but the first is predicted exactly once.
 
@@ -102,8 +100,6 @@ def _batch_nats(model, pieces):
     losses = F.cross_entropy(logits.float(), targets[scored].to(device), reduction="none").cpu()
     return np.bincount(scored.nonzero()[:, 0].numpy(), losses.numpy(), len(pieces))
 
-
-# --- Scores by source ---------------------------------------------------------------------------
 
 def held_out(folder, limit=None, split="held_out"):
     """Return {source: [ids]} of the documents of a split, each ending as it begins: with eot.
