@@ -29,6 +29,7 @@ PLAIN = {
     **dict.fromkeys([*range(9), *range(0x0E, 0x20), 0x7F, 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE,
                      0xFFFF]),
 }
+NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
 
 
 def normalise(text):
@@ -43,7 +44,9 @@ def normalise(text):
     text = text.replace("\r\n", "\n")
     if not text.isascii():  # half of a surrogate pair has no UTF-8 form
         text = text.encode("utf-8", "replace").decode("utf-8")
-    text = unicodedata.normalize("NFC", text.translate(PLAIN)).rstrip()
+    if NOT_PLAIN.search(text):  # rare, and translating is slow
+        text = text.translate(PLAIN)
+    text = unicodedata.normalize("NFC", text).rstrip()
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n)", "", text)).strip("\n")
 
 
@@ -113,8 +116,8 @@ def measures(text):
     first = units[:200]
     yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
-    known, words = FUNCTION_WORDS.get(script(text)), set(map(str.lower, units))
-    yield "no function words", len(known & words) if known and len(units) > 29 else math.inf
+    known = FUNCTION_WORDS.get(script(text)) if len(units) > 29 else None
+    yield "no function words", len(known.intersection(map(str.lower, units))) if known else math.inf
 
 
 def share(pattern, text):
@@ -124,6 +127,8 @@ def share(pattern, text):
 
 def mojibake(text, lines):
     """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
+    if text.isascii():
+        return 0
     for line in lines[:5]:
         foreign = re.sub(r"[\x00-\x7f]", "", line)
         try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
