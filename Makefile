@@ -103,14 +103,14 @@ train-tiny: $(RUN)/report.txt
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
-# Where a .lock stands, each stage takes it while it writes.
+# Where a .lock stands, each of the stages to come takes it while it writes.
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
-	@mkdir -p $(RUN) && : >> $(RUN)/.lock && $(PY) -m nanoseek.corpus $@ --text="$$TEXT"
+	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" && : >> $(RUN)/.lock
 FORCE:
 else
 $(RUN)/raw.jsonl: | .venv/installed
-	@mkdir -p $(RUN) && : >> $(RUN)/.lock && $(PY) -m nanoseek.corpus $@ --stories $(STORIES)
+	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES) && : >> $(RUN)/.lock
 endif
 
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl

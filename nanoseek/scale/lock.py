@@ -23,8 +23,5 @@ def lock_run_of(output):
 
     A command keeps it until all is written: it must not change what a run is training on.
     """
-    # The next three folders up, so that of runs/a/checkpoints/x is found, too.
-    for folder in [*pathlib.Path(os.path.realpath(output)).parents][:3]:
-        if (folder / ".lock").is_file():
-            return lock(folder)
-    return None
+    folder = pathlib.Path(os.path.realpath(output)).parent
+    return lock(folder) if (folder / ".lock").is_file() else None
