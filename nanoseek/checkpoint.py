@@ -26,8 +26,7 @@ from safetensors.torch import load_file, save_file
 from nanoseek.cost import parameters
 from nanoseek.model import Transformer
 from nanoseek.scale.hugging_face import from_hugging_face, to_hugging_face
-
-END_OF_TEXT = "<|endoftext|>"
+from nanoseek.tokenizer import END_OF_TEXT
 
 
 def save_model(model, folder, tokenizer=None):

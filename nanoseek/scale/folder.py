@@ -100,8 +100,9 @@ def set_aside_run_on_other_data(run, tokens_folder):
         aside = run / "before"
         print(f"{tokens_folder} holds new data: training begins anew, and what {run} learned from "
               f"the old is in {aside}")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+        if (aside / "checkpoints").exists():  # else a move that was broken off: it goes on
+            shutil.rmtree(aside)
+        aside.mkdir(exist_ok=True)
         for name in ("cost.json", "curve.svg", "log.jsonl", "checkpoints"):
             if (run / name).exists():
                 os.replace(run / name, aside / name)

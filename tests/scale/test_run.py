@@ -459,3 +459,16 @@ def test_tokens_changed_under_a_run_are_not_scored(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="was written anew while"):
         train.main(command(folder, "--steps", "6")[3:])
     assert checkpoints(folder) and not (folder / "cost.json").exists()
+
+
+def test_a_move_that_was_broken_off_goes_on(tmp_path):
+    folder, model = make_run(tmp_path / "r")
+    flags = [*command(folder, "--steps", "6")[3:], "--restart_on_new_data"]
+    train.main(flags)
+    log = (folder / "log.jsonl").read_bytes()
+    (folder / "before").mkdir()  # killed when only the log was moved
+    (folder / "log.jsonl").rename(folder / "before" / "log.jsonl")
+    make_run(folder, sentences=160)
+    train.main(flags)
+    assert (folder / "before" / "log.jsonl").read_bytes() == log
+    assert checkpoints(folder / "before") and checkpoints(folder)
