@@ -28,14 +28,11 @@ from itertools import accumulate, compress, pairwise
 LANGUAGES = ("en", "zh")
 NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
-FACTS = ("name", "thing", "season")  # lists whose words no sentence may bring in from nowhere
 HEAD = re.compile(r"rule (?P<rule>\w+)|list (?P<list>\w+)( \^(?P<power>\d(\.\d+)?))?( *\|.*)?")
 SLOT = re.compile(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?")
 CONDITION = re.compile(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?")
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
-MOST_PLACES = 200  # followed behind a free sentence; without a bound they multiply
-FREE_SHARE = 4  # one sentence in so many may be worded as the grammar never would
 
 Story = namedtuple("Story", "text source log2_probability")
 # `attribute=value`, `variable.attribute!=other.value`, or a lone `variable`, which is to be set.
@@ -276,45 +273,46 @@ def stories(language, count, seed):
     return list(found.values())
 
 
-class Reader:
-    """Finds the derivations of a text: what a Writer may have chosen to write it."""
+# A place in a derivation: the pieces still to be written, a tuple whose last is END, what is
+# remembered, and the log2-probability of the choices so far.
+Place = namedtuple("Place", "pieces state log2")
+END = "\0"  # stands for the end of a story, which no story contains
+START = [Place((Call("story", ""), END), {}, LOG2_LANGUAGE)]
 
-    def __init__(self, rules, text):
-        self.grammar, self.text = rules, text
 
-    def readings(self, pieces, state):
-        """Return (state, log2) of each way to read the pieces as the whole text."""
-        return [(after, log2) for at, after, log2 in self._read(pieces, 0, state, 0.0)
-                if at == len(self.text)]
+def read_on(rules, places, text):
+    """Return the Places to which a text leads from any of `places`: all its derivations so far.
 
-    def _read(self, pieces, *start):
-        """Return the (position, state, log2) to which the pieces may lead from such a start."""
-        found = [start]
-        for piece in pieces:
-            if type(piece) is str:
-                found = [(at + len(piece), state, log2) for at, state, log2 in found
-                         if self.text.startswith(piece, at)]
-            else:
-                step = self._rule if type(piece) is Call else self._slot
-                found = [end for start in found for end in step(piece, *start)]
-            if not found:
-                break
-        return found
-
-    def _rule(self, call, at, state, log2):
-        table, ends = self.grammar.alternatives(call.rule, state), []
-        for alternative, bits in zip(table.items, table.log2):
-            lead = call.lead if alternative.pieces else ""
-            if self.text.startswith(lead, at):
-                ends += self._read(alternative.pieces, at + len(lead), state, log2 + bits)
-        return ends
-
-    def _slot(self, slot, at, state, log2):
-        table = self.grammar.words(slot, state)
-        return [(at + len(entry[slot.key]),
-                 {**state, slot.variable: entry} if slot.variable else state, log2 + bits)
-                for entry, bits in zip(table.items, table.log2)
-                if self.text.startswith(entry[slot.key], at)]
+    Reads like a Writer writes, but follows every choice whose words stand in the text.
+    """
+    found, todo = [], [(*place, 0) for place in places]
+    while todo:
+        pieces, state, log2, at = todo.pop()
+        if at == len(text):
+            found.append(Place(pieces, state, log2))
+            continue
+        if not pieces:  # the story has ended before the text
+            continue
+        piece, rest, left = pieces[0], pieces[1:], text[at:]
+        if type(piece) is str:
+            if left.startswith(piece):
+                todo.append((rest, state, log2, at + len(piece)))
+            elif piece.startswith(left):  # the text ends within this piece
+                found.append(Place((piece[len(left):], *rest), state, log2))
+        elif type(piece) is Call:
+            table = rules.alternatives(piece.rule, state)
+            for (_, new), bits in zip(table.items, table.log2):
+                lead = piece.lead if new else ""
+                if left.startswith(lead):
+                    todo.append(((*new, *rest), state, log2 + bits, at + len(lead)))
+        else:
+            table = rules.words(piece, state)
+            for entry, bits in zip(table.items, table.log2):
+                word = entry[piece.key]
+                if left.startswith(word) or word.startswith(left):
+                    after = {**state, piece.variable: entry} if piece.variable else state
+                    todo.append(((word, *rest), after, log2 + bits, at))
+    return found
 
 
 def log2_probability(text):
@@ -323,9 +321,9 @@ def log2_probability(text):
     Minus infinity for a text that the grammar cannot write. A Story states that of one derivation;
     where its text has a second one, this is larger.
     """
-    readings = Reader(grammar(language_of(text)), text).readings((Call("story", ""),), {})
-    total = math.fsum(2.0 ** log2 for _, log2 in readings)
-    return math.log2(total) + LOG2_LANGUAGE if total else -math.inf
+    places = read_on(grammar(language_of(text)), START, text + END)
+    total = math.fsum(2.0 ** place.log2 for place in places)
+    return math.log2(total) if total else -math.inf
 
 
 def language_of(text, share=0.0):
@@ -333,164 +331,26 @@ def language_of(text, share=0.0):
     return "zh" if len(re.findall(r"[\u4e00-\u9fff]", text)) > share * len(text) else "en"
 
 
-def sentences(text):
-    """Split a story into its sentences: after . ! ? and a closing quote, before a capital."""
+def sentence_spans(text):
+    """Return the (start, end) of the sentences of a story, without the space between them."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    parts = [text[start:end].strip() for start, end in pairwise([0, *ends, len(text)])]
-    return [part for part in parts if part]
-
-
-class Plan:
-    """The order in which the sentences of a grammar may stand: a graph whose nodes are sentences.
-
-        rule story                        node 1, may follow 0:     {h=name} slept.
-          {h=name} slept.<end>            node 2, may follow 1:     {^h.they} smiled.
-        rule end                          node 3, may follow 2:     All was well.
-           {^h.they} smiled. All was well.
-          -                               ends: 3, and 1 by the empty end
-
-    nodes: the guards and pieces of each sentence, node 0 being the empty beginning; follow: the
-    nodes that may come after each; ends: the nodes that may be the last.
-    """
-
-    def __init__(self, rules):
-        self.grammar, self.nodes, self.follow = rules, [((), ())], [[]]
-        self.ends = self._add_rule("story", [0], (), ())
-
-    def _add_rule(self, rule, before, met_guards, met_pieces):
-        """Add the sentences that a rule writes behind the nodes `before`; return its last nodes.
-
-        met_…: the conditions and the choices without a text, such as {s:season}, since the last
-        sentence. They belong to the sentence that comes next.
-        """
-        ends = {}  # an ordered set
-        for alternative, _ in self.grammar.rules[rule]:
-            last, guards, pieces = before, met_guards + alternative.guards, met_pieces
-            for part in self._sentences(alternative.pieces):
-                if type(part) is Call:
-                    last, guards, pieces = self._add_rule(part.rule, last, guards, pieces), (), ()
-                    continue
-                pieces += part
-                if any(type(piece) is not Slot or piece.key for piece in part):
-                    for node in last:
-                        self.follow[node].append(len(self.nodes))
-                    last = [len(self.nodes)]
-                    self.nodes.append((guards, pieces))
-                    self.follow.append([])
-                    guards, pieces = (), ()
-            ends.update(dict.fromkeys(last))
-        return list(ends)
-
-    def _sentences(self, pieces):
-        """Return the sentences of an alternative, each a tuple of pieces without space before it.
-
-        The call of a rule that writes sentences of its own stands as it is, between them.
-        """
-        samples, parts, begin = list(map(self._sample, pieces)), [()], 0
-        ends = [match.end() for match in SENTENCE_END.finditer("".join(samples))]
-        for piece, sample in zip(pieces, samples):
-            inside = [end - begin for end in ends if begin < end <= begin + len(sample)]
-            begin += len(sample)
-            if type(piece) is Call and inside:
-                parts += [piece, ()]
-                continue
-            new = [piece]
-            if type(piece) is str:  # it may end sentences, and begin another
-                new = [piece[start:end] for start, end in pairwise([0, *inside, len(piece)])]
-            for number, part in enumerate(new):
-                if number > 0:
-                    parts.append(())
-                if not parts[-1] and type(part) is not Slot:
-                    part = part.lstrip() if type(part) is str else part._replace(lead="")
-                parts[-1] += (part,) if part else ()
-        return list(filter(None, parts))
-
-    def _sample(self, piece):
-        """Return a text that a piece may write: the first choice everywhere."""
-        if type(piece) is Call:
-            first = next(a.pieces for a, _ in self.grammar.rules[piece.rule] if a.pieces)
-            return piece.lead + "".join(map(self._sample, first))
-        return self.grammar.source(piece)[0][0][piece.key] if type(piece) is Slot else piece
-
-    def _pattern(self, piece):
-        """Return a regular expression of all that a piece may write, whatever is remembered."""
-        if type(piece) is str:
-            return re.escape(piece)
-        if type(piece) is Slot:
-            ways = {re.escape(entry[piece.key]) for entry, _ in self.grammar.source(piece)}
-        else:
-            ways = {"".join(map(self._pattern, (piece.lead, *a.pieces) if a.pieces else ()))
-                    for a, _ in self.grammar.rules[piece.rule]}
-        return f"(?:{'|'.join(ways)})"
-
-    @functools.cache
-    def pattern(self, node):
-        return re.compile("".join(map(self._pattern, self.nodes[node][1])))
-
-    def able(self, nodes, line):
-        """Return those of the nodes that can write a sentence, whatever is remembered."""
-        return {node for node in nodes if self.pattern(node).fullmatch(line)}
-
-    def steps(self, places, line):
-        """Return the (node, state) that a sentence leads to from any (node, state) of places."""
-        reader, found = Reader(self.grammar, line), []
-        able = self.able({after for node, _ in places for after in self.follow[node]}, line)
-        for node, state in places:
-            for after in filter(able.__contains__, self.follow[node]):
-                guards, pieces = self.nodes[after]
-                if all(holds(guard, None, state) for guard in guards):
-                    found += [(after, new) for new, _ in reader.readings(pieces, state)]
-        return _distinct(found)
-
-    def stranger(self, line, places):
-        """Return the first fact in a sentence that the story has not brought in, or None."""
-        known = {id(entry): entry for _, state in places for entry in state.values()}
-        people = {entry.get("they") for entry in known.values()}
-        words = [entry["text"] for name in FACTS for entry, _ in self.grammar.lists[name]
-                 if id(entry) not in known]
-        words += sorted({entry["they"] for entry, _ in self.grammar.lists["name"]} - people)
-        # A Chinese word has no space around it, so it is found anywhere.
-        return next((word for word in words if re.search(
-            rf"\b{re.escape(word)}\b" if word.isascii() else word, line, re.IGNORECASE)), None)
-
-
-def _distinct(places):
-    """Return places, (node, state), without those that remember the same words at the same node."""
-    return list({(node, *map(id, state.values())): (node, state)
-                 for node, state in places}.values())
-
-
-@functools.cache
-def plan_of(language):
-    """Return the Plan of a language, made once per process."""
-    return Plan(grammar(language))
+    starts = [0, *(end + (text[end:end + 1] == " ") for end in ends)]
+    spans = zip(starts, [*ends, len(text)])
+    return [(start, end) for start, end in spans if start < end]
 
 
 def check_story(text):
     """Return what is inconsistent in a story, in plain words: an empty list when nothing is.
 
-    A sentence that the grammar can write must stand where a story allows it, and agree with those
-    before in names, pronouns, objects and who has them, seasons, places and promises. One that it
-    never would is free, as one in FREE_SHARE may be; none of its names, objects, seasons and
-    pronouns may come from nowhere. The last sentence must be one that may end a story, which a
-    promise not yet kept forbids. Spelling and beauty do not count.
+    A story is consistent when the grammar can write it: so each sentence agrees with those before
+    in names, pronouns, objects and who has them, seasons, places and promises, and the last one
+    may end a story, which a promise not yet kept forbids.
     """
-    plan, lines = plan_of(language_of(text)), sentences(text)
-    places, free, problems = [(0, {})], [], []
-    for number, line in enumerate(lines, start=1):
-        after = plan.steps(places, line)
-        if not after and plan.able(range(len(plan.nodes)), line):
-            return [f"sentence {number} does not agree with what was said before"]
-        if not after:  # it may stand for a sentence of the plan, or be one more
-            free.append((number, line))
-            if len(free) > len(lines) // FREE_SHARE:  # decided; going on would only take longer
-                return [f"sentence {number} is one too many that is not of this world"]
-            skipped = [(n, state) for node, state in places for n in plan.follow[node]]
-            after = _distinct(places + skipped)[:MOST_PLACES]
-        places = after
-    for number, line in free:
-        if word := plan.stranger(line, places):
-            problems.append(f"sentence {number}: {word} comes from nowhere")
-    if not any(node in plan.ends for node, _ in places):
-        problems.append("the story breaks off" if lines else "there is no story")
-    return problems
+    text, places, done = text.strip(), START, 0
+    rules = grammar(language_of(text))
+    for number, (_, end) in enumerate(sentence_spans(text), start=1):
+        places = read_on(rules, places, text[done:end])
+        if not places:
+            return [f"sentence {number} is not one that may follow those before it"]
+        done = end
+    return [] if read_on(rules, places, END) else ["the story breaks off"]

@@ -24,7 +24,8 @@ import itertools
 import random
 from typing import NamedTuple
 
-from nanoseek.corpus.stories import LANGUAGES, Writer, grammar, make_table, plan_of, sentences
+from nanoseek.corpus.stories import (LANGUAGES, START, Writer, grammar, make_table, read_on,
+                                     sentence_spans)
 
 ABILITIES = ("name", "pronoun", "object", "season", "ending")
 CHOICES = {ability: 2 if ability == "pronoun" else 4 for ability in ABILITIES}
@@ -59,16 +60,12 @@ class _TracedStory(Writer):
 
     def __init__(self, language, uniform):
         super().__init__(grammar(language), uniform)
-        self.language, self.plan = language, plan_of(language)
+        self.language = language
         self.slots, self.tables = {}, {}  # number of a piece → Slot; variable → its Table
         self.write("story")
         self.text = "".join(self.out)
         self.begins = list(itertools.accumulate(map(len, self.out), initial=0))  # of the pieces
-        self.spans, end = [], 0  # of the sentences, in characters
-        for sentence in sentences(self.text):
-            begin = self.text.index(sentence, end)
-            end = begin + len(sentence)
-            self.spans.append((begin, end))
+        self.spans = sentence_spans(self.text)
 
     def fill(self, slot):
         self.slots[len(self.out)] = slot
@@ -82,15 +79,15 @@ class _TracedStory(Writer):
 
     @functools.cached_property  # few stories are asked: it takes long
     def places(self):
-        """Where the grammar's plan may stand before each sentence."""
-        found = [[(0, {})]]
-        for begin, end in self.spans:
-            found.append(self.plan.steps(found[-1], self.text[begin:end]))
-        return found
+        """Where the grammar may stand at the beginning of each sentence."""
+        starts, places = [start for start, _ in self.spans], [START]
+        for start, end in zip([0, *starts], starts):
+            places.append(read_on(self.grammar, places[-1], self.text[start:end]))
+        return places[1:]
 
     def fits(self, number, sentence):
         """Tell whether the grammar allows this sentence in place of sentence `number`."""
-        return bool(self.plan.steps(self.places[number], sentence))
+        return bool(read_on(self.grammar, self.places[number], sentence))
 
     def rewrite(self, first, end, entry_of):
         """Return the text from the piece `first` to the character `end` with other words:

@@ -117,21 +117,32 @@ def test_the_checker_finds_what_was_spoiled(module, language):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_quick_look_changes_no_verdict(module, language, monkeypatch):
-    """Without its patterns, a sentence is read at every place where one may stand."""
-    texts, rng = [], random.Random(2)
-    for story in module.stories(language, 9, 13):
-        cut = rng.randrange(len(story.text) // 4)
-        texts += [story.text, story.text[:cut] + story.text[cut + 3:]]
-        texts += [text for _, text in corruptions(language, texts[-1], rng)]
-    quick = [module.check_story(text) for text in texts]
-    plan, able = module.plan_of(language), module.Plan.able
+def test_reading_a_story_in_parts_finds_what_reading_it_at_once_does(module, language):
+    """Wherever a text is cut, also inside a word: the places to which its parts lead are as many
+    and as probable, and the checker agrees with the probability."""
+    rng, rules = random.Random(2), module.grammar(language)
+    for story in module.stories(language, 20, 13):
+        for text in [story.text, *(text for _, text in corruptions(language, story.text, rng))]:
+            cuts = sorted(rng.sample(range(len(text)), 3))
+            places = module.START
+            for start, end in zip([0, *cuts], [*cuts, len(text)]):
+                places = module.read_on(rules, places, text[start:end])
+            places = module.read_on(rules, places, module.END)
+            total = math.fsum(2.0 ** place.log2 for place in places)
+            log2 = math.log2(total) if total else -math.inf
+            assert log2 == pytest.approx(module.log2_probability(text))
+            assert (log2 > -math.inf) == (module.check_story(text) == [])
 
-    def read_all(self, nodes, line):
-        return nodes if len(nodes) < len(plan.nodes) else able(self, nodes, line)
-    monkeypatch.setattr(module.Plan, "able", read_all)
-    assert [module.check_story(text) for text in texts] == quick
-    assert any(quick) and not all(quick)
+
+def test_the_checker_names_the_sentence_and_what_breaks_off(module):
+    story = module.stories("en", 1, 4)[0].text
+    spans = module.sentence_spans(story)
+    assert " ".join(story[start:end] for start, end in spans) == story and len(spans) > 4
+    assert module.check_story(story[:spans[-2][1]]) == ["the story breaks off"]
+    for text in ("", "  ", "\0", story + module.END, story + " x"):
+        assert module.check_story(text) != []
+    third = story[:spans[2][0]] + "Xylophones slept." + story[spans[2][1]:]
+    assert module.check_story(third) == ["sentence 3 is not one that may follow those before it"]
 
 
 def test_english_articles_agree(module):
