@@ -12,9 +12,8 @@ Stages, in this order (the report counts what each removed, and shows examples):
     quality          no broken rule, and no foreign script (corpus/cleaning.py)
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (duplicates.py)
     split            "train" or "held_out" for every document, by a hash of its text
-    passages         what an earlier document has as well is cut out (corpus/passages.py);
-                     the reader's own long texts come first, then what is held out: so
-                     training loses what both have
+    passages         what an earlier document has as well is cut out (corpus/passages.py); the
+                     reader's long texts come first, then what is held out: training loses
 
 A document that comes with a split belongs to one long text of the reader's: it keeps its split,
 and neither the quality rules nor the cutting of boilerplate and passages touch it.
@@ -26,7 +25,6 @@ import hashlib
 import re
 
 from nanoseek import cli, duplicates
-from nanoseek.cli import setting
 from nanoseek.corpus import cleaning
 from nanoseek.corpus.cleaning import cut, fold, normalise
 from nanoseek.corpus.passages import repeated_passages
@@ -36,11 +34,11 @@ from nanoseek.corpus.passages import repeated_passages
 class CurateConfig:
     """What to remove and how much to hold out; 0 turns a stage off."""
 
-    held_out: float = setting(0.02, "share of each source never trained on", least=0, below=1)
-    quality: bool = setting(True, "apply the quality rules")
-    boilerplate: int = setting(5, "documents that share a first or last line until it is cut")
-    threshold: float = setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
-    passage_bytes: int = setting(300, "length from which a repeated passage is cut out")
+    held_out: float = cli.setting(0.02, "share of each source never trained on", least=0, below=1)
+    quality: bool = cli.setting(True, "apply the quality rules")
+    boilerplate: int = cli.setting(5, "documents that share a first or last line until it is cut")
+    threshold: float = cli.setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
+    passage_bytes: int = cli.setting(300, "length from which a repeated passage is cut out")
 
     def __post_init__(self):
         cli.check_limits(self)
@@ -53,31 +51,34 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
     """Return (kept documents, report) for raw documents, each {"text", "source", …}.
 
     Kept documents are in the order they came in, each with a "split"; the given ones are not
-    changed. A story whose text was changed loses its "log2_probability", which no longer describes
-    it. The report is a dict ready for JSON. Raises ValueError for a document without text or
+    changed. The report is a dict ready for JSON. Raises ValueError for a document without text or
     source, and when nothing is left.
     """
     config = config or CurateConfig()
-    report = {"totals": {}, "removed": {}, "cut": {}}
+    rules = {name: f"{least} to {most} ({source})"
+             for name, (least, most, source) in cleaning.LIMITS.items()}
+    report = {"totals": {}, "removed": {}, "cut": {}, "rules": rules,
+              "config": dataclasses.asdict(config)}
     kept = without_copies(normalised(documents, report), report)
     given = {id(document) for document in kept if "split" in document}
     if config.boilerplate:
         cut_boilerplate([d for d in kept if id(d) not in given], config.boilerplate, report)
-    if config.quality:
-        faults = cleaning.faults([document["text"] for document in kept])
-        drop(report, kept, {id(document): fault for document, fault in zip(kept, faults)
-                            if fault and id(document) not in given})
-    drop(report, kept, {id(d): "empty" for d in kept if not d["text"]})  # boilerplate alone
+    faults = (cleaning.faults([d["text"] for d in kept]) if config.quality
+              else [None if d["text"] else "empty" for d in kept])  # it was boilerplate alone
+    kept = without(kept, {id(document): fault for document, fault in zip(kept, faults)
+                          if fault and id(document) not in given}, report)
     if config.threshold:
-        copies = near_duplicates(kept, config.threshold, find_near_duplicates)
-        drop(report, kept, dict.fromkeys(copies, "near-duplicate"))
+        kept = without(kept, near_duplicates(kept, config.threshold, find_near_duplicates), report)
     mark_splits(kept, config.held_out)
     if config.passage_bytes:
         kept = cut_passages(kept, given, config.passage_bytes, report)
     if not kept:
         reasons = (f"{name} ({entry['documents']})" for name, entry in report["removed"].items())
         raise ValueError("no document is left; removed: " + (", ".join(reasons) or "none"))
-    return kept, finished(report, kept, config)
+    for document in kept:
+        for name in ("out", f"out, {document['split']}"):
+            count(report, "totals", name, document["text"])
+    return kept, report
 
 
 def normalised(documents, report):
@@ -86,18 +87,14 @@ def normalised(documents, report):
         if not isinstance(document, dict) or not all(isinstance(document.get(key), str)
                                                      for key in ("text", "source")):
             raise ValueError(f'document {number} has no "text" or no "source" that is a string')
-        count(report["totals"], "in", size_of(document["text"]))
+        count(report, "totals", "in", document["text"])
         clean = document | {"text": normalise(document["text"])}
         if clean["text"] != document["text"]:  # the probability was that of the other text
             clean.pop("log2_probability", None)
         if clean["text"]:
             yield clean
         else:
-            remove(report, "empty", document)
-
-
-def digest(text):
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+            count(report, "removed", "empty", document["text"])
 
 
 def without_copies(documents, report):
@@ -110,15 +107,15 @@ def without_copies(documents, report):
             equal = document["text"] == rival["text"]
             if rank(document) < rank(rival):
                 best[key], document = document, rival
-            remove(report, "copy" if equal else "copy but for case, spacing, punctuation", document)
+            how = "copy" if equal else "copy but for case, spacing, punctuation"
+            count(report, "removed", how, document["text"])
     return list(best.values())
 
 
 def rank(document):
-    # Shouted or stretched copies have more capitals and spaces; of equals, the longest is kept.
-    untidy = len(re.findall(r"[A-Z\s]", document["text"]))
-    return (document.get("split") != "held_out", "split" not in document, untidy,
-            -len(document["text"]))
+    text = document["text"]
+    untidy = len(re.findall(r"[A-Z\s]", text))  # shouted or stretched copies have more of these
+    return document.get("split") != "held_out", "split" not in document, untidy, -len(text)
 
 
 def cut_boilerplate(documents, least, report):
@@ -127,16 +124,16 @@ def cut_boilerplate(documents, least, report):
     for document in documents if lines else ():
         text = cleaning.strip_lines(document["text"], lines)
         if text != document["text"]:
-            shorten(report, "boilerplate", document, text, document["text"])
+            shorten(document, text, report, "boilerplate")
 
 
 def near_duplicates(documents, threshold, find_near_duplicates):
-    """Return the ids to drop: all of a cluster but its held-out or else its most typical text."""
+    """Return what to drop: all of a cluster but its held-out or else its most typical text."""
     # A source with two documents that came with a split is one long text: its halves share most
     # 5-grams without being copies of each other.
     halves = collections.Counter(d["source"] for d in documents if "split" in d)
     pool = [d for d in documents if "split" not in d or halves[d["source"]] > 2]
-    copies = set()
+    copies = {}
     for cluster in find_near_duplicates([document["text"] for document in pool], threshold):
         members = [pool[n] for n in cluster]
         best = [d for d in members if d.get("split") == "held_out"]
@@ -144,7 +141,7 @@ def near_duplicates(documents, threshold, find_near_duplicates):
             signatures = duplicates.minhash_signatures([d["text"] for d in members])
             agreement = [(signatures[:64] == signature).sum() for signature in signatures]
             best = [members[agreement.index(max(agreement))]]
-        copies |= {*map(id, members)} - {*map(id, best)}
+        copies |= dict.fromkeys({*map(id, members)} - {*map(id, best)}, "near-duplicate")
     return copies
 
 
@@ -165,7 +162,6 @@ def cut_passages(documents, given, passage_bytes, report):
     """Cut out what an earlier document has; first come long texts, then what is held out."""
     order = sorted(documents, key=lambda d: (id(d) not in given, d["split"] != "held_out"))
     found = repeated_passages([document["text"] for document in order], passage_bytes)
-    emptied = {}
     for document, spans in zip(order, found):
         # Stories of the grammar share sentences by nature, and their known probability, from
         # which the floor is computed, holds for the whole text only.
@@ -173,55 +169,39 @@ def cut_passages(documents, given, passage_bytes, report):
             continue
         text = cut(document["text"], spans)
         if cleaning.broken_rule(text) == "too few words":
-            emptied[id(document)] = "repeated passages throughout"
+            count(report, "removed", "repeated passages throughout", document["text"])
+            document["text"] = ""
         else:
-            first = document["text"][slice(*spans[0])]
-            shorten(report, "repeated passages", document, text, first)
-    drop(report, order, emptied)
-    return [document for document in documents if id(document) not in emptied]
+            shorten(document, text, report, "repeated passages", document["text"][slice(*spans[0])])
+    return [document for document in documents if document["text"]]
 
 
-def size_of(text):
-    return len(text.encode("utf-8", "replace"))
+def digest(text):
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def count(entries, name, size, example=None):
-    """Add a document of so many bytes to an entry of the report, which shows the first examples."""
-    entry = entries.setdefault(name, {"documents": 0, "bytes": 0})
+def count(report, part, name, text, left="", example=None):
+    """Add a text, less what is left of it, to an entry of the report; show the first examples."""
+    entry = report[part].setdefault(name, {"documents": 0, "bytes": 0})
     entry["documents"] += 1
-    entry["bytes"] += size
-    if example is not None and len(entry.setdefault("examples", [])) < 3:
-        entry["examples"].append(example[:160])
+    entry["bytes"] += len(text.encode("utf-8", "replace")) - len(left.encode())
+    if part != "totals" and len(entry.setdefault("examples", [])) < 3:
+        entry["examples"].append((example or text)[:160])
 
 
-def remove(report, reason, document):
-    count(report["removed"], reason, size_of(document["text"]), document["text"])
-
-
-def drop(report, documents, reasons):
-    """Remove from the list the documents in `reasons`, {id(document): reason}."""
+def without(documents, reasons, report):
+    """Return the documents but for those in `reasons`, {id(document): reason}."""
     for document in documents:
         if id(document) in reasons:
-            remove(report, reasons[id(document)], document)
-    documents[:] = [document for document in documents if id(document) not in reasons]
+            count(report, "removed", reasons[id(document)], document["text"])
+    return [document for document in documents if id(document) not in reasons]
 
 
-def shorten(report, reason, document, text, example):
-    """Give a document its shorter text, and forget what was known of the longer one."""
-    count(report["cut"], reason, size_of(document["text"]) - size_of(text), example)
+def shorten(document, text, report, reason, example=None):
+    """Give a document its shorter text; its probability was that of the longer one."""
+    count(report, "cut", reason, document["text"], text, example)
     document["text"] = text
     document.pop("log2_probability", None)
-
-
-def finished(report, kept, config):
-    """Return the report with what is left, the rules and the settings."""
-    for document in kept:
-        size = size_of(document["text"])
-        count(report["totals"], "out", size)
-        count(report["totals"], f"out, {document['split']}", size)
-    rules = {name: f"{least} to {most} ({source})"
-             for name, (least, most, source) in cleaning.LIMITS.items()}
-    return report | {"rules": rules, "config": dataclasses.asdict(config)}
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@ How alike are two texts? Cut each into the set of its 5-grams, all runs of five 
 Jaccard index is |A ∩ B| / |A ∪ B|: 1 for equal sets, 0 for sets that share nothing. But a million
 texts make half a trillion pairs, so most pairs must be ruled out without looking at them.
 
-MinHash (Broder 1997): hash every gram of both texts. One gram of A ∪ B has the smallest hash, and
-a fair hash gives each the same chance to be this one. The minima of A and B are equal exactly when
-it lies in A ∩ B, so with probability |A ∩ B| / |A ∪ B|: the Jaccard index. Of 128 minima, a text's
-*signature*, the share that agrees estimates it with an error of at most 0.5 / sqrt(128) = 0.044.
+MinHash (Broder 1997): hash every gram of both texts. With a fair hash, each gram of A ∪ B has the
+same chance to get the smallest one. A and B have the same minimum exactly when this gram lies in
+A ∩ B: with probability |A ∩ B| / |A ∪ B|, the Jaccard index. Of 128 minima, a text's *signature*,
+the share that agrees estimates it with an error of at most 0.5 / sqrt(128) = 0.044.
 
-Locality-sensitive hashing finds alike signatures without comparing all of them. Cut each into
-*bands*; texts with an equal band share a *bucket*, and only they become candidate pairs (Leskovec,
-Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). Candidates are then checked exactly,
-with the sets themselves, and pairs that pass are joined to clusters, each named by a *root*.
+Locality-sensitive hashing cuts signatures into *bands*. Texts with an equal band share a *bucket*,
+and only they become candidate pairs (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+chapter 3). Candidates are checked exactly; pairs that pass join to clusters, each with a *root*.
 """
 
 import collections
@@ -42,11 +41,10 @@ def jaccard(left, right):
 
 
 def minhash_signatures(texts, permutations=128):
-    """Return signatures, (number of texts, permutations) uint32; see the top of this file.
+    """Return signatures, (number of texts, permutations) uint32; permutations: a power of two.
 
-    The `permutations` are bins here: one hash per gram puts it in one of 128, and each bin keeps
-    its smallest hash (one-permutation hashing; Li, Owen and Zhang 2012). A bin is a random sample
-    of every text. ValueError unless `permutations` is a power of two.
+    They are bins here: one hash per gram puts it in one of 128, and each bin, a random sample of
+    every text, keeps its smallest hash (one-permutation hashing; Li, Owen and Zhang 2012).
     """
     if permutations < 2 or permutations & (permutations - 1):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
@@ -60,10 +58,10 @@ def minhash_signatures(texts, permutations=128):
 
 
 def gram_hashes(text):
-    """Return a hash of each of a text's grams, in order, (number of grams,) uint64.
+    """Return the hashes of a text's grams, in order, (number of grams,) uint64.
 
-    The sum of the code points, each times a random odd number, modulo 2^64 (multilinear hashing,
-    Lemire and Kaser 2014), mixed once more: the minimum of such sums is not quite fair.
+    The sum of the code points, each times a random odd number (multilinear hashing, Lemire and
+    Kaser 2014), is mixed once more: the minimum of such sums is not quite fair.
     """
     codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
     codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
@@ -79,8 +77,7 @@ def bin_orders(bins):
 def fill_empty_bins(signature, orders):
     """Give each empty bin, in place, the value of the first full one in its order.
 
-    Alike texts borrow from the same bins, so that the share of agreement still estimates the
-    Jaccard index of texts with few grams (optimal densification, Shrivastava 2017).
+    Alike texts borrow alike, so few grams do not spoil the estimate (Shrivastava 2017).
     """
     full = signature != EMPTY
     if not full.all():
@@ -89,13 +86,10 @@ def fill_empty_bins(signature, orders):
 
 
 def estimate_jaccard(left, right):
-    """Estimate Jaccard indices from signatures: (…, permutations) twice → (…).
-
-    Only bins that either text filled itself count, so that a short text's estimate is nearly exact.
-    A borrowed value is known by its low bits, which name the bin that lent it.
-    """
+    """Estimate Jaccard indices from signatures: (…, permutations) twice → (…)."""
+    # Only bins that either text filled itself count: a short text's estimate is nearly exact.
     bins = np.arange(left.shape[-1], dtype=np.uint32)
-    mask = bins[-1]  # 127 for 128 bins: the low bits
+    mask = bins[-1]  # 127 for 128 bins: the low bits of a value, which name the bin it comes from
     own = ((left & mask) == bins) | ((right & mask) == bins)
     return np.count_nonzero((left == right) & own, axis=-1) / np.count_nonzero(own, axis=-1)
 
@@ -108,9 +102,8 @@ def choose_bands(threshold, permutations=128, recall=0.98):
     """
     for rows in range(permutations, 0, -1):
         bands = permutations // rows
-        if 1 - (1 - threshold ** rows) ** bands >= recall:
+        if rows == 1 or 1 - (1 - threshold ** rows) ** bands >= recall:
             return bands, rows
-    return permutations, 1
 
 
 def band_keys(signatures, bands, rows):
@@ -123,11 +116,7 @@ def band_keys(signatures, bands, rows):
 
 
 def candidate_pairs(signatures, bands, rows):
-    """Return the set of pairs (i, j) of texts that have an equal band.
-
-    In a large bucket each text meets only its next NEIGHBOURS: a million texts alike are 16 million
-    pairs, not half a trillion, and still come together by way of one another.
-    """
+    """Return the set of pairs (i, j) of texts that have an equal band."""
     keys, pairs = list(band_keys(signatures, bands, rows)), set()
     for own, following in zip(keys, keys[1:] + keys[:1]):
         buckets = collections.defaultdict(list)
@@ -136,16 +125,16 @@ def candidate_pairs(signatures, bands, rows):
         for bucket in buckets.values():
             if len(bucket) > NEIGHBOURS:  # by the next band: likely duplicates become neighbours
                 bucket.sort(key=following.__getitem__)
-            for place, i in enumerate(bucket):
+            for place, i in enumerate(bucket):  # through its neighbours it meets the others
                 pairs.update((i, j) for j in bucket[place + 1:place + 1 + NEIGHBOURS])
     return pairs
 
 
 def worth_checking(texts, threshold, permutations):
-    """Return for each text the estimate from which a pair with it is worth an exact check, (n,).
+    """Return for each text the estimate from which a pair is worth an exact check, (n,).
 
-    That is 3.5 standard errors below the threshold t. An estimate from f of a text's n grams, one
-    for each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n).
+    3.5 standard errors below the threshold t: the estimate from f of a text's n grams, one for
+    each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n).
     """
     counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
     filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))  # p·(1 − (1 − 1/p)^n)
@@ -165,8 +154,7 @@ def find_near_duplicates(texts, threshold=0.8, signatures=None):
     """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
 
     A cluster is a sorted list of two or more indices; two texts may be linked through a third. Of
-    pairs just at the threshold about 2% are missed, of pairs above it ever fewer: see choose_bands.
-    `signatures`: those of the texts if made before. ValueError for a threshold outside (0, 1].
+    pairs just at the threshold choose_bands misses 2%, of others fewer. signatures: if made before.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")

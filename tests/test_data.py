@@ -283,10 +283,10 @@ def test_damage_is_named(module, tmp_path):
     with pytest.raises(ValueError, match="lengths.npy is missing"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
-    with pytest.raises(ValueError, match="build the tokens again .*older nanoseek"):
+    with pytest.raises(ValueError, match="build the tokens .*older nanoseek"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
+    with pytest.raises(ValueError, match="no manifest.json that can be read"):
         module.Loader(folder, 1, 8)
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match="no manifest.json"):

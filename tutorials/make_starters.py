@@ -35,8 +35,8 @@ BLANKS = {
         "learn_merges": "", "Tokenizer.merge": "begin with the chunk's bytes; as long as "
         "self.merges has a pair of neighbours, merge the one whose new id is smallest"},
     "data": {
-        "TokenStream.read": "", "_Epochs.row": "read where most is unread, on in another lane when "
-        "that one ends; when all have ended, a new epoch begins and is laid out",
+        "TokenStream.read": "", "_Epochs.row": "read where most is unread and count it as served, on "
+        "in another lane when that one ends; when all have ended, begin the next epoch",
         "Loader.next_batch": "", "Loader.state_dict": "", "Loader.load_state_dict": ""},
     "model": {
         "RMSNorm.forward": "x / sqrt(mean(x²) + eps) · weight, computed in fp32, returned as x was",
