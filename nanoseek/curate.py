@@ -29,6 +29,8 @@ from nanoseek.corpus import cleaning
 from nanoseek.corpus.cleaning import cut, fold, normalise
 from nanoseek.corpus.passages import repeated_passages
 
+SHORT_QUOTE = 50  # bytes: a shorter text may stand in another one by chance
+
 
 @dataclasses.dataclass(frozen=True)
 class CurateConfig:
@@ -65,13 +67,20 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         cut_boilerplate([d for d in kept if id(d) not in given], config.boilerplate, report)
     faults = (cleaning.faults([d["text"] for d in kept]) if config.quality
               else [None if d["text"] else "empty" for d in kept])  # it was boilerplate alone
-    kept = without(kept, {id(document): fault for document, fault in zip(kept, faults)
-                          if fault and id(document) not in given}, report)
+    faulty = {id(document): fault for document, fault in zip(kept, faults)
+              if fault and id(document) not in given}
+    for document in kept:
+        if id(document) in faulty:
+            count(report, "removed", faulty[id(document)], document["text"])
+    kept = [document for document in kept if id(document) not in faulty]
     if config.threshold:
-        kept = without(kept, near_duplicates(kept, config.threshold, find_near_duplicates), report)
+        near = near_duplicates(kept, config.threshold, find_near_duplicates, report)
+        kept = [document for document in kept if id(document) not in near]
     mark_splits(kept, config.held_out)
     if config.passage_bytes:
-        kept = cut_passages(kept, given, config.passage_bytes, report)
+        cut_held_out(kept, given, config.passage_bytes, report)
+        cut_passages(kept, given, config.passage_bytes, report)
+        kept = [document for document in kept if document["text"]]
     if not kept:
         reasons = (f"{name} ({entry['documents']})" for name, entry in report["removed"].items())
         raise ValueError("no document is left; removed: " + (", ".join(reasons) or "none"))
@@ -127,22 +136,41 @@ def cut_boilerplate(documents, least, report):
             shorten(document, text, report, "boilerplate")
 
 
-def near_duplicates(documents, threshold, find_near_duplicates):
-    """Return what to drop: all of a cluster but its held-out or else its most typical text."""
-    # A source with two documents that came with a split is one long text: its halves share most
-    # 5-grams without being copies of each other.
-    halves = collections.Counter(d["source"] for d in documents if "split" in d)
-    pool = [d for d in documents if "split" not in d or halves[d["source"]] > 2]
-    copies = {}
-    for cluster in find_near_duplicates([document["text"] for document in pool], threshold):
-        members = [pool[n] for n in cluster]
-        best = [d for d in members if d.get("split") == "held_out"]
-        if not best:  # the member whose signature agrees most with those of the first 64
-            signatures = duplicates.minhash_signatures([d["text"] for d in members])
-            agreement = [(signatures[:64] == signature).sum() for signature in signatures]
-            best = [members[agreement.index(max(agreement))]]
-        copies |= dict.fromkeys({*map(id, members)} - {*map(id, best)}, "near-duplicate")
-    return copies
+def near_duplicates(documents, threshold, find_near_duplicates, report):
+    """Return the ids of the documents to drop: each is near one that is kept, and not held out.
+
+    In a cluster, where A is near B and B near C, A and C may have little in common. So its texts
+    are taken in turn, the most typical first, and kept unless near one that is kept already.
+    """
+    dropped, given = set(), collections.Counter(d["source"] for d in documents if "split" in d)
+    for cluster in find_near_duplicates([document["text"] for document in documents], threshold):
+        members = [documents[n] for n in cluster]
+        texts = [document["text"] for document in members]
+        signatures, kept = duplicates.minhash_signatures(texts), []
+        least = duplicates.worth_checking(texts, threshold, signatures.shape[1])
+        # Typical is the text whose signature agrees most with those of the first 64.
+        agreement = [(signatures[:64] == signature).sum() for signature in signatures]
+        for n in sorted(range(len(members)), key=lambda n: (
+                members[n].get("split") != "held_out", -agreement[n])):
+            estimates = duplicates.estimate_jaccard(signatures[kept], signatures[n])
+            twins = [(duplicates.jaccard(texts[k], texts[n]), k)
+                     for k, estimate in zip(kept, estimates) if estimate >= min(least[k], least[n])
+                     and not halves(members[k], members[n], given)]
+            score, twin = max(twins, default=(0, n))
+            if score < threshold or members[n].get("split") == "held_out":
+                kept.append(n)
+            else:
+                dropped.add(id(members[n]))
+                count(report, "removed", "near-duplicate", texts[n], example=
+                      f"{texts[n][:70]} … is to {score:.0%} like {texts[twin][:70]} …")
+    return dropped
+
+
+def halves(one, other, given):
+    """Return whether two documents are the two parts of one long text, which is cut by a split:
+    these share most 5-grams without being copies of each other."""
+    return one["source"] == other["source"] and given[one["source"]] == 2 \
+        and "split" in one and "split" in other
 
 
 def mark_splits(documents, share):
@@ -158,6 +186,28 @@ def mark_splits(documents, share):
             min(pairs, key=lambda pair: pair[0])[1]["split"] = "held_out"
 
 
+def cut_held_out(documents, given, passage_bytes, report):
+    """Cut out of training documents what is held out: a short text that stands in them whole, and
+    of documents that came with a split, which are not cut otherwise, each long passage."""
+    held_out = [d["text"] for d in documents if d["split"] == "held_out"]
+    training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
+    short = [text for text in held_out if SHORT_QUOTE <= len(text.encode()) < passage_bytes]
+    for document, spans in found_in(training, short, SHORT_QUOTE):  # where it is worth a look
+        for quote in short if spans else ():
+            if quote in document["text"]:
+                text = normalise(document["text"].replace(quote, ""))
+                cut_down(document, text, report, "quotes held-out text", quote)
+    long = [document for document in training if id(document) in given]
+    for document, spans in found_in(long, held_out, passage_bytes):
+        cut_spans(document, spans, report, "quotes held-out text")
+
+
+def found_in(documents, originals, size):
+    """Return (document, spans) of what documents have in common with the originals."""
+    texts = originals + [document["text"] for document in documents]
+    return zip(documents, repeated_passages(texts, size, len(originals))[len(originals):])
+
+
 def cut_passages(documents, given, passage_bytes, report):
     """Cut out what an earlier document has; first come long texts, then what is held out."""
     order = sorted(documents, key=lambda d: (id(d) not in given, d["split"] != "held_out"))
@@ -165,15 +215,23 @@ def cut_passages(documents, given, passage_bytes, report):
     for document, spans in zip(order, found):
         # Stories of the grammar share sentences by nature, and their known probability, from
         # which the floor is computed, holds for the whole text only.
-        if not spans or id(document) in given or "log2_probability" in document:
-            continue
-        text = cut(document["text"], spans)
-        if cleaning.broken_rule(text) == "too few words":
-            count(report, "removed", "repeated passages throughout", document["text"])
-            document["text"] = ""
-        else:
-            shorten(document, text, report, "repeated passages", document["text"][slice(*spans[0])])
-    return [document for document in documents if document["text"]]
+        if id(document) not in given and "log2_probability" not in document:
+            cut_spans(document, spans, report, "repeated passages")
+
+
+def cut_spans(document, spans, report, reason):
+    if spans:
+        text = document["text"]
+        cut_down(document, cut(text, spans), report, reason, text[slice(*spans[0])])
+
+
+def cut_down(document, text, report, reason, example):
+    """Give a document its shorter text, or none where that would have too few words."""
+    if cleaning.broken_rule(text) == "too few words":
+        count(report, "removed", f"{reason} throughout", document["text"])
+        document["text"] = ""
+    else:
+        shorten(document, text, report, reason, example)
 
 
 def digest(text):
@@ -187,14 +245,6 @@ def count(report, part, name, text, left="", example=None):
     entry["bytes"] += len(text.encode("utf-8", "replace")) - len(left.encode())
     if part != "totals" and len(entry.setdefault("examples", [])) < 3:
         entry["examples"].append((example or text)[:160])
-
-
-def without(documents, reasons, report):
-    """Return the documents but for those in `reasons`, {id(document): reason}."""
-    for document in documents:
-        if id(document) in reasons:
-            count(report, "removed", reasons[id(document)], document["text"])
-    return [document for document in documents if id(document) not in reasons]
 
 
 def shorten(document, text, report, reason, example=None):

@@ -4,17 +4,18 @@ import collections
 import json
 import pathlib
 import random
+import re
 import subprocess
 import sys
 
 import pytest
 from sample_texts import GOOD, documents_of
 
-from nanoseek.lab import stages
-from nanoseek import corpus, curate as installed
+from nanoseek import corpus, curate as installed, duplicates
 from nanoseek.corpus import cleaning
 from nanoseek.corpus.stories import stories
 from nanoseek.fast import pairs
+from nanoseek.lab import stages
 
 MODULE = "nanoseek.curate"
 
@@ -100,10 +101,55 @@ def test_a_small_source_has_a_held_out_document_too(module):
 def test_a_given_split_stays_and_its_text_with_it(module):
     rough = "tick tock " * 400
     halves = [{"text": rough, "source": "clock", "split": "train"},
-              {"text": rough[:400], "source": "clock", "split": "held_out"}]
+              {"text": rough.replace("tick", "knock"), "source": "clock", "split": "held_out"}]
     kept, _ = module.curate(halves)
-    assert [(d["text"], d["split"]) for d in kept] == [(rough.strip(), "train"),
-                                                       (rough[:400].strip(), "held_out")]
+    assert [d | {"text": d["text"] + " "} for d in kept] == halves
+
+
+def passages(rng, count, words):
+    """Return texts of random words, which have nothing in common."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [" ".join("".join(rng.choices(letters, k=rng.randrange(2, 9))) for _ in range(words))
+            for _ in range(count)]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_no_held_out_text_is_left_in_training(module, fast):
+    rng = random.Random(4)
+    find = (pairs if fast else duplicates).find_near_duplicates
+    # Near-copies, in another source, of the one or two documents that a source holds out.
+    held = passages(rng, 2, 150)
+    documents = [{"text": text, "source": "bench", "split": "held_out"} for text in held]
+    copies = [text.split() for text in held for _ in range(4)]
+    for n, copy in enumerate(copies):
+        copy[5 + n::30] = ["other"] * len(copy[5 + n::30])
+        documents.append({"text": " ".join(copy), "source": "web"})
+    documents += [{"text": text, "source": "web"} for text in passages(rng, 30, 100)]
+    kept, _ = module.curate(documents, find_near_duplicates=find)
+    assert not any("other" in d["text"] for d in kept) and len(kept) == 32
+    # All splits are given, and what is held out stands within longer training texts.
+    hosts, long, short = (passages(rng, 9, words) for words in (90, 90, 20))
+    documents = [{"text": text, "source": "a", "split": "held_out"} for text in long + short]
+    documents += [{"text": f"{host}\n\n{inner}\n\n{host[::-1]}", "source": "b", "split": "train"}
+                  for host, inner in zip(hosts * 2, long + short)]
+    kept, report = module.curate(documents, find_near_duplicates=find)
+    training = [d["text"] for d in kept if d["split"] == "train"]
+    assert not any(inner[20:-20] in text for inner in long for text in training)
+    assert not any(inner in text for inner in short for text in training)
+    assert report["cut"]["quotes held-out text"]["documents"] >= 18
+    assert sorted(d["text"] for d in kept if d["split"] == "held_out") == sorted(long + short)
+
+
+def test_a_text_goes_only_if_it_is_near_one_that_is_kept(module):
+    words = passages(random.Random(6), 1, 300)[0].split()
+    windows = [" ".join(words[start:start + 150]) for start in range(0, 144, 12)]
+    kept, report = module.curate([{"text": text, "source": "s"} for text in windows],
+                                 module.CurateConfig(passage_bytes=0, held_out=0))
+    left = [d["text"] for d in kept]
+    assert 2 <= len(left) < len(windows)
+    assert all(text in left or max(duplicates.jaccard(text, other) for other in left) >= 0.8
+               for text in windows)
+    assert re.search(r"is to \d\d% like", report["removed"]["near-duplicate"]["examples"][0])
 
 
 def test_training_loses_what_the_held_out_documents_have(module):

@@ -25,8 +25,10 @@ BYTE_HASHES = np.random.default_rng(8).integers(2**63, size=256, dtype=np.uint64
 FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
 
 
-def repeated_passages(texts, passage_bytes=300):
+def repeated_passages(texts, passage_bytes=300, originals=None):
     """Return for each text the (start, end) of what an earlier text has as well, in characters.
+
+    originals: only the first so many texts count as earlier (all, unless given).
 
     Lee et al. take 50 tokens, about 200 bytes of UTF-8, but stories of one grammar share that much.
     Of many copies, one meets the first and the latest before it.
@@ -38,7 +40,8 @@ def repeated_passages(texts, passage_bytes=300):
     copies, spans = {}, [[] for _ in texts]  # copies: hash → (first, latest) (text, place)
     for key, text, place in fingerprints("".join(texts).encode(), bounds, window, width):
         earlier = copies.get(key, ())
-        copies[key] = (*earlier[:1], (text, place))
+        if originals is None or text < originals:
+            copies[key] = (*earlier[:1], (text, place))
         for other, its_place in earlier:
             done = spans[text][-1][1] if spans[text] else 0
             if other != text and place >= done:
