@@ -4,7 +4,6 @@
     python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command to type
 """
 
-import itertools
 import os
 import pathlib
 import shlex
@@ -87,8 +86,8 @@ def breakdown(bill):
         counts |= {(f"memory, checkpointing {m}", "B"): parts for m, parts in bill["memory"].items()}
     rows = []
     for (title, unit), parts in counts.items():
-        summands = itertools.takewhile(lambda name: name != "total", parts)
-        shown = (f"{name} {show(parts[name], unit)}" for name in summands if parts[name])
+        names = [*parts][:[*parts].index("total")]
+        shown = (f"{name} {show(parts[name], unit)}" for name in names if parts[name])
         rows.append((title, show(parts["total"], unit), " + ".join(shown)))
     return columns(rows)
 

@@ -18,7 +18,7 @@ def open_file(path, own):
     try:
         content = json.loads(pathlib.Path(path).read_bytes())
         vocab, steps = content["model"].get("vocab"), json.dumps(content["pre_tokenizer"])
-        if isinstance(vocab, dict) and '"ByteLevel"' in steps:
+        if isinstance(vocab, dict) and '"ByteLevel"' in steps:  # damage that the library lets pass
             if not {*BYTE_ALPHABET} <= vocab.keys() or len({*vocab.values()}) < len(vocab):
                 raise ValueError("its vocabulary lacks bytes (initial_alphabet), or has an id twice")
         return open_gpt2_kind(content, own) or Library(content)

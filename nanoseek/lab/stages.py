@@ -49,24 +49,13 @@ def clean(argv=None):
 
 def curation_table(report):
     """Return the report as lines for the screen: in, what went and why, out, with bars by bytes."""
-    total, *left = report["totals"].items()
+    total, *out = report["totals"].items()
     rows = [total, *((f"- {name}", entry) for name, entry in report["removed"].items()),
-            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()), *left]
+            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()), *out]
     scale = 20 / max(1, total[1]["bytes"])
     return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
                      f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * round(scale * entry['bytes'])}"
                      for name, entry in rows)
-
-
-def check_patterns(patterns):
-    """Raise ValueError for a pattern that is none, or that has another meaning in `tokenizers`."""
-    for pattern in patterns:
-        if odd := regex.search(READ_OTHERWISE, pattern):
-            raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
-        try:
-            regex.compile(pattern, regex.V1)
-        except regex.error as error:
-            raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
 
 
 def learn_tokenizer(argv=None):
@@ -84,7 +73,13 @@ def learn_tokenizer(argv=None):
     cli.check_output(args.tokenizer, args.documents)
     if not args.tokenizer.endswith(".json"):  # documents .jsonl: were the two swapped?
         raise ValueError(f"{args.tokenizer}: give the tokenizer to write a name in .json")
-    check_patterns(args.pattern)
+    for pattern in args.pattern:
+        if odd := regex.search(READ_OTHERWISE, pattern):
+            raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
+        try:
+            regex.compile(pattern, regex.V1)
+        except regex.error as error:
+            raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
     held = lock_run_of(args.tokenizer)  # until all is written
     read = read_documents if args.documents.endswith(".jsonl") else read_text
     texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
