@@ -67,8 +67,8 @@ def boolean(text):
 
 
 def add_flags(parser, base, skip=()):
-    """Add `--field value` for every field of `base`, a dataclass or an instance of one, whose values
-    the help shows as defaults. Absent flags are left None; a bare boolean flag means true."""
+    """Add `--field value` for every field of `base`, a dataclass or an instance of one; the help
+    shows its values as the defaults. Absent flags are None; a bare boolean flag means true."""
     for field in dataclasses.fields(base):
         kind, *_ = typing.get_args(field.type) or [field.type]  # int | None is read as an int
         if field.name in skip or dataclasses.is_dataclass(kind):

@@ -83,7 +83,8 @@ def breakdown(bill):
     counts = {("training, a token", "FLOP"): bill["flops_per_token"]}
     if "memory" in bill:
         counts["parameters", ""] = bill["parameters"]
-        counts |= {(f"memory, checkpointing {m}", "B"): parts for m, parts in bill["memory"].items()}
+        counts |= {(f"memory, checkpointing {mode}", "B"): parts
+                   for mode, parts in bill["memory"].items()}
     rows = []
     for (title, unit), parts in counts.items():
         names = [*parts][:[*parts].index("total")]

@@ -20,7 +20,7 @@ def open_file(path, own):
         vocab, steps = content["model"].get("vocab"), json.dumps(content["pre_tokenizer"])
         if isinstance(vocab, dict) and '"ByteLevel"' in steps:  # damage that the library lets pass
             if not {*BYTE_ALPHABET} <= vocab.keys() or len({*vocab.values()}) < len(vocab):
-                raise ValueError("its vocabulary lacks bytes (initial_alphabet), or has an id twice")
+                raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id twice")
         return open_gpt2_kind(content, own) or Library(content)
     except ImportError:
         raise ValueError(f"{path} is not of GPT-2's kind: pip install tokenizers") from None
