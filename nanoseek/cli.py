@@ -4,12 +4,10 @@
     class Config:
         steps: int = setting(100, "how often the weights move", least=1)
 
-        def __post_init__(self):
-            check_limits(self)                       # "steps is 0: it must be at least 1"
-
     parser = Parser("nanoseek.train", "Train a model.")
     add_flags(parser, Config)                        # --steps, with its type, help and default
     config = from_flags(Config, parser.parse_args(argv))
+    check_limits(config)                             # "steps is 0: it must be at least 1"
     with writing("clean.jsonl") as path: ...         # the file appears when the block ends well
 
 A chapter that works as a single file imports this one in its main() only.
@@ -28,10 +26,8 @@ import typing
 
 
 def setting(default, text, **limits):
-    """Return a dataclass field with its help text and its limits.
-
-    limits: `least` and `most` (inclusive), `above` and `below` (exclusive), or `choices`.
-    """
+    """Return a dataclass field with its help text and its limits: `least` and `most` (inclusive),
+    `above` and `below` (exclusive), or `choices`."""
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
@@ -40,32 +36,27 @@ LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
 
 
 def check_limits(config):
-    """Raise ValueError for the first field of a dataclass that breaks its limits (see `setting`).
-
-    Numbers must also be finite; None, for a field that may be left out, breaks no limit.
-    """
+    """Raise ValueError for the first field of a dataclass that breaks its limits (see `setting`)
+    or is not finite; None, for a field that may be left out, breaks none."""
     for field in dataclasses.fields(config):
         name, value, metadata = field.name, getattr(config, field.name), field.metadata
         if value not in metadata.get("choices", [value]):
             raise ValueError(f"unknown {name} {value!r}: choose {', '.join(metadata['choices'])}")
-        if not isinstance(value, (int, float)):
-            continue
-        limits = [(*LIMITS[kind], metadata[kind]) for kind in LIMITS if kind in metadata]
-        if not math.isfinite(value) or not all(holds(value, n) for _, holds, n in limits):
-            wanted = " and ".join(f"{words} {n}" for words, _, n in limits)
-            raise ValueError(f"{name} is {value}: it must be {wanted or 'a finite number'}")
+        if isinstance(value, (int, float)):
+            limits = [(*LIMITS[kind], metadata[kind]) for kind in LIMITS if kind in metadata]
+            if not math.isfinite(value) or not all(holds(value, n) for _, holds, n in limits):
+                wanted = " and ".join(f"{words} {n}" for words, _, n in limits)
+                raise ValueError(f"{name} is {value}: it must be {wanted or 'a finite number'}")
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that answers a mistake in one line and exits with code 2."""
 
     def __init__(self, name, description="", **more):
-        super().__init__(prog=f"python -m {name}", description=description, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+        super().__init__(f"python -m {name}", description=description, allow_abbrev=False, **more)
 
     def error(self, message):
-        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def boolean(text):
@@ -76,29 +67,25 @@ def boolean(text):
 
 
 def add_flags(parser, base, skip=()):
-    """Add `--field value` for every field of a dataclass; absent flags are left unset (None).
-
-    base: the class, or an instance, whose values the help then shows as the defaults.
-    A bare boolean flag means true.
-    """
-    instance = base() if isinstance(base, type) else base
-    for field in dataclasses.fields(instance):
-        read, *_ = typing.get_args(field.type) or [field.type]  # int | None is read as an int
-        if field.name in skip or dataclasses.is_dataclass(read):
+    """Add `--field value` for every field of `base`, a dataclass or an instance of one; the help
+    shows its values as the defaults. Absent flags are None; a bare boolean flag means true."""
+    for field in dataclasses.fields(base):
+        kind, *_ = typing.get_args(field.type) or [field.type]  # int | None is read as an int
+        if field.name in skip or dataclasses.is_dataclass(kind):
             continue
-        how = {"type": boolean, "nargs": "?", "const": True} if read is bool else {"type": read}
-        text, default = field.metadata.get("help", ""), getattr(instance, field.name)
+        how = {"type": boolean, "nargs": "?", "const": True} if kind is bool else {"type": kind}
+        text, default = field.metadata.get("help", ""), getattr(base, field.name)
         if default not in (None, ""):
             text += f" (default {default})"
-        parser.add_argument(f"--{field.name}", default=None, metavar=how["type"].__name__,
+        parser.add_argument(f"--{field.name}", metavar=how["type"].__name__,
                             help=text.replace("%", "%%"), **how)
 
 
 def from_flags(base, args):
     """Return `base` (a dataclass or an instance of one) with the flags that were given."""
-    instance = base() if isinstance(base, type) else base
-    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(instance)}
-    return dataclasses.replace(instance, **{k: v for k, v in given.items() if v is not None})
+    given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(base)}
+    return dataclasses.replace(base() if isinstance(base, type) else base,
+                               **{k: v for k, v in given.items() if v is not None})
 
 
 def add_fast_flag(parser):
@@ -114,12 +101,9 @@ def hand_over(name, argv, function="main"):
 
 @contextlib.contextmanager
 def writing(path):
-    """Yield the path of a new file, which takes the place of `path` when the block ends well.
-
-    So a file is whole or not there, and what stood there before is kept if anything fails.
-    """
-    path = pathlib.Path(path)
-    new = path.with_name(f"{path.name}.writing")
+    """Yield the path of a new file, which takes the place of `path` when the block ends well. So a
+    file is whole or not there, and what stood there before is kept if anything fails."""
+    new = pathlib.Path(f"{path}.writing")
     try:
         yield new
         os.replace(new, path)
@@ -133,10 +117,8 @@ def say(text):
 
 
 def check_output(output, *inputs):
-    """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder.
-
-    Otherwise two swapped arguments could overwrite a corpus.
-    """
+    """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder:
+    two swapped arguments must not overwrite a corpus."""
     if os.path.isdir(output) or not os.path.basename(output):
         raise ValueError(f"{output or 'the output'} is a folder: name the file to write")
     here = pathlib.Path(os.path.realpath(output))
@@ -144,16 +126,13 @@ def check_output(output, *inputs):
         there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
         if here == there:
             raise ValueError(f"{output} is to be read and written: name another file to write")
-        if there in here.parents and there.is_dir():
+        if there in here.parents:
             raise ValueError(f"{output} would be written into {name}, which is to be read: "
                              "choose a place outside it")
 
 
 def run(main):
-    """Call `main()`; answer bad input, or what is too large, in one line with exit code 2.
-
-    NANOSEEK_TRACEBACK=1 shows the traceback instead, for those who debug.
-    """
+    """Call `main()`; answer bad input, or what is too large, in one line with exit code 2."""
     spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train
     name = spec.name.removesuffix(".__main__") if spec else "nanoseek"
     try:
@@ -168,8 +147,7 @@ def run(main):
     except Exception as error:
         too_large = isinstance(error, (OverflowError, MemoryError, RecursionError)) or \
             "allocate memory" in str(error)  # torch's words, in a RuntimeError
-        if os.environ.get("NANOSEEK_TRACEBACK") or \
-                not (too_large or isinstance(error, (ValueError, OSError))):
+        if not too_large and not isinstance(error, (ValueError, OSError)):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
         print(f"{name}: {'too large for this machine: ' * too_large}{said}", file=sys.stderr)

@@ -69,13 +69,11 @@ def _seen(config, context):
 
 
 def parameters(config):
-    """Count parameters: {"embedding", "attention", "mlp", "norms", "head", "total", "matmul"}.
-
-    "head" is 0 when it is tied to the embedding; "matmul" are those that every token is
-    multiplied with, the head's among them, tied or not. Raises ValueError for a mixture of experts.
-    """
-    if any(_get(config, name, 0) > 1
-           for name in ("n_routed_experts", "num_local_experts", "num_experts")):
+    """Count parameters: {"embedding", "attention", "mlp", "norms", "head", "total", "matmul"}. The
+    head has none of its own when it is tied to the embedding; "matmul" are those that every token
+    is multiplied with, the head's among them, tied or not. ValueError for a mixture of experts."""
+    experts = ("n_routed_experts", "num_local_experts", "num_experts")
+    if any(_get(config, name, 0) > 1 for name in experts):
         raise ValueError("this config is a mixture of experts: give active_parameters by hand")
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     embedding = _field(config, "vocab_size") * hidden
@@ -90,10 +88,8 @@ def parameters(config):
 def flops_per_token(config, context, active_parameters=None):
     """Count the FLOPs of training per token: {"matrices", "attention", "head", "total", "forward",
     "backward", "recomputation"}; the last is what full activation checkpointing adds to "total".
-
     context: length of a row; where rows differ, their mean weighted by tokens. active_parameters:
-    of a mixture of experts, in place of the matmul parameters, the head's among them.
-    """
+    of a mixture of experts, in place of the matmul parameters, the head's among them."""
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
                  * _seen(config, positive("context", context)))
     if active_parameters is None:
@@ -130,8 +126,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     "working" is then one layer recomputed. precision: "fp32", or autocast ("bf16", "fp16") over
     fp32 weights, with its "weight_copies". optimizer: "adamw" (two moments) or "muon" (one for
     the layers' matrices). document_mask: a mask keeps documents in a row apart. Left out are the
-    logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens.
-    """
+    logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
@@ -174,10 +169,9 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
 def _stated(known, given):
     """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
     `known`, {name: (value, source)}, says."""
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown assumption {name!r}: choose {', '.join(known)}")
-    stated = {**known, **{name: (positive(name, value), "given") for name, value in given.items()}}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"unknown assumption {unknown[0]!r}: choose {', '.join(known)}")
+    stated = known | {name: (positive(name, value), "given") for name, value in given.items()}
     return {name: {"value": value, "source": source} for name, (value, source) in stated.items()}
 
 
@@ -190,11 +184,9 @@ def _spent(hours, rent_name, assumed):
 
 
 def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, **given):
-    """Return the bill of a run that was measured, as a dict that JSON can hold.
-
-    tokens trained on in `seconds`; ceiling in FLOP/s, from `measure_ceiling`; context the length
-    of the rows (max_position_embeddings unless given); `given` replaces entries of ASSUMED.
-    """
+    """Return the bill of a run that was measured, as a dict that JSON can hold. ceiling: in FLOP/s,
+    from `measure_ceiling`; context: the length of the rows (max_position_embeddings unless given);
+    given: values that replace ASSUMED."""
     speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
     count, each = parameters(config), flops_per_token(config, context)["total"]
@@ -212,11 +204,9 @@ def tables():
 
 
 def rent(flops, gpu=None, **given):
-    """Return the bill of computing `flops` on rented GPUs, empty without one.
-
-    given: values for ASSUMED and "mfu", in place of what the tables say; None is ignored. Raises
-    ValueError for a chip that is unknown, or whose power or rent is neither known nor given.
-    """
+    """Return the bill of computing `flops` on rented GPUs, empty without one. given: values for
+    ASSUMED and "mfu", in place of what the tables say; None is ignored. Raises ValueError for a
+    chip that is unknown, or whose power or rent is neither known nor given."""
     given = {name: value for name, value in given.items() if value is not None}
     if gpu is None:
         if given:
@@ -228,9 +218,8 @@ def rent(flops, gpu=None, **given):
     chip, usual = known["hardware"][gpu], known["usual_mfu"]
     of_chip = {name: (chip[name], f"{gpu}: {chip['source']}") for name in ASSUMED if name in chip}
     assumed = _stated({**known["rented"], **of_chip, "mfu": usual.get(gpu, usual["other"])}, given)
-    for name, entry in assumed.items():
-        if entry["value"] is None:
-            raise ValueError(f"{gpu} has no known {name}: give it")
+    if missing := [name for name, entry in assumed.items() if entry["value"] is None]:
+        raise ValueError(f"{gpu} has no known {missing[0]}: give it")
     peak, mfu = chip["tflops"] * 1e12, assumed["mfu"]["value"]
     if mfu > 1:
         raise ValueError(f"mfu is {mfu}: it is a share of the peak, so at most 1")
@@ -242,11 +231,9 @@ def rent(flops, gpu=None, **given):
 def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
          active_parameters=None, **given):
     """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
-    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh".
-
-    context: length of a row (max_position_embeddings unless given). active_parameters: of a
-    mixture of experts, whose parts and memory are left out. given: see `rent`.
-    """
+    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh". context:
+    length of a row (max_position_embeddings unless given). active_parameters: of a mixture of
+    experts, whose parts and memory are left out. given: see `rent`."""
     context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context, active_parameters)
     result = {"context": context, "flops_per_token": each}

@@ -2,8 +2,6 @@
 
     python -m nanoseek.cost runs/tiny                  # the price tag that a run left
     python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command to type
-
-The counting is in cost.py and planner.py; `calibrate` holds it beside published bills.
 """
 
 import os
@@ -14,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 
+from nanoseek import cost
 from nanoseek.checkpoint import read_json
 from nanoseek.cli import Parser, say
-from nanoseek.cost import ASSUMED, cost, flops_per_token, measure_ceiling, tables
 from nanoseek.data import read_manifest
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import columns, format_price_tag, show
@@ -33,11 +31,11 @@ def calibrate():
     """Return the published bills with what our counting makes of them: "flops"; "ratio" of ours to
     the published FLOPs, both without attention; "mfu" that the GPU-hours imply; of a dense model
     "error", that of the hours predicted with the median MFU of the others on its chip."""
-    bills, chips = tables()["bills"], tables()["hardware"]
+    bills, chips = cost.tables()["bills"], cost.tables()["hardware"]
     for bill in bills:
-        each = flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
+        each = cost.flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
         bill["flops"], hours = each["total"] * bill["tokens"], bill["gpu_hours"]
-        published, matrices = bill.get("published_flops"), each["matrices"] + each["head"]
+        published, matrices = bill.get("published_flops"), each["total"] - each["attention"]
         bill["ratio"] = published and matrices * bill["tokens"] / published
         bill["mfu"] = hours and bill["flops"] / hours / 3600 / chips[bill["chip"]]["tflops"] / 1e12
     dense = [bill for bill in bills if bill["mfu"] and "active_parameters" not in bill]
@@ -48,8 +46,8 @@ def calibrate():
     return bills
 
 
-def train_flags(planned, data, out):
-    """Return the flags with which train follows a plan, as a list of words."""
+def train_command(planned, data, out):
+    """Return the words behind "python" with which train follows a plan."""
     steps, at_once = planned["steps"], planned["rows_at_once"] or 1
     flags = {**planned["config"], "row_length": planned["context"], "steps": steps,
              "batch_size": planned["rows"], "accumulation": planned["rows"] // at_once,
@@ -57,87 +55,56 @@ def train_flags(planned, data, out):
              "learning_rate": f"{planned['learning_rate']:.2e}",
              "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
              "eval_every": (steps + 1) // 2, "save_every": steps, "tokens": data, "out": out}
-    flags.pop("vocab_size")  # train takes it from the tokens
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-
-
-def try_out(planned, data):
-    """Train as planned, but for a few steps, in a folder that goes away again. Return the FLOP/s
-    that the steps reached."""
-    steps = max(4, round(planned["steps"] * TRIAL_SECONDS / planned["seconds"]))
-    with tempfile.TemporaryDirectory() as folder:
-        flags = train_flags({**planned, "steps": steps}, data, folder)
-        done = subprocess.run([sys.executable, "-m", "nanoseek.train", *flags],
-                              stdout=subprocess.DEVNULL)
-        if done.returncode:  # it has said why
-            raise SystemExit(done.returncode)
-        return read_json(pathlib.Path(folder, "cost.json"))["flops_per_second"]
+    del flags["vocab_size"]  # train takes it from the tokens
+    words = (word for name, value in flags.items() for word in (f"--{name}", str(value)))
+    return ["-m", "nanoseek.train", *words]
 
 
 def plan_here(given, data):
-    """Return the plan for given["seconds"] on this machine.
-
-    A guess of its speed decides the shape, which need not be exact: near the best one quality
-    hardly changes. That shape is tried out, which tells how many steps fill the time.
-    """
+    """Return the plan for given["seconds"] on this machine. A guess of its speed decides the shape:
+    near the best one quality hardly changes. A few steps of it tell how many fill the time."""
     say("measuring this machine")
-    guess = GUESSED_MFU * measure_ceiling(device=pick_device("auto").type)
+    guess = GUESSED_MFU * cost.measure_ceiling(device=pick_device("auto").type)
     planned = plan(**given, flops_per_second=guess)
     if planned["rows_at_once"] is None:
         raise ValueError(f"{planned['warnings'][-1]}, or plan less")
-    shape = {name: planned[name] for name in ("config", "context")}
-    return plan(**given | shape, flops_per_second=try_out(planned, data))
+    few = max(4, round(planned["steps"] * TRIAL_SECONDS / planned["seconds"]))
+    with tempfile.TemporaryDirectory() as folder:
+        words = train_command(planned | {"steps": few}, data, folder)
+        if code := subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(code)  # it has said why
+        reached = read_json(pathlib.Path(folder, "cost.json"))["flops_per_second"]
+    given |= {name: planned[name] for name in ("config", "context")}
+    return plan(**given, flops_per_second=reached)
 
 
-def format_breakdown(bill):
+def breakdown(bill):
     """Return what a config costs by part, as a table."""
     counts = {("training, a token", "FLOP"): bill["flops_per_token"]}
     if "memory" in bill:
         counts["parameters", ""] = bill["parameters"]
-        counts |= {(f"memory, checkpointing {mode}", "B"): each
-                   for mode, each in bill["memory"].items()}
+        counts |= {(f"memory, checkpointing {mode}", "B"): parts
+                   for mode, parts in bill["memory"].items()}
     rows = []
-    for (title, unit), numbers in counts.items():
-        names = [*numbers][:[*numbers].index("total")]
-        rows.append((title, show(numbers["total"], unit), " + ".join(
-            f"{name} {show(numbers[name], unit)}" for name in names if numbers[name])))
+    for (title, unit), parts in counts.items():
+        names = [*parts][:[*parts].index("total")]
+        shown = (f"{name} {show(parts[name], unit)}" for name in names if parts[name])
+        rows.append((title, show(parts["total"], unit), " + ".join(shown)))
     return columns(rows)
 
 
-def _parser(name, description):
+def options(name, description):
     parser = Parser(name, description)
     parser.add_argument("--gpu", help="a chip of cost_tables.json, such as H100")
     parser.add_argument("--context", type=int, help="length of a row")
-    for name in (*ASSUMED, "mfu"):
-        parser.add_argument(f"--{name}", type=float, help="replaces what is assumed")
+    for assumed in (*cost.ASSUMED, "mfu"):
+        parser.add_argument(f"--{assumed}", type=float, help="replaces what is assumed")
     return parser
 
 
-def price(argv):
-    """Print what a run has cost, or what a config would."""
-    parser = _parser("nanoseek.cost", "What a run has cost, or a config would; see also cost plan.")
-    parser.add_argument("what", help="a run's folder, a config.json, or a preset")
-    parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
-    parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
-    given = vars(parser.parse_args(argv))
-    what = given.pop("what")
-    path = pathlib.Path(what)
-    if (path / "cost.json").is_file():
-        if len(argv) > 1:
-            raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
-        return print(format_price_tag(read_json(path / "cost.json")))
-    path = path / "config.json" if path.is_dir() else path
-    if what not in PRESETS and not path.is_file():
-        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
-    bill = cost(PRESETS.get(what) or read_json(path), **given)
-    print(format_breakdown(bill))
-    bill.pop("parameters", None)
-    print(format_price_tag(bill))
-
-
-def plan_command(argv):
+def print_plan(argv):
     """Print a plan, and the command that trains it."""
-    parser = _parser("nanoseek.cost plan", "What a budget of dollars, minutes or FLOPs buys.")
+    parser = options("nanoseek.cost plan", "What a budget of dollars, minutes or FLOPs buys.")
     for name in ("flops", "dollars", "minutes", "memory_gb"):
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
@@ -157,9 +124,29 @@ def plan_command(argv):
     print(format_price_tag(planned, [("law", planned["law"])]))
     for warning in planned["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"python -m nanoseek.train {shlex.join(train_flags(planned, data, out) + weights)}")
+    print(f"python {shlex.join(train_command(planned, data, out) + weights)}")
 
 
 def main(argv=None):
+    """Print what a run has cost, or what a config would; or else a plan."""
     argv = sys.argv[1:] if argv is None else argv
-    return plan_command(argv[1:]) if argv[:1] == ["plan"] else price(argv)
+    if argv[:1] == ["plan"]:
+        return print_plan(argv[1:])
+    parser = options("nanoseek.cost", "What a run has cost, or a config would; see also cost plan.")
+    parser.add_argument("what", help="a run's folder, a config.json, or a preset")
+    parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
+    parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
+    given = vars(parser.parse_args(argv))
+    what = given.pop("what")
+    path = pathlib.Path(what)
+    if (path / "cost.json").is_file():
+        if len(argv) > 1:
+            raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
+        return print(format_price_tag(read_json(path / "cost.json")))
+    path = path / "config.json" if path.is_dir() else path
+    if what not in PRESETS and not path.is_file():
+        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
+    bill = cost.cost(PRESETS.get(what) or read_json(path), **given)
+    print(breakdown(bill))
+    bill.pop("parameters", None)
+    print(format_price_tag(bill))

@@ -9,38 +9,24 @@ DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/s
 """
 
 import math
-import typing
+import types
 
 from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
 from nanoseek.lab.price_tag import show
 
-
-class ScalingLaw(typing.NamedTuple):
-    """The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent.
-
-    C counts the FLOPs of the layers alone (no head). Fitted from `least` to `most` FLOPs with a
-    vocabulary, rows of `context` tokens, and the settings of train in `recipe`.
-    """
-
-    flops_per_token: tuple
-    learning_rate: tuple
-    batch_tokens: tuple
-    least: float
-    most: float
-    vocab_size: int
-    context: int
-    recipe: dict
-    source: str
-
-
-DEEPSEEK_LAW = ScalingLaw(
-    (0.1715, 0.5243), (0.3118, -0.1250), (0.2920, 0.3271), 1e17, 3e20, 102400, 4096,
-    {"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
-     "initializer_range": 0.006}, "DeepSeek LLM, arXiv 2401.02954 §3")
-LAW_TINY = ScalingLaw(
-    (2.683, 0.4591), (82.71, -0.3411), (0.03625, 0.3714), 8.9e+10, 8.8e+12, 4096, 256,
-    {"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
-    "our sweep on the stories, tutorials/experiments/scaling_sweep.json")
+# The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent. C
+# counts the FLOPs of the layers alone (no head). A law was fitted from `least` to `most` FLOPs with
+# a vocabulary, rows of `context` tokens, and the settings of train in `recipe`.
+DEEPSEEK_LAW = types.SimpleNamespace(
+    flops_per_token=(0.1715, 0.5243), learning_rate=(0.3118, -0.125), batch_tokens=(0.2920, 0.3271),
+    least=1e17, most=3e20, vocab_size=102400, context=4096,
+    recipe={"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
+            "initializer_range": 0.006}, source="DeepSeek LLM, arXiv 2401.02954 §3")
+LAW_TINY = types.SimpleNamespace(
+    flops_per_token=(2.683, 0.4591), learning_rate=(82.71, -0.3411), batch_tokens=(0.03625, 0.3714),
+    least=8.9e10, most=8.8e12, vocab_size=4096, context=256,
+    recipe={"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
+    source="our sweep on the stories, tutorials/experiments/scaling_sweep.json")
 
 
 def planned_shape(hidden, vocab_size, context):
@@ -56,22 +42,20 @@ def planned_shape(hidden, vocab_size, context):
 
 
 def best_config(flops, vocab_size, context, law):
-    """Return the config whose best budget by the law is nearest to `flops`, head included.
-
-    Raises ValueError where no width planned here comes within a factor of 4.
-    """
-    found = []
+    """Return the config whose best budget by the law, head included, is nearest to `flops`; raise
+    ValueError where no width planned here comes within a factor of 4."""
+    found, (coefficient, exponent) = [], law.flops_per_token
     for hidden in (*range(16, 512, 16), *range(512, 16385, 64)):
         config = planned_shape(hidden, vocab_size, context)
         each = flops_per_token(config, context)
         layers = each["total"] - each["head"]
         # The law backwards: the compute C for which a model of this size is the best.
-        compute = (layers / law.flops_per_token[0]) ** (1 / law.flops_per_token[1])
+        compute = (layers / coefficient) ** (1 / exponent)
         found.append((math.log(each["total"] / layers * compute / flops), config))
     distance, config = min(found, key=lambda entry: abs(entry[0]))
     if abs(distance) > math.log(4):
-        raise ValueError(f"a budget of {flops:.2g} FLOPs is too "
-                         f"{'small' if distance > 0 else 'large'} for any model planned here")
+        size = "small" if distance > 0 else "large"
+        raise ValueError(f"a budget of {flops:.2g} FLOPs is too {size} for any model planned here")
     return config
 
 
@@ -80,45 +64,42 @@ def fit_memory(config, rows, context, memory_gb, gpu, optimizer):
     memory (allocators waste some); rows_at_once is None when not even one row does."""
     known = tables()["hardware"][gpu]["memory_gb"] if gpu and memory_gb is None else memory_gb
     limit = math.inf if known is None else 1e9 * positive("memory_gb", known)
-    for mode, at_once in ((mode, n) for mode in ("none", "full")
-                          for n in range(rows, 0, -1) if rows % n == 0):
-        needed = memory(config, at_once, context, mode, "bf16" if gpu else "fp32", optimizer,
-                        document_mask=True)
-        if needed["total"] <= 0.9 * limit:
-            return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed}
+    for mode in ("none", "full"):
+        for at_once in (n for n in range(rows, 0, -1) if rows % n == 0):
+            needed = memory(config, at_once, context, mode, "bf16" if gpu else "fp32", optimizer,
+                            document_mask=True)
+            if needed["total"] <= 0.9 * limit:
+                return {"checkpointing": mode, "rows_at_once": at_once, "memory": needed}
     return {"checkpointing": mode, "rows_at_once": None, "memory": needed}
 
 
-def budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given):
+def budget_flops(budgets, flops_per_second, gpu, **given):
     """Return the FLOPs that a budget buys; raise ValueError unless it is one, and above 0."""
-    budgets = {"flops": flops, "dollars": dollars, "seconds": seconds}
-    named = [name for name, value in budgets.items() if value is not None]
+    named = [(name, amount) for name, amount in budgets.items() if amount is not None]
     if len(named) != 1:
         raise ValueError("give one budget: flops, dollars or seconds (--minutes)")
-    buys = {"flops": 1, "dollars": None, "seconds": flops_per_second}  # one of each, in FLOPs
+    buys = {"flops": 1, "seconds": flops_per_second}  # what one of each buys
     if gpu is not None:
-        sample = rent(1e18, gpu, **given)
-        buys.update(dollars=1e18 / sample["dollars"], seconds=1e18 / sample["gpu_hours"] / 3600)
-    (name,) = named
-    if buys[name] is None:
+        bill = rent(1e18, gpu, **given)
+        buys |= {"dollars": 1e18 / bill["dollars"], "seconds": 1e18 / bill["gpu_hours"] / 3600}
+    [(name, amount)] = named
+    if buys.get(name) is None:
         raise ValueError(f"{name} need a gpu: choose {', '.join(tables()['hardware'])}")
-    return positive("the budget in FLOPs", positive(name, budgets[name]) * buys[name])
+    return positive("the budget in FLOPs", positive(name, amount) * buys[name])
 
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
          vocab_size=None, context=None, memory_gb=None, law=None, **given):
-    """Plan the model that a budget should train: flops, or dollars on a gpu, or seconds on a gpu
-    or at the flops_per_second that training reaches here. A config that is given is kept; the law
-    is the nearest, and vocab_size and context (length of a row) are the law's, unless given.
-
-    Returns "config", "tokens", "learning_rate", "batch_tokens", "rows", "steps", "flops", "recipe",
-    "warnings", what `fit_memory` does, with a gpu its bill.
-    """
-    flops = budget_flops(flops, dollars, seconds, flops_per_second, gpu, **given)
+    """Return what a budget should train, as a dict, and with a gpu its bill. The budget: flops, or
+    dollars on a gpu, or seconds on a gpu or at the flops_per_second that training reaches here.
+    Unless given, the law is the nearest, the config the best by it, and vocab_size and context
+    (length of a row) are the law's."""
+    flops = budget_flops(dict(flops=flops, dollars=dollars, seconds=seconds), flops_per_second, gpu,
+                         **given)
     law = law or min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
         0, math.log(law.least / flops), math.log(flops / law.most)))  # how far out of its range
-    vocab_size = law.vocab_size if vocab_size is None else vocab_size
     context = law.context if context is None else context
+    vocab_size = law.vocab_size if vocab_size is None else vocab_size
     config = config or best_config(flops, vocab_size, context, law)
     each, warnings = flops_per_token(config, context), []
     tokens = flops / each["total"]

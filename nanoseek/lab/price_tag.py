@@ -1,7 +1,6 @@
 """A bill on the screen: numbers with their units in columns, and below them what was assumed.
 
     print(format_price_tag(price_tag(config, tokens=8e6, seconds=120, ceiling=4e11)))
-    show(1.24e9, "B")                                                      # 1.24 GB
 """
 
 import math
@@ -47,7 +46,7 @@ def format_price_tag(bill, more=()):
              for source, bits in bill.get("bits_per_byte", {}).items()]
     lines = [columns([*rows, *more])]
     if "assumptions" in bill:
-        lines += [f"FLOPs: {bill['convention']}", "assuming"]
-        lines += [f"  {name} {entry['value']:.3g}: {entry['source']}"
-                  for name, entry in bill["assumptions"].items()]
+        lines += [f"FLOPs: {bill['convention']}", "assuming", *(
+            f"  {name} {entry['value']:.3g}: {entry['source']}"
+            for name, entry in bill["assumptions"].items())]
     return "\n".join(lines)

@@ -6,9 +6,7 @@
 """
 
 import json
-import os
 import pathlib
-import sys
 import warnings
 
 import regex
@@ -32,45 +30,32 @@ def clean(argv=None):
     """Curate a file of JSON lines into another, with curation.json beside it."""
     parser = cli.Parser("nanoseek.curate", "Clean raw documents and hold some of them out.")
     parser.add_argument("input", help="raw documents, JSON lines")
-    parser.add_argument("output", help="the file to write, such as clean.jsonl")
+    parser.add_argument("output", type=pathlib.Path, help="the file to write, such as clean.jsonl")
     cli.add_flags(parser, CurateConfig)
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
-    output = pathlib.Path(args.output)
-    cli.check_output(output, args.input)
-    cli.check_output(output.with_name("curation.json"), args.input, output)
-    held = lock_run_of(output)  # until all is written
+    cli.check_output(args.output, args.input)
+    report_file = args.output.with_name("curation.json")
+    cli.check_output(report_file, args.input, args.output)
+    held = lock_run_of(args.output)  # until all is written
     kept, report = curate(read_documents(args.input), cli.from_flags(CurateConfig, args),
                           (pairs if args.fast else duplicates).find_near_duplicates)
-    write_documents(kept, output)
-    with cli.writing(output.with_name("curation.json")) as new:
+    write_documents(kept, args.output)
+    with cli.writing(report_file) as new:
         new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.utime(output)  # for make: newer than its input, even where nothing changed
+    args.output.touch()  # for make: newer than its input, even where nothing changed
     print(curation_table(report))
 
 
 def curation_table(report):
     """Return the report as lines for the screen: in, what went and why, out, with bars by bytes."""
-    totals = report["totals"]
-    rows = [("in", totals["in"]),
-            *((f"- {name}", entry) for name, entry in report["removed"].items()),
-            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()),
-            *((name, entry) for name, entry in totals.items() if name.startswith("out"))]
-    scale = 20 / max(1, totals["in"]["bytes"])
+    total, *out = report["totals"].items()
+    rows = [total, *((f"- {name}", entry) for name, entry in report["removed"].items()),
+            *((f"~ {name}, cut", entry) for name, entry in report["cut"].items()), *out]
+    scale = 20 / max(1, total[1]["bytes"])
     return "\n".join(f"{name:<42}{entry['documents']:>10,} documents"
                      f"{entry['bytes'] / 1e6:>9.2f} MB {'#' * round(scale * entry['bytes'])}"
                      for name, entry in rows)
-
-
-def check_pattern(pattern):
-    """Raise ValueError for a pattern that is none, or that has another meaning in `tokenizers`."""
-    odd = regex.search(READ_OTHERWISE, pattern)
-    if odd:
-        raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
-    try:
-        regex.compile(pattern, regex.V1)
-    except regex.error as error:
-        raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
 
 
 def learn_tokenizer(argv=None):
@@ -89,11 +74,16 @@ def learn_tokenizer(argv=None):
     if not args.tokenizer.endswith(".json"):  # documents .jsonl: were the two swapped?
         raise ValueError(f"{args.tokenizer}: give the tokenizer to write a name in .json")
     for pattern in args.pattern:
-        check_pattern(pattern)
+        if odd := regex.search(READ_OTHERWISE, pattern):
+            raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
+        try:
+            regex.compile(pattern, regex.V1)
+        except regex.error as error:
+            raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
     held = lock_run_of(args.tokenizer)  # until all is written
     read = read_documents if args.documents.endswith(".jsonl") else read_text
     texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
-    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
         texts, args.vocab_size, pattern=args.pattern, progress=cli.say,
         max_token_length=args.max_token_length)

@@ -136,30 +136,31 @@ def tokens(tmp_path):
 def test_a_plan_in_minutes_fills_the_time(monkeypatch, capsys, tokens):
     tried = []
 
-    def try_out(planned, data):
-        assert data == tokens
-        tried.append(planned["config"])
-        return 1e11
-    monkeypatch.setattr(bill, "measure_ceiling", lambda device: 2e11)
-    monkeypatch.setattr(bill, "try_out", try_out)
+    def run(words, stdout):
+        tried.append(dict(zip(words[3::2], words[4::2])))
+        pathlib.Path(tried[0]["--out"], "cost.json").write_text('{"flops_per_second": 1e11}')
+        return subprocess.CompletedProcess(words, 0)
+    monkeypatch.setattr(cost, "measure_ceiling", lambda device: 2e11)
+    monkeypatch.setattr(subprocess, "run", run)
     bill.main(["plan", "--minutes", "3", "--tokens", tokens])
     shown = capsys.readouterr()
     words = shlex.split(shown.out.splitlines()[-1])
     flags = dict(zip(words[3::2], words[4::2]))
-    (shape,) = tried
-    assert flags["--hidden_size"] == str(shape["hidden_size"])
-    assert shape["vocab_size"] == 512  # that of the tokens
+    (trial,) = tried
+    assert trial["--tokens"] == tokens and int(trial["--steps"]) < int(flags["--steps"])
+    shape = {name: int(flags[f"--{name}"]) for name in TINY if name[:3] not in ("voc", "tie")}
+    assert all(trial[f"--{name}"] == str(size) for name, size in shape.items())
     assert flags["--optimizer"] == "muon"
     assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
-    # The steps fill the time at the speed that was measured.
-    each = cost.flops_per_token(shape, int(flags["--row_length"]))["total"]
+    # The steps fill the time at the speed that was measured, with the vocabulary of the tokens.
+    each = cost.flops_per_token({**shape, "vocab_size": 512}, int(flags["--row_length"]))["total"]
     trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])
     assert each * trained / 1e11 == pytest.approx(180, rel=0.01)
     assert "3.0 min" in shown.out
 
 
 def test_minutes_too_many_are_named(monkeypatch, tokens):
-    monkeypatch.setattr(bill, "measure_ceiling", lambda device: 3e11)
+    monkeypatch.setattr(cost, "measure_ceiling", lambda device: 3e11)
     with pytest.raises(ValueError, match="shard the model over several devices"):
         bill.main(["plan", "--minutes", "1e11", "--tokens", tokens])
 
@@ -170,12 +171,13 @@ def test_tokens_decide_the_vocabulary(tokens, capsys):
     assert f"parameters  {show(count)}" in capsys.readouterr().out
 
 
-def test_a_plan_is_tried_out_by_real_steps(tokens, capfd):
-    planned = plan(seconds=10, flops_per_second=1e8, context=64,
-                   config={**TINY, "vocab_size": 512, "max_position_embeddings": 512})
-    assert bill.try_out(planned, tokens) > 0
+def test_a_plan_is_tried_out_by_real_steps(monkeypatch, tokens, capfd):
+    monkeypatch.setattr(cost, "measure_ceiling", lambda device: 3e8)
+    config = {**TINY, "vocab_size": 512, "max_position_embeddings": 512}
+    planned = bill.plan_here({"seconds": 10, "context": 64, "config": config}, tokens)
+    assert planned["config"] == config and planned["seconds"] == 10 and planned["flops"] > 0
     with pytest.raises(SystemExit, match="2"):
-        bill.try_out({**planned, "context": 10 ** 9}, tokens)
+        bill.plan_here({"seconds": 10, "context": 10 ** 9, "config": config}, tokens)
     assert "row_length" in capfd.readouterr().err
 
 

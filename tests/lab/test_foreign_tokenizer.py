@@ -125,8 +125,8 @@ def test_a_unigram_tokenizer_of_the_library(tmp_path):
     for bad, words in (([-1], "from 0 to"), ([999], "from 0 to"), (["a"], "from 0 to")):
         with pytest.raises(ValueError, match=words):
             tokenizer.decode(bad)
-    with pytest.raises(ValueError, match="UTF-8"):
-        tokenizer.encode(b"bytes")
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        tokenizer.encode("a file name \udcff")
     with pytest.raises(ValueError, match="or none"):
         tokenizer.encode(text, allowed_special=["<unk>"])
     tokenizer.save(tmp_path / "again.json")
@@ -179,7 +179,6 @@ def damage(spec):
                     {"vocab": {**model["vocab"], "zz": "x"}}, {"vocab": []},
                     {"type": "Unigram"}, {"type": "WordPiece"}):
         yield json.dumps({**spec, "model": {**model, **changed}}).encode()
-    yield json.dumps({**spec, "added_tokens": spec["added_tokens"] * 2}).encode()
     yield json.dumps({**spec, "added_tokens": [{"content": "x"}]}).encode()
     yield json.dumps({**spec, "added_tokens": [{"content": "x", "id": 10 ** 15}]}).encode()
     step = {"type": "Split", "pattern": {"Regex": "a("}, "behavior": "Isolated", "invert": False}
