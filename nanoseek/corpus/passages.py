@@ -15,7 +15,7 @@ import numpy as np
 UNSPACED = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
             "\uf900-\ufaff\U00020000-\U0003ffff")
 PAIR = re.compile(rf"[^\W_{UNSPACED}]{{2}}")  # two characters of one word
-CHUNK = 1 << 17  # bytes hashed at once: the arrays stay in the processor's cache
+CHUNK = 1 << 17  # bytes hashed at once: the arrays stay in the cache; chunks overlap by a passage
 BYTE_HASHES = np.random.default_rng(8).integers(2**63, size=256, dtype=np.uint64)
 FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
 
@@ -41,7 +41,6 @@ def repeated_passages(texts, passage_bytes=300):
 
 def fingerprints(data, bounds, window, width):
     """Yield (hash, number of the text, place in its bytes) of the windows kept, in order."""
-    # Chunks overlap, so that any `width` neighbouring windows lie in one of them.
     for begin in range(0, len(data) - window - width + 2, CHUNK):
         chunk = np.frombuffer(data[begin:begin + CHUNK + window + width - 2], np.uint8)
         hashes = double(lambda a, b, span: a * FACTORS[span % 8] + b, BYTE_HASHES[chunk], window)
