@@ -4,9 +4,8 @@ r"""Clean one text at a time, whatever else is in the corpus: its spelling, qual
 
 The rules of quality are those of Gopher (Rae et al. 2021, appendix A.1.1) and some of our own. Most
 limits are wider than Gopher's: documents here are shorter, and Python's documentation holds code.
-
-Glossary: *unit* a word, or one character of a script written without spaces, so that limits mean
-the same in Chinese as in English; *mojibake* text that was read with the wrong character table.
+Glossary: *unit* a word, or one character of a script written without spaces, as Chinese is;
+*mojibake* text that was read with the wrong character table.
 """
 
 import collections
@@ -16,8 +15,6 @@ import re
 import unicodedata
 
 from nanoseek.corpus.passages import UNSPACED
-
-# Spelling ----------------------------------------------------------------------------------------
 
 # What NFKC changes safely. The rest of it is unsafe: 10² would become 102, ½ would become 1⁄2,
 # and the full-width punctuation of proper Chinese (，！？) would become ASCII.
@@ -42,9 +39,6 @@ def normalise(text):
 
     Full-width letters and digits become ASCII, odd spaces plain ones, ligatures letters, half of a
     surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go.
-
-    >>> normalise("Ｔｏｍ　ｓａｉｄ：\r\n\r\n\r\n\r\n“ﬁne” \x00")
-    'Tom said：\n\n“fine”'
     """
     text = text.replace("\r\n", "\n")
     if not text.isascii():  # half of a surrogate pair has no UTF-8 form
@@ -64,8 +58,6 @@ def fold(text):
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return OUTSIDE.sub("", INSIDE.sub("", text.casefold()))
 
-
-# Quality -----------------------------------------------------------------------------------------
 
 LIMITS = {  # rule: least, most, source with its own limit
     "too few words": (5, math.inf, "Gopher: 50"),
@@ -99,9 +91,9 @@ MISREAD = re.compile(f"\u00c2 |[\u00c2-\u00df]{NEXT}|[\u00e0-\u00ef]{NEXT}{NEXT}
 
 def broken_rule(text):
     """Return the name of the first rule that a text breaks, or None."""
-    broken = (name for name, value in measures(text[:JUDGED])
-              if not LIMITS[name][0] <= value <= LIMITS[name][1])
-    return next(broken, None)
+    for rule, value in measures(text[:JUDGED]):
+        if not LIMITS[rule][0] <= value <= LIMITS[rule][1]:
+            return rule
 
 
 def measures(text):
@@ -148,16 +140,10 @@ def mojibake(text, lines):
 
 
 def script(text):
-    """Return the script of most of a hundred letters of a text, as Unicode names it, or "".
-
-    A fair share of kana makes it "HIRAGANA", CJK characters or not.
-
-    >>> script("Moby 白鲸 Dick"), script("红楼梦"), script("これは日本語です。"), script("42")
-    ('LATIN', 'CJK', 'HIRAGANA', '')
-    """
+    """Return the script of most of a hundred letters, as Unicode names it ("LATIN"), or ""."""
     counts = collections.Counter(map(script_of, text[:400:4]))
     counts[""] = 0
-    if counts["HIRAGANA"] * 10 > counts["CJK"]:
+    if counts["HIRAGANA"] * 10 > counts["CJK"]:  # Japanese: CJK characters and kana
         counts["CJK"] = 0
     return max(counts, key=counts.get)
 
@@ -179,20 +165,15 @@ def faults(texts):
             for name, text in zip(scripts, texts)]
 
 
-# Boilerplate -------------------------------------------------------------------------------------
-
-def boilerplate_lines(texts, documents, least_bytes=24):
-    """Return the set of lines that are among the first or last three of at least so many texts.
-
-    Lines shorter than `least_bytes` of UTF-8 do not count, nor does a line that is a whole text.
-    """
+def boilerplate_lines(texts, least):
+    """Return the set of lines that are among the first or last three of at least so many texts."""
     counts = collections.Counter()
     for text in texts:
         head, tail = ([line for line in part.split("\n") if line.strip()]
                       for part in (text[:1000], text[-1000:]))
-        counts.update({*head[:3], *tail[-3:]} if len(head) > 1 else ())
+        counts.update({*head[:3], *tail[-3:]} if len(head) > 1 else ())  # else it is all there is
     return {line for line, number in counts.items()
-            if number >= documents and len(line.encode()) >= least_bytes}
+            if number >= least and len(line.encode()) >= 24}  # shorter ones may be literature
 
 
 def strip_lines(text, lines):
@@ -203,11 +184,7 @@ def strip_lines(text, lines):
 
 
 def cut(text, spans):
-    """Return the text without the spans, normalised.
-
-    >>> cut("It rained. All rights reserved. It stopped.", [(11, 32)])
-    'It rained. It stopped.'
-    """
+    """Return the text without the spans, (start, end) in characters, normalised."""
     places = [0, *(place for span in spans for place in span), len(text)]
     kept = [text[start:end].strip(" ") for start, end in zip(places[::2], places[1::2])]
     return normalise(" ".join(part for part in kept if part))

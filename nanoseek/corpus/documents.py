@@ -7,7 +7,6 @@ A document has a "text" and a "source", the named part of the corpus that it bel
 a "split", "train" or "held_out", and a story of the grammar has its "log2_probability".
 """
 
-import codecs
 import filecmp
 import json
 import pathlib
@@ -25,41 +24,29 @@ FIELDS = {  # that all stages share, with what a value must be
 
 
 def read_documents(path):
-    """Yield the documents of a JSON lines file, one at a time.
-
-    Blank lines are passed over. A document without a "source" gets the stem of the file. Raises
-    ValueError with the number of the line that is not UTF-8, not JSON, or has no "text".
-    """
+    """Yield the documents of a JSON lines file; the stem of its name is the source they lack."""
     with open(path, "rb") as lines:
         yield from parse_documents(lines, path, pathlib.Path(path).stem)
 
 
 def parse_documents(lines, name, default_source):
-    """Yield the documents of JSON lines, given as bytes; name: what a mistake is reported as."""
+    """Yield the documents of JSON lines, given as bytes; ValueError names the line at fault."""
     for number, line in enumerate(lines, start=1):
-        line = line.removeprefix(codecs.BOM_UTF8)  # which some editors put first in a file
-        if line.strip():
-            try:
-                document = _parse_line(line, default_source)
-            except ValueError as error:
-                raise ValueError(f"{name}, line {number}: {error}") from None
-            yield document
-
-
-def _parse_line(line, default_source):
-    try:
-        document, fields = {}, {"source": default_source} | json.loads(line.decode("utf-8"))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f'not a line of JSON in UTF-8 such as {{"text": "…"}} ({error})') from None
-    for name, (fits, wanted) in FIELDS.items():
-        value = fields.get(name)
-        if not fits(value):
-            raise ValueError(f'"{name}" must be {wanted}')
-        if isinstance(value, str):  # JSON can spell half a surrogate pair, which no UTF-8 can hold
-            value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        if value is not None:
-            document[name] = value
-    return document
+        try:
+            line = line.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+            if not line.strip():
+                continue
+            found = {"source": default_source} | json.loads(line)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{name}, line {number}: not a line of JSON in UTF-8 such as "
+                             f'{{"text": "…"}} ({error})') from None
+        for field, (fits, wanted) in FIELDS.items():
+            value = found.get(field)
+            if not fits(value):
+                raise ValueError(f'{name}, line {number}: "{field}" must be {wanted}')
+            if isinstance(value, str):  # JSON can spell half a surrogate pair, which UTF-8 cannot
+                found[field] = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield {field: found[field] for field in FIELDS if found.get(field) is not None}
 
 
 def write_documents(documents, path):
@@ -71,8 +58,7 @@ def write_documents(documents, path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with cli.writing(path) as new:
         with open(new, "w", encoding="utf-8", newline="\n") as out:
-            for document in documents:
-                out.write(json.dumps(document, ensure_ascii=False) + "\n")
+            out.writelines(json.dumps(d, ensure_ascii=False) + "\n" for d in documents)
         if new.stat().st_size == 0:
             raise ValueError(f"{path}: there is no document to write")
         unchanged = path.is_file() and filecmp.cmp(new, path, shallow=False)

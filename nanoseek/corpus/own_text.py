@@ -3,8 +3,7 @@
     read_text("~/books/dream.txt")       # two documents: nine tenths to train on, a tenth held out
     read_text("~/notes")                 # a document for each .txt and .md, those of each .jsonl
 
-A folder or a .jsonl file holds many documents, some of which curation will hold out. Any other
-file is one long text, cut in two: nine tenths to train on, and the last tenth, held out.
+A single document is one long text and cut in two. Of many, curation will hold some out.
 """
 
 import http.client
@@ -20,18 +19,20 @@ TEXT_ENDINGS = (".txt", ".md", ".jsonl")
 
 
 def read_text(path_or_url):
-    """Read a text file, a .jsonl file, a folder of them, or an address; return documents.
+    """Return the documents of a text file, a .jsonl file, a folder of them, or an address.
 
-    The source is the folder's name, or the stem of the file. Whatever holds a single document is
-    one long text (see the top of this file). Raises ValueError where there is nothing to read,
-    where bytes are not UTF-8 text, or where a line of JSON is broken.
+    Their source is the folder's name, or the stem of the file. Whatever holds a single document is
+    one long text. ValueError where there is nothing to read, no UTF-8, or a broken line of JSON.
     """
     name = os.path.expanduser(path_or_url)
     path = pathlib.Path(name)
     if re.match(r"https?://", name):
         documents = _documents(*_fetch(name), name)
     elif path.is_dir():
-        documents = _read_folder(path)
+        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in TEXT_ENDINGS
+                 and file.is_file() and "/." not in f"/{file.relative_to(path).as_posix()}"]
+        documents = [document | {"source": path.resolve().name} for file in files
+                     for document in _documents(file, file.read_bytes(), file)]
     elif path.is_file():
         documents = _documents(path, path.read_bytes(), name)
     else:
@@ -64,15 +65,6 @@ def _documents(file, data, name):
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8; save it as UTF-8, for "
                          "instance with iconv -f gb18030 -t utf-8") from None
-
-
-def _read_folder(folder):
-    source = folder.resolve().name
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in TEXT_ENDINGS and path.is_file() and not hidden:
-            for document in _documents(path, path.read_bytes(), path):
-                yield document | {"source": source}
 
 
 def _as_corpus(documents, name):

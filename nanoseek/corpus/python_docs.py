@@ -4,6 +4,7 @@
 """
 
 import ast
+import contextlib
 import os
 import pathlib
 import sysconfig
@@ -14,17 +15,12 @@ NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "li
 
 
 def python_docs():
-    """Return the documentation that came with this Python, as documents of source "python_docs".
-
-    First the chapters of the language reference behind `help("if")`, then the docstrings of each
-    module of the standard library, by name. Files are parsed, never imported.
-    """
-    try:
+    """Return as documents what help("if") and the like show, then the docstrings by module."""
+    topics = {}
+    with contextlib.suppress(ImportError):  # some systems package it apart
         from pydoc_data.topics import topics
-    except ImportError:  # some systems package it apart
-        topics = {}
     texts = [topics[name] for name in sorted(topics)]
-    texts += [_module_documentation(name, path.read_bytes()) for name, path in library_files()]
+    texts += [_docstrings(name, path.read_bytes()) for name, path in library_files()]
     if not any(texts):
         raise ValueError("this Python came without documentation: use --python_docs false")
     return [{"text": text, "source": "python_docs"} for text in texts if text]
@@ -41,24 +37,18 @@ def library_files():
     return sorted(found.items())
 
 
-def _module_documentation(name, code):
-    """Return the docstrings of a module's public names, each below its signature, or ""."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old escapes such as "\d" in library code
-        try:
-            tree = ast.parse(code)
-        except (SyntaxError, ValueError):  # a file that is broken on purpose
-            return ""
-    documented = [(f"module {name}", tree), *_public(tree, "")]
-    return "\n\n".join(f"{heading}\n{docstring}" for heading, node in documented
-                       if (docstring := ast.get_docstring(node)))
+def _docstrings(name, code):
+    """Return the public docstrings of a module, which is not imported, below their signatures."""
+    with warnings.catch_warnings(), contextlib.suppress(SyntaxError, ValueError):
+        warnings.simplefilter("ignore")  # of old escapes such as "\d"; other files are broken
+        documented = [(f"module {name}", tree := ast.parse(code)), *_public(tree, "")]
+        return "\n\n".join(f"{heading}\n{docstring}" for heading, node in documented
+                           if (docstring := ast.get_docstring(node)))
 
 
 def _public(parent, prefix):
     """Yield (heading, node) of the public functions and classes below a node of the syntax tree."""
-    for node in parent.body:
-        if getattr(node, "name", "_").startswith("_"):
-            continue
+    for node in (n for n in parent.body if not getattr(n, "name", "_").startswith("_")):
         if isinstance(node, ast.ClassDef):
             yield f"class {prefix}{node.name}", node
             yield from _public(node, f"{prefix}{node.name}.")
