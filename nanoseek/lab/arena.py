@@ -52,8 +52,8 @@ def holm(differences):
 
 
 def compare(subjects, documents, cloze, judged, avoid):
-    """Yield (label, an array for each model, to be compared place by place, the more the better, and
-    what writes one into the table) of the texts, the answers and the stories."""
+    """Yield (label, an array for each model, what writes one into the table) of texts, answers and
+    stories. The arrays are compared place by place; more is better."""
     cli.say("scoring held-out text")
     for source, several in documents.items():
         texts, label = [d["text"] for d in several], f"bits per byte of {source}"
