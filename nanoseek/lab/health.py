@@ -2,11 +2,10 @@
 
     python -m nanoseek.evaluate check runs/tiny
 
-`measure` turns a run's folder into a few named numbers; bands.json beside this file holds what
-they were in healthy runs of the tiny recipe with other seeds (made by
-tutorials/experiments/reference_bands.py; on stories only, as Python's documentation differs by
-version). What lies outside its band is shown, with the likely cause in plain words. Some faults
-show in any recipe, such as a loss below the grammar's own entropy: see `diagnose`.
+`measure` turns a run into a few named numbers. bands.json beside this file holds what they were in
+healthy runs of the tiny recipe with other seeds (tutorials/experiments/reference_bands.py made it;
+of stories only, as Python's documentation differs by version). What lies outside its band is shown
+with the likely cause. Some faults show in any recipe, such as a loss below the grammar's entropy.
 """
 
 import math
@@ -77,8 +76,9 @@ def measure(run):
     # Without the steps that were skipped, which moved no weight.
     rows = [row for row in run.rows if None not in (row["loss"], row["gradient_norm"])]
     for row in rows[:1]:
-        found["first loss, over ln(vocabulary)"] = row["loss"] / math.log(run.manifest["vocab_size"])
-        found["gradient norm, first step"] = row["gradient_norm"]
+        found |= {"first loss, over ln(vocabulary)":
+                  row["loss"] / math.log(run.manifest["vocab_size"]),
+                  "gradient norm, first step": row["gradient_norm"]}
     for share in LANDMARKS:
         at = round(share * steps)
         near = [row for row in rows if at - max(1, steps // 50) < row["step"] <= at]
@@ -114,32 +114,20 @@ def sees_the_future(model):
     return any(not torch.allclose(one, other, atol=1e-4) for one, other in said)
 
 
-def foreign_tokenizer(run):
-    """Tell whether the run's tokenizer.json did not write its tokens: text gets other ids."""
-    try:
-        return any(run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
-                   for documents in run.texts.values() for ids in documents)
-    except ValueError:  # an id that it does not have
-        return True
-
-
-def below_the_floor(run):
-    """Tell whether the last look at held-out stories found fewer bits than the grammar's entropy,
-    by a twentieth at least: the few documents of a look may have a little less of it."""
-    last = next((row["held_out"] for row in reversed(run.rows) if row.get("held_out")), {})
-    return any(last[s] < 0.95 * floor for s, floor in run.floors.items() if s in last)
-
-
 def diagnose(run, measured, off):
-    """Return the names of the likely causes (keys of CAUSES), the surest first. A fault that explains
-    others silences them: a model that sees the answers has no normal loss, and no normal gap.
+    """Return the names of the likely causes (keys of CAUSES), the surest first.
 
-    off: {measure: "too high" or "too low"} of what lies outside its band.
+    off: {measure: "too high" or "too low"} of what lies outside its band. A fault of any recipe
+    silences the bands: a model that sees the answers has no normal loss, and no normal gap.
     """
+    last = next((row["held_out"] for row in reversed(run.rows) if row.get("held_out")), {})
     faults = {
-        "future": sees_the_future(run.model) or below_the_floor(run),
+        # The few documents of a look may have less entropy than the floor: a twentieth is let pass.
+        "future": any(last[s] < 0.95 * floor for s, floor in run.floors.items() if s in last)
+        or sees_the_future(run.model),
         "shift": measured.get("repeats its input, share", 0) > 0.9,
-        "tokenizer": foreign_tokenizer(run),
+        "tokenizer": any(run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
+                         for documents in run.texts.values() for ids in documents),
         "copies": measured["different training documents, share"] < 0.9}
     found = [cause for cause, there in faults.items() if there]
     if not found:
