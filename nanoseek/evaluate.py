@@ -11,35 +11,27 @@ stories, whose probability their own grammar knows, and the *unigram*: what a mo
 knows only how frequent each token of the source is.
 """
 
-import dataclasses
 import math
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from nanoseek.data import TokenStream, read_manifest
 
 BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the processor's cache
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The held-out text of one source, scored."""
 
     documents: int
-    bytes: int
     bits_per_byte: float
+    unigram: float  # bits per byte of the source's token frequencies
     floor: float | None  # bits per byte of the grammar itself, where it is known
-    unigram: float | None = None  # bits per byte of the source's token frequencies, if known
-
-    @property
-    def way_to_floor(self):
-        """The share of the way from the unigram model to the floor, or None."""
-        if self.floor is None or self.unigram is None:
-            return None
-        return (self.unigram - self.bits_per_byte) / (self.unigram - self.floor)
 
 
 def windows(ids, context, stride):
@@ -56,6 +48,12 @@ def windows(ids, context, stride):
         done, start = end, max(0, end - (context - stride))
 
 
+def bits_per_byte(model, tokenizer, documents):
+    """Return the bits per byte of documents (arrays of ids, each between two end-of-text ids)."""
+    size = sum(len(tokenizer.decode_bytes(ids[1:-1].tolist())) for ids in documents)
+    return nats(model, documents) / math.log(2) / max(1, size)
+
+
 def nats(model, documents):
     """Return the total negative log-likelihood in nats of documents (arrays of ids), but for their
     first ids, which are given."""
@@ -65,10 +63,9 @@ def nats(model, documents):
 def document_nats(model, documents):
     """Return the nats of each document, a float64 array; see `nats`."""
     context = model.config.max_position_embeddings
-    pieces = [(number, piece, skip) for number, document in enumerate(documents)
-              for piece, skip in windows(document, context, max(1, context // 2))]
-    found = piece_nats(model, [(piece, skip) for _, piece, skip in pieces])
-    return np.bincount([number for number, _, _ in pieces], found, len(documents))
+    cut = [list(windows(ids, context, max(1, context // 2))) for ids in documents]
+    found = piece_nats(model, [piece for pieces in cut for piece in pieces])
+    return np.bincount(np.repeat(np.arange(len(cut)), [*map(len, cut)]), found, len(cut))
 
 
 @torch.inference_mode()
@@ -87,74 +84,66 @@ def piece_nats(model, pieces):
 
 
 def _batch_nats(model, pieces):
-    device = model.lm_head.weight.device
-    longest = max(len(ids) for ids, _ in pieces)
-    inputs = torch.zeros(len(pieces), max(1, longest - 1), dtype=torch.long)  # (B, T)
-    targets = torch.full_like(inputs, -100)  # padding and what is skipped: not scored
-    for row, (ids, skip) in enumerate(pieces):
-        inputs[row, :len(ids) - 1] = torch.from_numpy(ids[:-1])
-        targets[row, skip:len(ids) - 1] = torch.from_numpy(ids[skip + 1:])
-    # Only scored positions get logits, which are the largest tensor by far.
-    scored = targets >= 0
+    inputs = pad_sequence([torch.from_numpy(ids[:-1]) for ids, _ in pieces], True)  # (B, T)
+    # Padding and what is skipped is not scored. Only scored positions get logits, which are the
+    # largest tensor by far.
+    targets = pad_sequence([torch.from_numpy(ids[1:]) for ids, _ in pieces], True, -100)
+    for row, (_, skip) in enumerate(pieces):
+        targets[row, :skip] = -100
+    scored, device = targets >= 0, model.lm_head.weight.device
     logits = model.lm_head(model.hidden(inputs.to(device))[scored.to(device)])  # (N, V)
     losses = F.cross_entropy(logits.float(), targets[scored].to(device), reduction="none").cpu()
     return np.bincount(scored.nonzero()[:, 0].numpy(), losses.numpy(), len(pieces))
 
 
-def held_out(folder, limit=None, split="held_out"):
+def held_out(folder, limit=math.inf, split="held_out"):
     """Return {source: [ids]} of the documents of a split, each ending as it begins: with eot.
 
     limit: at most so many tokens of each source (whole documents, one at least).
     """
-    manifest = read_manifest(folder)
+    manifest, found = read_manifest(folder), {}
     end = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
-    found = {}
     for source, entry in manifest["splits"][split].items():
         stream = TokenStream(folder, entry, manifest["dtype"])
-        count = len(stream) if limit is None else \
-            max(1, int(np.searchsorted(np.cumsum(stream.lengths), limit, side="right")))
+        count = max(1, np.searchsorted(np.cumsum(stream.lengths), limit, side="right"))
         found[source] = [np.concatenate((stream.document(i), end)).astype(np.int64)
                          for i in range(count)]
     return found
 
 
-def unigram_nats(folder, source, documents, vocab_size):
-    """Return the nats of documents under the token frequencies of their source.
-
-    The frequencies are those of the source's training documents in a token folder, each plus one.
-    Raises ValueError when the folder's vocabulary is not of this size.
-    """
+def unigram_nats(folder, source, documents):
+    """Return the nats of documents under the counts of their source's training tokens plus one."""
     manifest = read_manifest(folder)
-    if manifest["vocab_size"] != vocab_size:
-        raise ValueError(f"{folder} was encoded with a vocabulary of {manifest['vocab_size']}, "
-                         f"but the model's has {vocab_size}: build the tokens again")
-    counts, entry = np.ones(vocab_size), manifest["splits"]["train"].get(source)
-    if entry is not None:
+    counts, entry = np.ones(manifest["vocab_size"]), manifest["splits"]["train"].get(source)
+    if entry:
         ids = TokenStream(folder, entry, manifest["dtype"], verify=False).ids
-        counts += np.bincount(ids, minlength=vocab_size)
-    log_probability = np.log(counts) - math.log(counts.sum())
-    return -sum(float(log_probability[ids[1:]].sum()) for ids in documents)
+        counts += np.bincount(ids, minlength=len(counts))
+    log_probability = np.log(counts / counts.sum())
+    return -log_probability[np.concatenate([ids[1:] for ids in documents])].sum()
 
 
 def evaluate(model, folder):
     """Score all held-out documents of a token folder: {source: Score}."""
-    scores, entries = {}, read_manifest(folder)["splits"]["held_out"]
+    manifest, size, scores = read_manifest(folder), model.config.vocab_size, {}
+    if manifest["vocab_size"] != size:
+        raise ValueError(f"{folder} was encoded with a vocabulary of {manifest['vocab_size']}, "
+                         f"but the model's has {size}: build the tokens again")
     for source, documents in held_out(folder).items():
-        entry, log2_probability = entries[source], entries[source]["log2_probability"]
-        nats_at_one_bit = entry["bytes"] * math.log(2)  # what one bit per byte would be
-        unigram = unigram_nats(folder, source, documents, model.config.vocab_size)
-        scores[source] = Score(
-            entry["documents"], entry["bytes"], nats(model, documents) / nats_at_one_bit,
-            log2_probability and -log2_probability / entry["bytes"], unigram / nats_at_one_bit)
+        entry = manifest["splits"]["held_out"][source]
+        one_bit = entry["bytes"] * math.log(2)  # the nats at one bit per byte
+        log2 = entry["log2_probability"]
+        scores[source] = Score(entry["documents"], nats(model, documents) / one_bit,
+                               unigram_nats(folder, source, documents) / one_bit,
+                               log2 and -log2 / entry["bytes"])
     return scores
 
 
 def main(argv=None):
     from nanoseek.cli import hand_over
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"arena": "nanoseek.lab.arena", "check": "nanoseek.lab.health"}
-    if argv and argv[0] in commands:
-        return hand_over(commands[argv[0]], argv[1:])
+    for name, module in (("arena", "nanoseek.lab.arena"), ("check", "nanoseek.lab.health")):
+        if argv[:1] == [name]:
+            return hand_over(module, argv[1:])
     return hand_over("nanoseek.lab.report", argv)
 
 

@@ -38,18 +38,18 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p
     """Yield one new id for each prompt a step: a tensor (B,).
 
     prompts: B lists of ids; shorter ones are padded in front, and the padding masked. Ends when the
-    context of the shortest is full; ignore what longer ones write past theirs. ValueError, at the
-    first step, for prompts or settings out of range.
+    context of the shortest is full; what longer ones write past theirs is no text.
     """
     context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
-    if not lengths or not min(lengths):
+    shortest, longest = min(lengths, default=0), max(lengths, default=0)
+    if not shortest:
         raise ValueError("the prompt is empty: begin with the end-of-text token at least")
-    shortest, longest = min(lengths), max(lengths)
     if longest >= context:
         raise ValueError(f"the prompt has {longest} tokens, the context holds {context}: cut it")
-    if not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1 or max_new_tokens < 0:
-        raise ValueError("temperature, top_k and max_new_tokens must be at least 0, "
-                         "and top_p above 0 and at most 1")
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1 or not 0 <= seed < 1 << 63 \
+            or min(top_k, max_new_tokens) < 0:
+        raise ValueError("temperature, top_k, max_new_tokens and seed must be at least 0, the seed "
+                         "below 2^63, and top_p above 0 and at most 1")
     weight = model.lm_head.weight
     device, generator = weight.device, torch.Generator(weight.device).manual_seed(seed)
     total = min(max_new_tokens, context - shortest)
@@ -65,42 +65,30 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p
 
 def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
     """Yield new ids (ints) after the prompt, until one of stop_ids, which is not yielded."""
-    for token in sample_steps(model, [ids], max_new_tokens, **settings):
-        if token.item() in stop_ids:
+    for tokens in sample_steps(model, [ids], max_new_tokens, **settings):
+        if (token := tokens.item()) in stop_ids:
             return
-        yield token.item()
+        yield token
 
 
 def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
-    """Return the continuations of several prompts, made side by side, as lists of ids.
-
-    With temperature 0 they are those that each prompt gets alone, but for rounding.
-    """
-    found, open_rows = [[] for _ in prompts], {*range(len(prompts))}
-    context = model.config.max_position_embeddings
+    """Return the continuations of several prompts, made side by side, as lists of ids: with
+    temperature 0 those that each prompt gets alone, but for rounding."""
+    found, going = [[] for _ in prompts], {*range(len(prompts))}
     for tokens in sample_steps(model, prompts, max_new_tokens, **settings):
         new = tokens.tolist()
-        for row in [*open_rows]:
-            if new[row] not in stop_ids:
-                found[row].append(new[row])
-            if new[row] in stop_ids or len(prompts[row]) + len(found[row]) == context:
-                open_rows.remove(row)
-        if not open_rows:
+        going = {row for row in going if new[row] not in stop_ids}
+        if not going:
             break
-    return found
+        for row in going:
+            found[row].append(new[row])
+    context = model.config.max_position_embeddings
+    return [ids[:context - len(prompt)] for ids, prompt in zip(found, prompts)]
 
 
 def generate(model, ids, max_new_tokens=200, **settings):
     """Return the new ids as a list; the settings are those of `sample_steps` and `stream`."""
     return list(stream(model, ids, max_new_tokens, **settings))
-
-
-def load(folder):
-    """Return (Transformer, Tokenizer) of a run, a checkpoint or a Llama folder."""
-    folder = find_checkpoint(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer.json: text needs one")
-    return load_model(folder), Tokenizer.load(folder / "tokenizer.json")
 
 
 def write(model, tokenizer, prompt, **settings):
@@ -124,9 +112,8 @@ def main(argv=None):
     parser.set_defaults(**SAMPLING)
     add_fast_flag(parser)
     settings = vars(parser.parse_args(argv))
-    if not 0 <= settings["seed"] < 1 << 63:
-        parser.error(f"seed {settings['seed']} must be at least 0 and below 2^63")
-    model, tokenizer = load(settings.pop("folder"))
+    folder = find_checkpoint(settings.pop("folder"))
+    model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
         speed_up(model)
     pieces = write(model, tokenizer, **settings)  # a bad prompt is refused before anything shows

@@ -71,7 +71,7 @@ def test_scores_by_source(model, tmp_path):
     data.write_shards(documents, bytes_of, tmp_path / "t", 257, EOT)
     scores = evaluate.evaluate(model, tmp_path / "t")
     known, free = scores["known"], scores["free"]
-    assert known.documents == 2 and known.bytes == 6 and known.floor == 9.0 / 6
+    assert known.documents == 2 and known.floor == 9.0 / 6
     expected = evaluate.nats(model, [np.array([EOT, *bytes_of(text), EOT])
                                      for text in ("held", "é")])
     assert known.bits_per_byte == pytest.approx(expected / math.log(2) / 6)
@@ -79,11 +79,22 @@ def test_scores_by_source(model, tmp_path):
     counts = {token: bytes_of("training").count(token) for token in bytes_of("out")}
     bits = -sum(math.log2((n + 1) / (9 + 257)) for n in counts.values()) - math.log2(2 / 266)
     assert free.unigram == pytest.approx(bits / 3)
-    assert free.floor is None and free.way_to_floor is None
-    assert known.way_to_floor == pytest.approx(
-        (known.unigram - known.bits_per_byte) / (known.unigram - 1.5))
+    assert free.floor is None
+    way = (known.unigram - known.bits_per_byte) / (known.unigram - 1.5)
     table = format_scores(scores)
-    assert "known" in table and "1.500" in table
+    assert "known" in table and "1.500" in table and f"{way:.0%}\n" in table
+
+
+def test_a_quick_look_equals_the_scores(model, tmp_path):
+    class Bytes:
+        decode_bytes = staticmethod(bytes)
+    documents = [{"text": text, "source": "s", "split": split}
+                 for text, split in (("train", "train"), ("held out", "held_out"), ("é", "held_out"))]
+    data.write_shards(documents, lambda text: list(text.encode("utf-8")), tmp_path / "t", 257, EOT)
+    scores = evaluate.evaluate(model, tmp_path / "t")
+    held = evaluate.held_out(tmp_path / "t")["s"]
+    assert evaluate.bits_per_byte(model, Bytes, held) == pytest.approx(scores["s"].bits_per_byte)
+    assert len(held) == 2 and len(evaluate.held_out(tmp_path / "t", limit=9)["s"]) == 1
 
 
 def test_another_vocabulary_is_refused(model, tmp_path):

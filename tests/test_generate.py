@@ -98,19 +98,22 @@ def test_bytes_of_the_cache_are_those_computed():
 
 @pytest.mark.parametrize("ids, settings, message", [
     ([], {}, "prompt is empty"), ([1] * 40, {}, "the context holds 40"),
-    ([1], {"top_p": 0}, "top_p"), ([1], {"temperature": -1}, "temperature")])
+    ([1], {"top_p": 0}, "top_p"), ([1], {"temperature": -1}, "temperature"),
+    ([1], {"top_k": -1}, "top_k"), ([1], {"seed": 1 << 63}, "seed")])
 def test_bad_requests_are_refused(model, ids, settings, message):
     with pytest.raises(ValueError, match=message):
         generate.generate(model, ids, 5, **settings)
 
 
-def test_the_command_writes_the_same_text_with_the_plain_model(monkeypatch, capsys):
-    tokenizer, kinds, texts = Tokenizer.train(["low lower lowest"] * 9, vocab_size=264), [], []
+def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeypatch, capsys):
+    Tokenizer.train(["low lower lowest"] * 9, vocab_size=264).save(tmp_path / "tokenizer.json")
+    monkeypatch.setattr(generate, "find_checkpoint", lambda folder: tmp_path)
+    kinds, texts = [], []
     for flags in ([], ["--fast", "false"]):
         torch.manual_seed(0)
         model = Transformer(ModelConfig(vocab_size=264, hidden_size=32, intermediate_size=48,
                                         max_position_embeddings=40, initializer_range=0.3)).eval()
-        monkeypatch.setattr(generate, "load", lambda folder: (model, tokenizer))
+        monkeypatch.setattr(generate, "load_model", lambda folder: model)
         generate.main(["folder", "--prompt", "low", "--temperature", "0", *flags])
         texts.append(capsys.readouterr().out)
         kinds.append(type(model))

@@ -1,7 +1,7 @@
 """What `python -m nanoseek.evaluate RUN` prints: scores, samples, cloze answers.
 
-    texts = continue_texts(subject, ["Once", "从前"], max_new_tokens=100)
-    right = answer(subject, questions(50))                # of each question, True or False
+    texts = write_like(subject, ["Once upon a time …", "从前有一个男孩。"])   # begin with Once, 从前
+    right = answer(subject, questions(50))              # {ability: of each question, whether right}
 
 A low loss does not yet say that a model follows a story. Questions with one right answer
 (cloze.py) test one ability each; the shares of right ones come with an interval.
@@ -9,6 +9,7 @@ A low loss does not yet say that a model follows a story. Questions with one rig
 
 import math
 import os
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -21,46 +22,37 @@ from nanoseek.lab.subject import open_subject, spare_threads, trained_on
 
 def format_scores(scores):
     """Return the scores as a table for the screen."""
-    rows = [("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
-    for source, s in scores.items():
-        above = s.bits_per_byte / s.floor - 1 if s.floor else None
-        rows.append((source, f"{s.documents:,}", f"{s.bits_per_byte:.3f}", *(
-            "-" if value is None else format(value, form) for value, form in (
-                (s.floor, ".3f"), (above, "+.1%"), (s.unigram, ".3f"), (s.way_to_floor, ".0%")))))
-    lines = ["{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format(*row) for row in rows]
-    if any(s.floor for s in scores.values()):
+    line = "{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format
+    lines = [line("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
+    for source, (documents, bits, unigram, floor) in scores.items():
+        shown, above, way = "-", "-", "-"
+        if floor:
+            shown, above = f"{floor:.3f}", f"{bits / floor - 1:+.1%}"
+            way = f"{(unigram - bits) / (unigram - floor):.0%}"
+        lines.append(line(source, f"{documents:,}", f"{bits:.3f}", shown, above, f"{unigram:.3f}",
+                          way))
+    if any(score.floor for score in scores.values()):
         lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
                      "over it;\nway: how much of the way from the unigram model to the floor")
     return "\n".join(lines)
 
 
-def opening(text):
-    """Return how a text begins: its first word, or two characters of Chinese."""
-    word = text.split(maxsplit=1)[0]
-    return word if word.isascii() else word[:2]
-
-
-def continue_texts(subject, openings, max_new_tokens):
-    """Return a text for each opening, that included, with the settings of `make sample`."""
-    prompts = [subject.ids(text, whole=False).tolist() for text in openings]
-    written = generate_many(subject.model, prompts, max_new_tokens, [subject.end], **SAMPLING)
-    size = subject.tokenizer.vocab_size  # a padded vocabulary has ids without text
-    return [text + subject.tokenizer.decode([i for i in ids if i < size])
-            for text, ids in zip(openings, written)]
-
-
-def print_samples(subject, count):
-    """Print `count` texts of each source, unpicked, that begin as held-out documents do."""
-    for source, documents in held_out(subject.tokens).items():
-        starts = [opening(subject.tokenizer.decode(documents[n % len(documents)][1:40]))
-                  for n in range(count)]
-        texts = continue_texts(subject, starts, subject.model.config.max_position_embeddings)
-        print(f"\n{source}, the first {count} samples", *texts, sep="\n")
+def write_like(subject, texts):
+    """Return a text that begins as each of these does, with its first word or two characters of
+    Chinese, and goes on with the settings of `make sample`."""
+    words = [text.split(maxsplit=1)[0] for text in texts]
+    openings = [word if word.isascii() else word[:2] for word in words]
+    prompts = [subject.ids(opening, whole=False).tolist() for opening in openings]
+    context, size = subject.model.config.max_position_embeddings, subject.tokenizer.vocab_size
+    written = generate_many(subject.model, prompts, context, [subject.end], **SAMPLING)
+    # A padded vocabulary has ids without text.
+    return [opening + subject.tokenizer.decode([i for i in ids if i < size])
+            for opening, ids in zip(openings, written)]
 
 
 def answer(subject, items):
-    """Return whether each question is answered right, a boolean array: whether, given the context,
-    the right choice and the rest of its sentence have the most likelihood per byte."""
+    """Return {ability: whether each of its questions is answered right, a boolean array}: whether,
+    given the context, the right choice and the rest of its sentence are likeliest per byte."""
     pieces, sizes, room = [], [], subject.model.config.max_position_embeddings + 1
     for item in items:
         choices = [subject.ids(item.context + choice, whole=False) for choice in item.choices]
@@ -70,36 +62,25 @@ def answer(subject, items):
         # Of a text that does not fit the model's context, the end is kept.
         pieces += [(ids[-room:], max(0, shared - 1 - max(0, len(ids) - room))) for ids in choices]
         sizes += [len(choice.encode("utf-8")) for choice in item.choices]
-    rates = piece_nats(subject.model, pieces) / sizes
-    parts = np.split(rates, np.cumsum([len(item.choices) for item in items]))
-    return np.array([part.argmin() == item.answer for item, part in zip(items, parts)])
+    rates = iter(piece_nats(subject.model, pieces) / sizes)
+    right = {ability: [] for ability in ABILITIES}
+    for item in items:
+        right[item.ability].append(np.argmin([*islice(rates, len(item.choices))]) == item.answer)
+    return {ability: np.array(values) for ability, values in right.items()}
 
 
-def by_ability(items, right):
-    """Return {ability: boolean array} of answers."""
-    kinds = np.array([item.ability for item in items])
-    return {ability: right[kinds == ability] for ability in ABILITIES}
-
-
-def wilson(right, count, z=1.96):
-    """Return the 95% interval of a share (Wilson 1927): (low, high)."""
-    share, spread = right / count, z * z / count
+def format_share(right, z=1.96):
+    """Write the share of a boolean array with its 95% interval (Wilson 1927)."""
+    share, spread = right.mean(), z * z / len(right)
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return f"{share:.0%} ({max(0, middle - half):.0%}–{min(1, middle + half):.0%})"
 
 
-def format_share(right):
-    """Write the share of a boolean array with its interval."""
-    low, high = wilson(right.sum(), len(right))
-    return f"{right.mean():.0%} ({low:.0%}–{high:.0%})"
-
-
-def format_cloze(items, right):
-    """Return the answers in two lines."""
-    found = by_ability(items, right)
-    shares = ", ".join(f"{ability} {format_share(part)}" for ability, part in found.items())
-    return (f"cloze questions answered right, of {len(found['name'])} each, with 95% intervals "
+def format_cloze(right):
+    """Return what `answer` returned in two lines."""
+    shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in right.items())
+    return (f"cloze questions answered right, of {len(right['name'])} each, with 95% intervals "
             f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")
 
 
@@ -113,17 +94,19 @@ def main(argv):
     if min(args.samples, args.cloze) < 0:
         parser.error("samples and cloze must be at least 0")
     subject = open_subject(args.folder, args.fast)
-    if subject.tokens is None:
+    if not subject.tokens.is_dir():
         raise ValueError(f"{args.folder} has no tokens: evaluate arena {args.folder} --text FILE")
     spare_threads(subject.model)
     say("scoring held-out text")
     scores = evaluate(subject.model, subject.tokens)
     print(format_scores(scores))
-    stories = [source for source, score in scores.items() if score.floor]
     if args.samples:
         say("writing samples")
-        print_samples(subject, args.samples)
-    if args.cloze and stories:
+        for source, documents in held_out(subject.tokens).items():
+            several = islice(cycle(documents), args.samples)
+            texts = write_like(subject, [subject.tokenizer.decode(ids[1:-1]) for ids in several])
+            print(f"\n{source}, the first {args.samples} samples", *texts, sep="\n")
+    if args.cloze and any(score.floor for score in scores.values()):
         say("asking cloze questions")
-        items = questions(args.cloze, avoid=trained_on(args.folder))
-        print("\n" + format_cloze(items, answer(subject, items)))
+        items = questions(args.cloze, avoid=trained_on(subject))
+        print("\n" + format_cloze(answer(subject, items)))

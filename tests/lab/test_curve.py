@@ -13,3 +13,5 @@ def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):
     lines = [e for e in root.iter() if e.get("stroke-width") == "2"]
     assert len(lines) == 2 and all(len(line.get("points").split()) == 3 for line in lines)
     assert sum("stroke-dasharray" in e.attrib for e in root.iter()) == 1
+    write_curve([{"tokens": 1}, {"tokens": 2, "held_out": {}}], {}, tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()

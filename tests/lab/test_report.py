@@ -23,14 +23,15 @@ def test_answers_are_those_of_a_plain_sum(folder):
                                     max_position_embeddings=2048, initializer_range=0.3)).eval()
     subject = open_subject(folder / "ours")._replace(model=model)
     items = cloze.questions(3, seed=8)
-    expected = []
+    expected = {ability: [] for ability in cloze.ABILITIES}
     for item in items:
         rates, several = [], [subject.ids(item.context + c, whole=False) for c in item.choices]
         shared = nats(model, [np.array(os.path.commonprefix([list(s) for s in several]))])
         for choice, ids in zip(item.choices, several):
             rates.append((nats(model, [ids]) - shared) / len(choice.encode("utf-8")))
-        expected.append(min(range(len(rates)), key=rates.__getitem__) == item.answer)
-    assert report.answer(subject, items).tolist() == expected and 0 < sum(expected) < len(items)
+        expected[item.ability].append(min(range(len(rates)), key=rates.__getitem__) == item.answer)
+    assert {a: right.tolist() for a, right in report.answer(subject, items).items()} == expected
+    assert 0 < sum(map(sum, expected.values())) < len(items)
 
 
 def test_a_model_that_knows_the_story_answers_every_question(folder, monkeypatch):
@@ -45,14 +46,15 @@ def test_a_model_that_knows_the_story_answers_every_question(folder, monkeypatch
         return np.array([0.0 if subject.tokenizer.decode(ids[1:].tolist()) in known
                          else 1.0 * len(ids) for ids, _ in pieces])
     monkeypatch.setattr(report, "piece_nats", oracle)
-    assert report.answer(long, items).all()
+    right = report.answer(long, items)
+    assert all(each.all() and len(each) == 6 for each in right.values()) and len(right) == 5
 
 
-def test_wilson_against_published_values():
-    low, high = report.wilson(81, 263)  # Newcombe 1998, table 1: 0.2553 to 0.3662
-    assert low == pytest.approx(0.2553, abs=1e-4) and high == pytest.approx(0.3662, abs=1e-4)
-    assert report.wilson(0, 20)[0] == pytest.approx(0)
-    assert report.wilson(20, 20)[1] == pytest.approx(1)
+@pytest.mark.parametrize("right, count, shown", [  # Newcombe 1998, table 1
+    (81, 263, "31% (26%–37%)"), (15, 148, "10% (6%–16%)"), (0, 20, "0% (0%–16%)"),
+    (1, 29, "3% (1%–17%)"), (20, 20, "100% (84%–100%)")])
+def test_wilsons_intervals_are_the_published_ones(right, count, shown):
+    assert report.format_share(np.arange(count) < right) == shown
 
 
 def test_a_run_is_scored_sampled_and_asked(folder, documents, tmp_path, capsys):

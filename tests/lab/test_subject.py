@@ -9,10 +9,10 @@ import torch
 
 from nanoseek.evaluate import nats
 from nanoseek.lab import subject
-from nanoseek.lab.subject import open_subject, score
+from nanoseek.lab.subject import open_subject, text_nats
 
 
-def test_bits_per_byte_agree_with_transformers_on_a_foreign_folder(folder):
+def test_nats_agree_with_transformers_on_a_foreign_folder(folder):
     from tokenizers import Tokenizer as Theirs
     from transformers import AutoModelForCausalLM
     model = AutoModelForCausalLM.from_pretrained(folder / "llama", dtype=torch.float32)
@@ -24,11 +24,8 @@ def test_bits_per_byte_agree_with_transformers_on_a_foreign_folder(folder):
         assert ids.shape[1] <= 64
         with torch.no_grad():
             total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-    expected = total / math.log(2) / sum(len(t.encode("utf-8")) for t in texts)
-    judged = open_subject(folder / "llama")
-    found, _ = score(judged, "s", [{"text": t} for t in texts])
-    assert found.bits_per_byte == pytest.approx(expected, abs=1e-3)
-    assert found.documents == 3 and found.floor is None and found.way_to_floor is None
+    found = text_nats(open_subject(folder / "llama"), texts)
+    assert found.shape == (3,) and found.sum() == pytest.approx(total, rel=1e-4)
 
 
 def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
@@ -52,7 +49,7 @@ def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
         done = end - 1
         start = max(0, done - 32)
     assert ids.shape[1] > 100
-    assert score(judged, "s", [{"text": text}])[1][0] == pytest.approx(total, rel=1e-4)
+    assert text_nats(judged, [text])[0] == pytest.approx(total, rel=1e-4)
 
 
 def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
@@ -60,7 +57,7 @@ def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
     bare = judged._replace(begin=None, end=None)
     ids = bare.ids("Tom slept.")
     expected = math.log(300) + nats(judged.model, [ids])
-    assert score(bare, "s", [{"text": "Tom slept."}])[1][0] == pytest.approx(expected)
+    assert text_nats(bare, ["Tom slept."])[0] == pytest.approx(expected)
 
 
 def test_small_models_have_one_core_to_themselves(monkeypatch):
@@ -77,8 +74,20 @@ def test_small_models_have_one_core_to_themselves(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_a_run_is_found_from_its_checkpoint_and_its_data_where_its_settings_say(folder, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001"
+    shutil.copytree(folder / "ours", checkpoint)
+    (checkpoint / "checksums.json").unlink()
+    for tokens in (None, "", str(tmp_path / "elsewhere" / "shards")):
+        if tokens is not None:
+            (checkpoint / "trainer.json").write_text(json.dumps({"config": {"tokens": tokens}}))
+        found = open_subject(checkpoint)
+        assert found.run == tmp_path / "run"
+        assert str(found.tokens) == (tokens or str(tmp_path / "run" / "tokens"))
+
+
 @pytest.mark.parametrize("name, value", [("eos_token_id", 99999), ("eos_token_id", "x"),
-                                         ("bos_token_id", True), ("bos_token_id", [1])])
+                                         ("bos_token_id", 1.5), ("bos_token_id", [1])])
 def test_a_document_cannot_begin_or_end_with_what_is_no_id(folder, tmp_path, name, value):
     shutil.copytree(folder / "ours", tmp_path / "m")
     (tmp_path / "m" / "checksums.json").unlink()
