@@ -65,22 +65,20 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
     given = {id(document) for document in kept if "split" in document}
     if config.boilerplate:
         cut_boilerplate([d for d in kept if id(d) not in given], config.boilerplate, report)
-    faults = (cleaning.faults([d["text"] for d in kept]) if config.quality
-              else [None if d["text"] else "empty" for d in kept])  # it was boilerplate alone
-    faulty = {id(document): fault for document, fault in zip(kept, faults)
-              if fault and id(document) not in given}
-    for document in kept:
-        if id(document) in faulty:
-            count(report, "removed", faulty[id(document)], document["text"])
-    kept = [document for document in kept if id(document) not in faulty]
+    kept = left(kept)
+    faults = cleaning.faults([document["text"] for document in kept]) if config.quality else []
+    for document, fault in zip(kept, faults):
+        if fault and id(document) not in given:
+            drop(document, fault, report)
+    kept = left(kept)
     if config.threshold:
-        near = near_duplicates(kept, config.threshold, find_near_duplicates, report)
-        kept = [document for document in kept if id(document) not in near]
+        drop_near_duplicates(kept, config.threshold, find_near_duplicates, report)
+    kept = left(kept)
     mark_splits(kept, config.held_out)
     if config.passage_bytes:
         cut_held_out(kept, given, config.passage_bytes, report)
-        cut_passages(kept, given, config.passage_bytes, report)
-        kept = [document for document in kept if document["text"]]
+        cut_passages(left(kept), given, config.passage_bytes, report)
+    kept = left(kept)
     if not kept:
         reasons = (f"{name} ({entry['documents']})" for name, entry in report["removed"].items())
         raise ValueError("no document is left; removed: " + (", ".join(reasons) or "none"))
@@ -133,19 +131,22 @@ def cut_boilerplate(documents, least, report):
     for document in documents if lines else ():
         text = cleaning.strip_lines(document["text"], lines)
         if text != document["text"]:
-            shorten(document, text, report, "boilerplate")
+            shorten(document, text, "boilerplate", report)
 
 
-def near_duplicates(documents, threshold, find_near_duplicates, report):
-    """Return the ids of the documents to drop: each is near one that is kept, and not held out.
+def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
+    """Drop what is near a document that is kept, and is not held out itself.
 
     In a cluster, where A is near B and B near C, A and C may have little in common. So its texts
     are taken in turn, the most typical first, and kept unless near one that is kept already.
     """
-    dropped, given = set(), collections.Counter(d["source"] for d in documents if "split" in d)
+    given = collections.Counter(document["source"] for document in documents if "split" in document)
     for cluster in find_near_duplicates([document["text"] for document in documents], threshold):
         members = [documents[n] for n in cluster]
         texts = [document["text"] for document in members]
+        # Where a source has two documents that came with a split, they are halves of a long text:
+        # these share most 5-grams without being copies of each other.
+        half_of = ["split" in d and given[d["source"]] == 2 and d["source"] for d in members]
         signatures, kept = duplicates.minhash_signatures(texts), []
         least = duplicates.worth_checking(texts, threshold, signatures.shape[1])
         # Typical is the text whose signature agrees most with those of the first 64.
@@ -155,22 +156,13 @@ def near_duplicates(documents, threshold, find_near_duplicates, report):
             estimates = duplicates.estimate_jaccard(signatures[kept], signatures[n])
             twins = [(duplicates.jaccard(texts[k], texts[n]), k)
                      for k, estimate in zip(kept, estimates) if estimate >= min(least[k], least[n])
-                     and not halves(members[k], members[n], given)]
+                     and not (half_of[n] and half_of[k] == half_of[n])]
             score, twin = max(twins, default=(0, n))
             if score < threshold or members[n].get("split") == "held_out":
                 kept.append(n)
             else:
-                dropped.add(id(members[n]))
-                count(report, "removed", "near-duplicate", texts[n], example=
-                      f"{texts[n][:70]} … is to {score:.0%} like {texts[twin][:70]} …")
-    return dropped
-
-
-def halves(one, other, given):
-    """Return whether two documents are the two parts of one long text, which is cut by a split:
-    these share most 5-grams without being copies of each other."""
-    return one["source"] == other["source"] and given[one["source"]] == 2 \
-        and "split" in one and "split" in other
+                drop(members[n], "near-duplicate", report,
+                     f"{texts[n][:70]} … is to {score:.0%} like {texts[twin][:70]} …")
 
 
 def mark_splits(documents, share):
@@ -196,10 +188,10 @@ def cut_held_out(documents, given, passage_bytes, report):
         for quote in short if spans else ():
             if quote in document["text"]:
                 text = normalise(document["text"].replace(quote, ""))
-                cut_down(document, text, report, "quotes held-out text", quote)
+                shorten(document, text, "quotes held-out text", report, quote)
     long = [document for document in training if id(document) in given]
     for document, spans in found_in(long, held_out, passage_bytes):
-        cut_spans(document, spans, report, "quotes held-out text")
+        cut_spans(document, spans, "quotes held-out text", report)
 
 
 def found_in(documents, originals, size):
@@ -216,22 +208,13 @@ def cut_passages(documents, given, passage_bytes, report):
         # Stories of the grammar share sentences by nature, and their known probability, from
         # which the floor is computed, holds for the whole text only.
         if id(document) not in given and "log2_probability" not in document:
-            cut_spans(document, spans, report, "repeated passages")
+            cut_spans(document, spans, "repeated passages", report)
 
 
-def cut_spans(document, spans, report, reason):
+def cut_spans(document, spans, reason, report):
     if spans:
         text = document["text"]
-        cut_down(document, cut(text, spans), report, reason, text[slice(*spans[0])])
-
-
-def cut_down(document, text, report, reason, example):
-    """Give a document its shorter text, or none where that would have too few words."""
-    if cleaning.broken_rule(text) == "too few words":
-        count(report, "removed", f"{reason} throughout", document["text"])
-        document["text"] = ""
-    else:
-        shorten(document, text, report, reason, example)
+        shorten(document, cut(text, spans), reason, report, text[slice(*spans[0])])
 
 
 def digest(text):
@@ -247,11 +230,22 @@ def count(report, part, name, text, left="", example=None):
         entry["examples"].append((example or text)[:160])
 
 
-def shorten(document, text, report, reason, example=None):
-    """Give a document its shorter text; its probability was that of the longer one."""
+def left(documents):
+    return [document for document in documents if document["text"]]
+
+
+def drop(document, reason, report, example=None):
+    count(report, "removed", reason, document["text"], example=example)
+    document["text"] = ""
+
+
+def shorten(document, text, reason, report, example=None):
+    """Give a document its shorter text, or drop it where that would have too few words."""
+    if cleaning.broken_rule(text) == "too few words":
+        return drop(document, f"{reason} throughout", report)
     count(report, "cut", reason, document["text"], text, example)
     document["text"] = text
-    document.pop("log2_probability", None)
+    document.pop("log2_probability", None)  # it was that of the longer text
 
 
 if __name__ == "__main__":

@@ -16,6 +16,14 @@ import unicodedata
 
 from nanoseek.corpus.passages import UNSPACED
 
+
+
+def characters(kinds):
+    """Return all characters of Unicode categories whose first letter is among `kinds`."""
+    every = map(chr, range(0x80, 0x10000))
+    return "".join(c for c in every if unicodedata.category(c)[0] in kinds)
+
+
 # What NFKC changes safely. The rest of it is unsafe: 10² would become 102, ½ would become 1⁄2,
 # and the full-width punctuation of proper Chinese (，！？) would become ASCII.
 PLAIN = {
@@ -29,8 +37,7 @@ PLAIN = {
 # What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, and
 # for a point, colon or hyphen inside a number or a name of Latin letters.
 INSIDE = re.compile(r"[.,:-](?:(?![a-z0-9])|(?<![a-z0-9].))")
-OUTSIDE = re.compile(r"[\s_!?;'\"()\[\]{}" + "".join(
-    chr(code) for code in range(0x80, 0x10000) if unicodedata.category(chr(code))[0] in "PZ") + "]+")
+OUTSIDE = re.compile(r"[\s_!?;'\"()\[\]{}" + characters("PZ") + "]+")
 NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
 
 
@@ -50,11 +57,8 @@ def normalise(text):
 
 
 def fold(text):
-    """Return what copies share: a text without spaces and punctuation, in lower case and one width.
-
-    >>> fold("Hello, World!") == fold("hello world"), fold("x+1.5") == fold("x-15")
-    (True, False)
-    """
+    """Return what copies share: a text without spaces and punctuation, in lower case and one width:
+    fold("Hello, World!") == fold("hello world"), but fold("x+1.5") != fold("x-15")."""
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return OUTSIDE.sub("", INSIDE.sub("", text.casefold()))
 
@@ -75,10 +79,7 @@ LIMITS = {  # rule: least, most, source with its own limit
 JUDGED = 100_000      # characters of a text that the rules look at
 FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than this is foreign
 
-# Accents and vowel signs that are characters of their own. They tell units of one letter apart;
-# from words they are taken off, as Python counts them as no part of a word.
-MARK = "[" + "".join(chr(code) for code in range(0x300, 0x10000)
-                     if unicodedata.category(chr(code)).startswith("M")) + "]"
+MARK = f"[{characters('M')}]"  # accents and vowel signs that are characters of their own
 MARK_IN_WORD = re.compile(rf"{MARK}(?<![{UNSPACED}].)")
 UNIT = re.compile(rf"[{UNSPACED}]{MARK}*|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
 SYMBOL = re.compile(r"(?<=\S )#\w|…|\.\.\.")  # not a # that begins a comment or a heading
@@ -98,6 +99,7 @@ def broken_rule(text):
 
 def measures(text):
     """Yield (rule, what it measures of the text), rules in the order of LIMITS."""
+    # Marks tell units of one letter apart; to Python they are no part of a word, and would cut it.
     units = UNIT.findall(text if text.isascii() else MARK_IN_WORD.sub("", text))
     lines = [line for line in map(str.strip, text.split("\n")) if len(line) > 3]
     sizes = [*map(len, units)]

@@ -7,6 +7,7 @@
     python tests/bench/bench_curate.py corpus    # seconds for each stage on the default corpus
     python tests/bench/bench_curate.py extremes  # a document of 100 MB, a million copies of one
     python tests/bench/bench_curate.py languages DECLARATIONS  # clean paragraphs that go, by rule
+    python tests/bench/bench_curate.py contamination  # held-out text planted in training text
 
 The peers: tests/bench/requirements.txt. Truth is everywhere the exact Jaccard index of the sets of
 5-grams of characters. All runs are single-threaded but for rensa, which takes the cores it wants.
@@ -288,6 +289,45 @@ def languages(folder):
         print(f"  {name}: {share:.0%} of {count}")
 
 
+def contamination(count=50):
+    """Held-out text planted in training text in three ways, and how much of it is left."""
+    rng = random.Random(1)
+    whole = [d["text"] for d in corpus.python_docs() if 500 < len(d["text"]) < 9000]
+    texts = [a[len(a) // 2:] + " " + b[:len(b) // 2] for a, b in zip(whole, whole[7:])]
+    rng.shuffle(texts)
+    held, web, more = texts[:2], texts[2:52], texts[52:52 + 2 * count]
+    hosts = list(zip(texts[60:60 + count], texts[110:110 + count]))
+    copies = [near_by_words(held[n % 2], rng) for n in range(count)]
+    documents = ([{"text": text, "source": "held", "split": "held_out"} for text in held]
+                 + [{"text": text, "source": "web"} for text in copies + web])
+    print_left("near-copies, in another source, of a source's two held-out documents", documents,
+               lambda text: any(duplicates.jaccard(text, other) >= 0.8 for other in held))
+    sentences = [part.strip() + "." for text in more for part in text.split(". ")
+                 if 80 < len(part) < 250][:count]
+    for what, quoted, given in (("whole documents in longer ones, all splits given", more[:count],
+                                 {"split": "train"}),
+                                ("documents under 300 bytes in longer ones", sentences, {})):
+        documents = ([{"text": text, "source": "held", "split": "held_out"} for text in quoted]
+                     + [{"text": f"{a}\n{text}\n{b}", "source": "web"} | given
+                        for text, (a, b) in zip(quoted, hosts)])
+        middles = [text[len(text) // 2 - 40:len(text) // 2 + 40] for text in quoted]
+        print_left(what, documents, lambda text: any(middle in text for middle in middles))
+
+
+def near_by_words(text, rng):
+    words = text.split(" ")
+    for n in range(rng.randrange(25), len(words), 25):
+        words[n] = rng.choice(["ox", "an", "it", "so"])
+    return " ".join(words)
+
+
+def print_left(what, documents, contaminated):
+    def number(documents):
+        return sum(contaminated(d["text"]) for d in documents if d.get("split") != "held_out")
+    kept, _ = clean_fast(documents)
+    print(f"{what}: {number(documents)} planted, {number(kept)} left", flush=True)
+
+
 def extremes():
     """One document of 100 MB with part of it again, and a million copies of one document."""
     import resource
@@ -308,10 +348,10 @@ def extremes():
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parts = {"dirt": dirt, "curve": curve, "speed": speed, "growth": growth, "grow": grow,
-             "corpus": corpus_stages, "extremes": extremes, "languages": languages}
+             "corpus": corpus_stages, "extremes": extremes, "languages": languages, "contamination": contamination}
     asked = sys.argv[1] if len(sys.argv) > 1 else "all"
     if asked == "all":
-        for part in (dirt, curve, speed, growth, corpus_stages, extremes):
+        for part in (dirt, curve, speed, growth, corpus_stages, contamination, extremes):
             print(f"\n== {part.__name__}: {part.__doc__.splitlines()[0]}", flush=True)
             part()
     elif asked in parts:
