@@ -310,8 +310,8 @@ def contamination(count=50):
         documents = ([{"text": text, "source": "held", "split": "held_out"} for text in quoted]
                      + [{"text": f"{a}\n{text}\n{b}", "source": "web"} | given
                         for text, (a, b) in zip(quoted, hosts)])
-        middles = [text[len(text) // 2 - 40:len(text) // 2 + 40] for text in quoted]
-        print_left(what, documents, lambda text: any(middle in text for middle in middles))
+        begins = [text[:300] for text in quoted]
+        print_left(what, documents, lambda text: any(begin in text for begin in begins))
 
 
 def near_by_words(text, rng):
