@@ -165,15 +165,11 @@ def test_damage_to_a_folder_of_others_is_named(tmp_path, model):
     checkpoint.save_model(model, tmp_path / "m")
     (tmp_path / "m" / "checksums.json").unlink()
     path = tmp_path / "m" / "model.safetensors"
-    # Cloned: load_file maps the file, which is about to be cut.
-    whole, tensors = path.read_bytes(), {k: v.clone() for k, v in load_file(path).items()}
+    whole = path.read_bytes()
     for size in (len(whole) - 1, len(whole) // 2, 9, 3, 0):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="model.safetensors is damaged"):
             checkpoint.load_model(tmp_path / "m")
-    save_file({**tensors, "model.norm.weight": torch.ones(32, dtype=torch.int8)}, path)
-    with pytest.raises(ValueError, match="model.norm.weight holds int8"):
-        checkpoint.load_model(tmp_path / "m")
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"model.norm.weight": "model-00002.safetensors"}}')
     with pytest.raises(ValueError, match="model-00002.safetensors is missing"):
