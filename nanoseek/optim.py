@@ -25,7 +25,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     """Return what the peak learning rate is multiplied by in `step` (0-based).
 
     A linear warm-up, then "constant"; "multi_step", ×0.316 from 80% and ×0.1 from 90% of the run
-    (DeepSeek LLM, §2.3); "cosine", down to 0.1; "linear", down to zero (2502.15938); "wsd", constant,
+    (DeepSeek LLM, §2.3); "cosine", down to 0.1; "linear", to zero (2502.15938); "wsd", constant,
     then linear to zero over the last decay_share (2404.06395). ValueError for another name.
     """
     if schedule not in SCHEDULES:
@@ -46,7 +46,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
 
 
 def parse_ramp(text):
-    """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 up to 40%."""
+    """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 to 40%."""
     try:
         stages = [(int(value), float(share)) for value, share in
                   (part.split(":") for part in text.split(",") if text)]
