@@ -63,15 +63,6 @@ def check_settings(run, state, branching):
         run.say(f"equal but for rounding, since these changed: {', '.join(rounding)}")
 
 
-def read_tokenizer(tokens_folder, manifest):
-    """Return the path and bytes of the tokenizer.json beside the tokens, checked to be theirs."""
-    path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    found = path.read_bytes()
-    if hashlib.sha256(found).hexdigest() != manifest["tokenizer_sha256"]:
-        raise ValueError(f"{path} did not encode {tokens_folder}: build the tokens again")
-    return path, found
-
-
 def set_aside_run_on_other_data(run, tokens_folder):
     """Move what training left in a run's folder into its folder `before`, if that was on other
     tokens than these: so whoever did not mean it loses nothing. An older `before` goes."""

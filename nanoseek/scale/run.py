@@ -8,6 +8,7 @@ counters and what was measured, so it takes the very steps that it would have ta
 """
 
 import concurrent.futures
+import hashlib
 import json
 import pathlib
 
@@ -37,8 +38,12 @@ class Run:
         self.say = print if self.ranks.first else lambda *words, **how: None
         self.step, self.tokens, self.length_sum, self.seconds = 0, 0, 0, 0.0
         self._open_data()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        old = self.ranks.agree(lambda: self._old_checkpoint(resume))
+        begun = checkpoint.checkpoints(self.folder)
+        if begun and not resume:
+            raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
+                             "give another --out")
+        source = self.folder if begun else config.branch_from
+        old = self.ranks.agree(lambda: checkpoint.find_checkpoint(source) if source else None)
         self._build(old, speed_up)
         self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
         # A branch begins with the log of the run that it goes on from.
@@ -49,14 +54,16 @@ class Run:
 
     def _open_data(self):
         """Open the tokens and what belongs to them; refuse what does not fit, before all else."""
-        config, ranks = self.config, self.ranks
-        manifest = read_manifest(config.tokens_folder)
-        self.fingerprint = folder.fingerprint(config.tokens_folder)
-        path, self.tokenizer_file = folder.read_tokenizer(config.tokens_folder, manifest)
+        config, ranks, tokens = self.config, self.ranks, pathlib.Path(self.config.tokens_folder)
+        manifest, self.fingerprint = read_manifest(tokens), folder.fingerprint(tokens)
+        path = tokens.parent / "tokenizer.json"
+        self.tokenizer_file = path.read_bytes()  # saved with each checkpoint, as it is now
+        if hashlib.sha256(self.tokenizer_file).hexdigest() != manifest["tokenizer_sha256"]:
+            raise ValueError(f"{path} did not encode {tokens}: build the tokens again")
         self.tokenizer = Tokenizer.load(path)
         if any(rows % ranks.size for rows, _ in parse_ramp(config.batch_ramp)):
-            raise ValueError(f"batch_ramp {config.batch_ramp}: {ranks.size} ranks must divide its rows")
-        self.loader = Loader(config.tokens_folder, config.batch_size, config.row_length,
+            raise ValueError(f"batch_ramp {config.batch_ramp}: {ranks.size} ranks must divide rows")
+        self.loader = Loader(tokens, config.batch_size, config.row_length,
                              parse_weights(config.weights), config.seed, rank=ranks.rank,
                              world=ranks.size)
         self.place = self.loader.state_dict()  # after the last batch that was handed out
@@ -66,19 +73,10 @@ class Run:
         train = manifest["splits"]["train"]
         self.bytes_per_token = sum(share * train[source]["bytes"] / train[source]["tokens"]
                                    for source, share in self.loader.weights.items())
-        self.held_out = held_out(config.tokens_folder, QUICK_TOKENS)
+        self.held_out = held_out(tokens, QUICK_TOKENS)
         self.floors = {source: -entry["log2_probability"] / entry["bytes"]
                        for source, entry in manifest["splits"]["held_out"].items()
                        if entry["log2_probability"]}
-
-    def _old_checkpoint(self, resume):
-        """Return the checkpoint to go on from, the run's own or that of branch_from, or None."""
-        begun = checkpoint.checkpoints(self.folder)
-        if begun and not resume:
-            raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
-                             "give another --out")
-        source = self.folder if begun else self.config.branch_from
-        return checkpoint.find_checkpoint(source) if source else None
 
     def _build(self, old, speed_up):
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
@@ -148,27 +146,23 @@ class Run:
                 file.write(json.dumps(row) + "\n")
 
     def save(self, score=None):
-        """Write a checkpoint of this step; on the first rank, return its folder.
-
-        score: {source: bits per byte}, if evaluated; the one of the lowest mean is kept as best.
-        """
+        """Write a checkpoint of this step; score: {source: bits per byte}, if it was evaluated."""
         state = self.state_dict() | {"score": sum(score.values()) / len(score) if score else None}
         weights = self.ranks.whole(self.model.state_dict())
         tensors = self.ranks.whole(folder.optimizer_tensors(self.model, self.optimizers))
         if self.ranks.first:
-            return checkpoint.save_checkpoint(self.folder, self.step, self.model, tensors, state,
-                                              self.tokenizer_file, self.config.keep, weights)
+            checkpoint.save_checkpoint(self.folder, self.step, self.model, tensors, state,
+                                       self.tokenizer_file, self.config.keep, weights)
 
     def next_batch(self):
         """Return the batch of this step, and let a thread prepare the next one meanwhile."""
-        batch, self.place = (self.coming or self._prepare(self.step)).result()
+        batch = (self.coming or self._prepare(self.step)).result()
+        self.place = self.loader.state_dict()
         self.coming = self._prepare(self.step + 1) if self.step + 1 < self.config.steps else None
         return batch
 
     def _prepare(self, step):
-        _, rows, row_length = self.config.plan(step)
-        return self.thread.submit(lambda: (self.loader.next_batch(rows, row_length),
-                                           self.loader.state_dict()))
+        return self.thread.submit(self.loader.next_batch, *self.config.plan(step)[1:])
 
     def micro_batches(self):
         """Yield ((inputs, targets, document_ids), share of the step, whether it is the last)."""

@@ -162,7 +162,7 @@ def test_two_ranks_leave_one_ordinary_folder(done):
 @pytest.mark.parametrize("name, message", [
     ("muon sliced", "Muon needs whole matrices"), ("fp16 sliced", "no fp16"),
     ("undivided", "2 ranks must divide the batch"),
-    ("undivided ramp", "2 ranks must divide its rows")])
+    ("undivided ramp", "2 ranks must divide rows")])
 def test_what_ranks_cannot_do_is_one_clear_line(done, name, message):
     folders, _ = done
     for rank in (0, 1):
