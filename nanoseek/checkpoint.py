@@ -164,8 +164,8 @@ def find_checkpoint(folder):
         return folder
     if found := newest_intact(folder):
         return found
-    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name a "
-                     "run or a checkpoint folder")
+    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name "
+                     "another run or folder, or mend or remove what is damaged")
 
 
 def verify(folder):

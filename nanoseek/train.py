@@ -67,11 +67,11 @@ class TrainConfig:
     embedding_factor: float = setting(5.0, "the embeddings' rate, in units of that", above=0)
     beta2: float = setting(BETAS[1], "AdamW's memory of squared gradients", least=0, below=1)
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
-    decay_share: float = setting(0.2, "the last of the steps, in which wsd decays", above=0, most=1)
+    decay_share: float = setting(0.2, "the last share of the steps: wsd decays", above=0, most=1)
     warmup_steps: int = setting(20, "steps over which the rate rises to its peak", least=0)
     spike: float = setting(3.0, "skip losses so many nats over the recent median; 0: none", least=0)
     # On what, and how fast.
-    device: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda", "mps"))
+    device: str = setting("auto", "cpu, cuda, mps, or auto")
     precision: str = setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured",
                              choices=("auto", *PRECISIONS))
     threads: int = setting(0, "CPU threads; 0: as many as are fastest here, measured", least=0)
@@ -252,7 +252,7 @@ def main(argv=None):
     args.model = cli.from_flags(preset.model, args)
     config = cli.from_flags(preset, args)
     vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    model = dataclasses.replace(args.model, vocab_size=vocab_size)
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
     config = dataclasses.replace(config, model=model)
     if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
