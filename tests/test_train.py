@@ -1,6 +1,5 @@
 """train.py: it learns, skips what would spoil the weights, and answers bad settings in one line."""
 
-import dataclasses
 import json
 import math
 import shutil
