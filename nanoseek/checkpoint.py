@@ -35,7 +35,8 @@ def save_model(model, folder, tokenizer=None):
     tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
     """
     content = None if tokenizer is None else pathlib.Path(tokenizer).read_bytes()
-    _write_folder(folder, lambda new: _write_model(model, new, content))
+    with _writing_folder(folder) as new:
+        _write_model(model, new, content)
 
 
 def _write_model(model, folder, tokenizer, weights=None):
@@ -56,7 +57,7 @@ def _write_model(model, folder, tokenizer, weights=None):
     _write_tensors(folder / "model.safetensors", tensors)
 
 
-def load_model(folder, device="cpu"):
+def load_model(folder):
     """Open a checkpoint folder, ours or a Llama folder of others: a Transformer in fp32, eval mode.
 
     `folder` may also be a run, of which the newest intact checkpoint is taken. Raises ValueError
@@ -81,7 +82,7 @@ def load_model(folder, device="cpu"):
                          f"{textwrap.shorten(str(error), 300)}") from None
     if config.tie_word_embeddings:  # assigning put two parameters where one was
         model.lm_head.weight = model.model.embed_tokens.weight
-    return model.requires_grad_(True).to(device).eval()
+    return model.requires_grad_(True).eval()
 
 
 def _read_weights(folder):
@@ -93,44 +94,37 @@ def _read_weights(folder):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
         files = {*where.values()}
     found = {}
-    for name, tensor in (pair for file in files for pair in _read_tensors(folder / file).items()):
-        if not tensor.is_floating_point():
-            raise ValueError(f"{folder}: {name} holds {str(tensor.dtype)[6:]}: quantised weights "
-                             "cannot be opened")
+    for file in files:
         # Old folders store RoPE's inverse frequencies, which the config already determines.
-        if not name.endswith("rotary_emb.inv_freq"):
-            found[name] = tensor.float()
+        found |= {name: tensor.float() for name, tensor in _read_tensors(folder / file).items()
+                  if not name.endswith("rotary_emb.inv_freq")}
     return found
 
 
 def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):
-    """Write run/checkpoints/step-N: the model, the trainer's tensors and its state (JSON).
+    """Write run/checkpoints/step-N: the model, the trainer's tensors and its state; return it.
 
     Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
     in its state, where there is one. tokenizer: the bytes of tokenizer.json as the run began with
-    it. weights: the model's tensors, where each rank holds a slice of them. Returns the folder.
+    it. weights: the model's tensors, where each rank holds a slice of them.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
-
-    def fill(new):
+    with _writing_folder(folder) as new:
         _write_model(model, new, tokenizer, weights)
         _write_tensors(new / "trainer.safetensors", tensors)
         _write_json(new / "trainer.json", state)
-
-    _write_folder(folder, fill)
     # Later ones do not count: they were damaged, so the run went on from before them.
     known = [other for other in checkpoints(run) if other.name <= folder.name]
-    best = min(known, key=_score)
-    for old in known[:-keep]:
-        if old != best or _score(old) == math.inf:
-            remove(old)
+    best = min(reversed(known), key=_score)
+    for old in {*known[:-keep]} - {best}:  # a run killed meanwhile leaves a half: see `verify`
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
 def _score(folder):
     """Return the mean bits per byte that a checkpoint was saved with; infinity where unknown."""
-    with contextlib.suppress(ValueError, KeyError):  # damaged: not the best
-        return read_json(folder / "trainer.json")["score"] or math.inf
+    with contextlib.suppress(ValueError):  # damaged: not the best
+        return read_json(folder / "trainer.json").get("score") or math.inf
     return math.inf
 
 
@@ -170,8 +164,8 @@ def find_checkpoint(folder):
         return folder
     if found := newest_intact(folder):
         return found
-    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name a "
-                     "run or a checkpoint folder")
+    raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name "
+                     "another run or folder, or mend or remove what is damaged")
 
 
 def verify(folder):
@@ -183,23 +177,21 @@ def verify(folder):
         raise ValueError(f"{folder}/checksums.json is damaged: it does not list {min(left_out)}")
     for name, digest in known.items():
         path = folder / name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{path} is damaged (its sha256 differs from checksums.json)")
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{path} is damaged or missing (see its sha256 in checksums.json)")
 
 
-def _write_folder(folder, fill):
-    """Let `fill(new)` write into a temporary folder, add checksums, sync, and rename it."""
+@contextlib.contextmanager
+def _writing_folder(folder):
+    """Yield a new folder, which takes the place of `folder` when the block ends well."""
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # A run killed while it saved left its temporary folder behind.
-    for stale in folder.parent.glob(".writing-*"):
+    for stale in folder.parent.glob(".writing-*"):  # of a run that was killed while it saved
         shutil.rmtree(stale, ignore_errors=True)
-    new = folder.with_name(f".writing-{folder.name}")
+    new, old = (folder.with_name(f".writing-{age}-{folder.name}") for age in ("new", "old"))
     new.mkdir()
     try:
-        fill(new)
+        yield new
         _write_json(new / "checksums.json", {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(new.iterdir())})
@@ -207,20 +199,12 @@ def _write_folder(folder, fill):
         for path in new.iterdir():
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
-        old = folder.with_name(f".writing-old-{folder.name}")
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def remove(folder):
-    """Delete a folder under another name, so that half of it is never taken for a whole one."""
-    away = folder.with_name(f".writing-old-{folder.name}")
-    os.replace(folder, away)
-    shutil.rmtree(away, ignore_errors=True)
 
 
 def _write_json(path, value):
@@ -230,14 +214,9 @@ def _write_json(path, value):
 def read_json(path):
     """Return the object of a JSON file; raise ValueError where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds no object")
-    return found
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or missing: {error}") from None
 
 
 def _write_tensors(path, tensors):

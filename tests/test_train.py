@@ -1,6 +1,5 @@
 """train.py: it learns, skips what would spoil the weights, and answers bad settings in one line."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -270,7 +269,7 @@ def test_ramps_give_each_step_its_shape(tmp_path):
     (["--spike", "-1"], "spike"),
     (["--threads", "-1"], "threads"),
     (["--branch_from", "nowhere"], "nowhere"),
-    (["--device", "tpu"], "unknown device 'tpu'"),
+    (["--device", "tpu"], "no tpu device"),
     (["--weights", "s0"], "do not read as"),
     (["--weights", "s0=0.5,s0=0.5"], "sum to 1"),
     (["--weights", "s0=nan"], "sum to 1"),

@@ -4,8 +4,8 @@
 
 Each process (*rank*) computes the gradient of its own rows of every batch. With DDP each holds the
 whole model, and gradients are averaged while backward still runs. With FSDP2 each holds a slice of
-every weight and optimizer state, and a layer is gathered just before it is needed (ZeRO, arXiv
-1910.02054, stage 3; DeepSeek LLM §2.4 uses stage 1). The folder on disk is the same either way.
+every weight and optimizer state, and gathers a layer just before it is needed (ZeRO, 1910.02054,
+stage 3; DeepSeek LLM §2.4 uses stage 1). The folder on disk is the same either way.
 """
 
 import contextlib
@@ -15,65 +15,43 @@ import os
 import torch
 import torch.distributed as dist
 
-from nanoseek.model import loss
-
-LARGE = 1_000_000_000  # parameters from which "auto" slices: 16 bytes each, a GPU's memory is near
-
-
-class _Loss(torch.nn.Module):
-    """DDP hooks into forward, so the loss of a batch becomes one."""
-
-    def __init__(self, model, compute):
-        super().__init__()
-        self.model, self.compute = model, compute
-
-    def forward(self, *batch):
-        return self.compute(self.model, *batch)
+from nanoseek.cost import parameters
+from nanoseek.scale.machine import PRECISIONS, pick_device
 
 
 class Ranks:
     """The processes that train one model: this one alone, or as many as torchrun started."""
 
-    def __init__(self, parallel, parameters):
+    def __init__(self, config):
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.first = self.rank == 0
-        self.sliced = self.size > 1 and (
-            parallel == "fsdp" or parallel == "auto" and parameters >= LARGE)
-
-    def start(self, device):
-        """Meet the other ranks."""
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        self.device = pick_device(config.device, int(os.environ.get("LOCAL_RANK", self.rank)))
+        large = parameters(config.model)["total"] >= 1e9  # at 16 bytes each, a GPU is nearly full
+        self.sliced = self.size > 1 and config.parallel in (["fsdp", "auto"] if large else ["fsdp"])
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         if self.size > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
-    def wrap(self, model, precision, optimizer, compute=loss):
-        """Return loss(inputs, targets, document_ids), whose backward averages over the ranks.
-
-        Slicing replaces the weights: build optimizers afterwards. ValueError if it cannot slice.
-        """
+    def wrap(self, model, compute, precision, optimizer):
+        """Return compute(model, …) as a function of a batch, with gradients over all ranks."""
+        batch_loss = functools.partial(compute, model)
         if self.sliced:
-            self._slice(model, precision, optimizer)
+            if optimizer == "muon" or precision == "fp16":
+                raise ValueError("fsdp takes adamw (Muon needs whole matrices) and no fp16")
+            # Not at the top: the import takes a second, which a run on one device need not wait.
+            from torch.distributed import fsdp
+            policy = fsdp.MixedPrecisionPolicy(PRECISIONS[precision], reduce_dtype=torch.float32)
+            mesh = dist.init_device_mesh(self.device.type, (self.size,))
+            for part in [*model.model.layers, model]:
+                fsdp.fully_shard(part, mesh=mesh, mp_policy=policy)
+            fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
+            self.engine = model
         elif self.size > 1:
-            self.engine = torch.nn.parallel.DistributedDataParallel(_Loss(model, compute))
-            return self.engine
-        return functools.partial(compute, model)
-
-    def _slice(self, model, precision, optimizer):
-        if optimizer == "muon" or precision == "fp16":
-            raise ValueError("fsdp takes --optimizer adamw (Muon needs whole matrices) and "
-                             "--precision bf16 or fp32")
-        # Not at the top: the import takes a second, which a run on one device need not wait.
-        from torch.distributed import fsdp
-        policy = fsdp.MixedPrecisionPolicy(None if precision == "fp32" else torch.bfloat16,
-                                           reduce_dtype=torch.float32)
-        mesh = dist.init_device_mesh(self.device.type, (self.size,))
-        for module in [*model.model.layers, model]:
-            fsdp.fully_shard(module, mesh=mesh, mp_policy=policy)
-        fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
-        self.engine = model
+            module = torch.nn.Module()
+            module.model, module.forward = model, batch_loss  # DDP hooks into forward
+            self.engine = batch_loss = torch.nn.parallel.DistributedDataParallel(module)
+        return batch_loss
 
     def average_gradients(self, now):
         """Let the coming backward pass average its gradients over the ranks, or leave that."""
@@ -83,14 +61,11 @@ class Ranks:
             self.engine.require_backward_grad_sync = now
 
     def mean(self, number):
-        """Return the mean over the ranks of a tensor."""
+        """Return the mean over the ranks of a number, or of a tensor that holds one."""
+        number = torch.as_tensor(number, dtype=torch.float32, device=self.device)
         if self.size > 1:
             dist.all_reduce(number)
-        return number / self.size
-
-    def any(self, asked):
-        """Return whether `asked` is true on any rank."""
-        return self.mean(torch.tensor(float(bool(asked)), device=self.device)).item() > 0
+        return (number / self.size).item()
 
     def agree(self, decide):
         """Return what decide() returns on the first rank; the others do not call it."""
@@ -113,17 +88,19 @@ class Ranks:
         tensor = tensor.to(p.device)
         if self.sliced and tensor.ndim:
             from torch.distributed.tensor import distribute_tensor
-            return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
+            tensor = distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
         return tensor
 
 
 @contextlib.contextmanager
 def ending_together():
-    """Leave the other ranks at the end; put a failure of theirs, or the compiler's, in one line."""
+    """Leave the other ranks at the end; say in one line what torch says in many."""
     try:
         yield
     except RuntimeError as error:
         said = str(error).strip()
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ValueError("the device's memory is full: raise --accumulation") from None
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             raise ValueError(f"torch.compile failed ({said.splitlines()[0]}): it needs a C++ "
                              "compiler, on a GPU Triton too; or leave out --compile") from None

@@ -12,17 +12,16 @@ import os
 import pathlib
 import shutil
 
-from nanoseek.checkpoint import checkpoints, read_json, verify
-from nanoseek.optim import CLIP, WEIGHT_DECAY, Muon
+from nanoseek.checkpoint import newest_intact, read_json
+from nanoseek.optim import CLIP, WEIGHT_DECAY
 
 # The settings that a run may change when it goes on from a checkpoint: those that move no weight,
 HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from"}
-# those that move last bits only, which is said,
+# and those that move last bits only, which is said.
 ROUNDING = {"accumulation", "activation_checkpointing", "compile", "device", "fast", "threads",
             "parallel", "ranks"}
-# and in a branch how the steps to come are taken.
-BRANCH = {"steps", "batch_size", "row_length", "batch_ramp", "length_ramp", "learning_rate",
-          "schedule", "decay_share", "warmup_steps", "weight_decay", "beta2", "clip", "spike"}
+# A branch keeps its model and these; how the steps to come are taken is its own.
+KEPT = {"weights", "document_mask", "optimizer", "embedding_factor", "precision", "seed"}
 
 
 def fingerprint(tokens_folder):
@@ -38,10 +37,8 @@ def as_json(config):
 
 
 def check_settings(run, state, branching):
-    """Refuse, by name, what would silently make this another run; say what only rounds otherwise.
-
-    state: that of the checkpoint to go on from.
-    """
+    """Refuse, by name, what would silently make this another run than that of a checkpoint's state;
+    say what only rounds otherwise. branching: whether it is a run of its own from there on."""
     if state["fingerprint"] != run.fingerprint:
         raise ValueError(f"{run.config.tokens_folder} is not the data that this run began with: "
                          "start a new one with another --out")
@@ -54,49 +51,25 @@ def check_settings(run, state, branching):
             before[name] = now[name]  # what was measured is kept
     changed = {name: f"{name} from {before[name]} to {now[name]}" for name in now
                if before[name] != now[name] and name not in HARMLESS}
-    allowed = ROUNDING | (BRANCH if branching else set())
-    if refused := [text for name, text in changed.items() if name not in allowed]:
+    rounding = [changed.pop(name) for name in [*changed] if name in ROUNDING]
+    kept = KEPT | vars(run.config.model).keys() if branching else changed.keys()
+    if refused := [text for name, text in changed.items() if name in kept]:
         raise ValueError(f"a {'branch' if branching else 'resumed run'} keeps these settings; "
                          f"changed: {', '.join(refused)}")
     if branching and state["step"] >= run.config.steps:
         raise ValueError(f"steps {run.config.steps} ends before the branch begins, at step "
                          f"{state['step']}: raise --steps")
-    if rounding := [text for name, text in changed.items() if name in ROUNDING]:
+    if rounding:
         run.say(f"equal but for rounding, since these changed: {', '.join(rounding)}")
-
-
-@contextlib.contextmanager
-def refusing_foreign_state():
-    """Within it, a trainer.json that lacks something or holds something else is one clear line."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("trainer.json of this checkpoint is not what this version writes "
-                         f"({error!r}): start anew with another --out") from None
-
-
-def read_tokenizer(tokens_folder, manifest):
-    """Return the path and the bytes of the tokenizer.json beside the tokens, checked to be theirs.
-
-    A run saves these bytes with each checkpoint, whatever becomes of the file.
-    """
-    path = pathlib.Path(tokens_folder).parent / "tokenizer.json"
-    found = path.read_bytes()
-    if hashlib.sha256(found).hexdigest() != manifest["tokenizer_sha256"]:
-        raise ValueError(f"{path} is not the tokenizer that encoded {tokens_folder}: "
-                         "build the tokens again")
-    return path, found
 
 
 def set_aside_run_on_other_data(run, tokens_folder):
     """Move what training left in a run's folder into its folder `before`, if that was on other
     tokens than these: so whoever did not mean it loses nothing. An older `before` goes."""
-    run, known = pathlib.Path(run), set()
-    for checkpoint in checkpoints(run):
-        with contextlib.suppress(ValueError, KeyError):  # damaged: it cannot say
-            verify(checkpoint)
-            known.add(read_json(checkpoint / "trainer.json")["fingerprint"])
-    if known and fingerprint(tokens_folder) not in known:
+    run = pathlib.Path(run)
+    newest = newest_intact(run, say=lambda text: None)
+    if newest and read_json(newest / "trainer.json").get("fingerprint") not in (
+            None, fingerprint(tokens_folder)):
         aside = run / "before"
         print(f"{tokens_folder} holds new data: training begins anew, and what {run} learned from "
               f"the old is in {aside}")
@@ -126,19 +99,12 @@ def optimizer_tensors(model, optimizers):
             for p, state in optimizer.state.items() for key, tensor in state.items()}
 
 
-def load_optimizer_tensors(model, optimizers, tensors, place=lambda tensor, p: tensor.to(p.device)):
-    """Put back what optimizer_tensors returned; raises ValueError when that is not their state.
-
-    place(tensor, parameter): returns the tensor where, and divided as, the parameter is.
-    """
-    if not tensors:
-        return  # saved before the first step that moved a weight
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for optimizer in optimizers:
-        keys = ["momentum_buffer"] if type(optimizer) is Muon else ["step", "exp_avg", "exp_avg_sq"]
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            found = {key: tensors.get(f"{names[p]}.{key}") for key in keys}
-            if any(t is None or t.ndim and t.shape != p.shape for t in found.values()):
-                raise ValueError(f"the checkpoint's optimizer state for {names[p]} is not this "
-                                 "optimizer's: it was made with another")
-            optimizer.state[p] = {key: place(tensor, p) for key, tensor in found.items()}
+def load_optimizer_tensors(model, optimizers, tensors, place):
+    """Put back what optimizer_tensors returned; place(tensor, parameter) puts it where that is."""
+    parameters = dict(model.named_parameters())
+    owners = {p: optimizer for optimizer in optimizers
+              for group in optimizer.param_groups for p in group["params"]}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition(".")
+        p = parameters[parameter]
+        owners[p].state[p][key] = place(tensor, p)

@@ -1,27 +1,22 @@
 """What a run computes on: its device, and by measurement its threads and its precision.
 
     device = pick_device("auto")                        # cuda, mps or cpu
-    threads, why = choose_threads(model, rows=8, row_length=256)
-    precision, why = choose_precision(model, device, rows=8, row_length=256)
+    threads, tried = choose_threads(model, rows=8, row_length=256)
+    precision, tried = choose_precision(model, device, rows=8, row_length=256)
 
-What is fastest differs: bf16 doubles the speed of one processor and halves that of another, and two
-threads beside a busy neighbour can be slower than one. So both are tried on the model itself. The
-winner is stored with the run: other threads add up in another order and give other last bits.
+bf16 doubles the speed of one processor and halves that of another, and two threads beside a busy
+neighbour can be slower than one. So both are tried on the model itself. The run keeps the winner.
 """
 
 import contextlib
-import math
 import os
-import statistics
-import sys
 import time
 
 import torch
 
 from nanoseek.model import loss, rotary_frequencies
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp32", *HALVES)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH = 1.1  # how many times as fast half precision must be to be worth its lost digits
 
 
@@ -30,18 +25,15 @@ def pick_device(name, local_rank=0):
     here = {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count(), "cpu": 1}
     if name == "auto":
         name = next(kind for kind in here if here[kind])
-    if name not in here:
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
     number = local_rank if name == "cuda" else 0
-    if number >= here[name]:
-        raise ValueError(f"this machine has no {name} device{f' {number}' * bool(number)}: "
-                         "leave out --device, or start fewer processes")
-    return torch.device(name, number) if name == "cuda" else torch.device(name)
+    if number >= here.get(name, 0):
+        raise ValueError(f"there is no {name} device {number}: see --device, or start fewer ranks")
+    return torch.device(name, number)
 
 
 def autocast(device, precision):
     """Return the context in which a model computes in fp32, bf16 or fp16; its weights stay fp32."""
-    return torch.autocast(device.type, HALVES.get(precision), enabled=precision != "fp32")
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 def compiled_loss(**settings):
@@ -52,10 +44,9 @@ def compiled_loss(**settings):
 
 
 def step_times(model, device, precision, rows, row_length, seconds=0.2):
-    """Return the seconds of some forward and backward passes on random ids; no weight moves."""
-    ids = torch.randint(model.config.vocab_size, (rows, row_length), device=device,
-                        generator=torch.Generator(device).manual_seed(0))
-    documents = (torch.arange(row_length, device=device) // 64).expand(rows, row_length)
+    """Return the milliseconds of some forward and backward passes on made-up ids."""
+    places = torch.arange(rows * row_length, device=device).view(rows, row_length)
+    ids, documents = places % model.config.vocab_size, places // 64
     times, end = [], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         began = time.perf_counter()
@@ -63,7 +54,7 @@ def step_times(model, device, precision, rows, row_length, seconds=0.2):
             value = loss(model, ids, ids, documents)
         value.backward()
         getattr(torch, device.type).synchronize()  # a GPU returns before it has computed
-        times.append(time.perf_counter() - began)
+        times.append(round(1000 * (time.perf_counter() - began), 2))
     model.zero_grad(set_to_none=True)
     return times[1:]  # the first only warms up
 
@@ -74,42 +65,31 @@ def cores():
 
 
 def choose_threads(model, rows, row_length, ranks=1):
-    """Return (threads, why) for this process, one of `ranks`; leave torch set to that number.
+    """Return (threads, {tried: ms}) for this process, one of `ranks`; leave torch set to them.
 
     Begins with all cores and halves them while that makes a step faster: a small model does not
-    feed many, and where another program holds a core, all threads wait for the one that is to have
-    it. OMP_NUM_THREADS, where the reader set it, is taken (torchrun sets it to 1).
+    feed many, and where another program holds a core, all threads wait for it.
     """
-    if ranks == 1 and os.environ.get("OMP_NUM_THREADS"):
-        return torch.get_num_threads(), "OMP_NUM_THREADS"
-    threads, tried = max(1, cores() // ranks), {}
+    # OMP_NUM_THREADS, where the reader set it, is the most; torchrun sets it to 1.
+    allowed = ranks == 1 and os.environ.get("OMP_NUM_THREADS")
+    threads, tried = int(allowed or max(1, cores() // ranks)), {}
     while threads:
         torch.set_num_threads(threads)
         times = step_times(model, torch.device("cpu"), "fp32", rows, row_length)
-        tried[threads] = statistics.median(times)
+        tried[threads] = sorted(times)[len(times) // 2]
         threads = threads // 2 if tried[threads] == min(tried.values()) else 0
-    best = min(tried, key=tried.get)
-    torch.set_num_threads(best)
-    return best, in_words(tried)
+    torch.set_num_threads(min(tried, key=tried.get))
+    return torch.get_num_threads(), tried
 
 
 def choose_precision(model, device, rows, row_length):
-    """Return (precision, why): fp32, or the half precision that is at least WORTH times as fast."""
+    """Return (precision, {tried: ms}): half precision if it is at least WORTH times as fast."""
     # fp16, whose small range needs a loss scale, is tried only on GPUs that have no bf16.
     half = "fp16" if device.type == "cuda" and not torch.cuda.is_bf16_supported(False) else "bf16"
-    tried = {}
-    for precision in ("fp32", half) * 3:  # in turn, and the best of each: others use the machine
-        with contextlib.suppress(torch.OutOfMemoryError):
-            best = min(step_times(model, device, precision, rows, row_length))
-            tried[precision] = min(best, tried.get(precision, best))
-    if not tried:
-        raise ValueError("a micro-batch does not fit this device's memory: raise --accumulation")
-    faster = tried.get(half, math.inf) * WORTH <= tried.get("fp32", math.inf)
-    return half if faster else "fp32", in_words(tried)
-
-
-def in_words(tried):
-    return ", ".join(f"{what}: {1000 * seconds:.0f} ms" for what, seconds in tried.items())
+    tried = dict.fromkeys(("fp32", half), float("inf"))
+    for name in [*tried] * 3:  # in turn, and the best of each: others use the machine
+        tried[name] = min(tried[name], *step_times(model, device, name, rows, row_length))
+    return half if tried[half] * WORTH <= tried["fp32"] else "fp32", tried
 
 
 def peak_memory(device):
@@ -119,4 +99,4 @@ def peak_memory(device):
     with contextlib.suppress(ImportError):  # on Windows
         import resource
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # kilobytes but on macOS
+        return peak if os.uname().sysname == "Darwin" else peak * 1024  # kilobytes but on macOS
