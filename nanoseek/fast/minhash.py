@@ -7,7 +7,7 @@ The idea. Lay many texts end to end, with GRAM - 1 zeros in between, so that no 
 one text into the next, and hash them as one. The place of a hash in the array of all signatures is
 (number of its text) · PERMUTATIONS + (its bin), so a single `np.minimum.at` finds all minima.
 
-BATCH characters make arrays of a megabyte, which stay in the cache from one call to the next.
+BATCH characters make arrays of half a megabyte, which stay in the cache from one call to the next.
 The saving is printed by `python tests/bench/bench_curate.py speed`.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from nanoseek.duplicates import EMPTY, GRAM, bin_orders, gram_hashes
 
-BATCH = 1 << 17                 # characters hashed at once
+BATCH = 1 << 16                 # characters hashed at once
 PERMUTATIONS = 128              # bins of a signature
 OUTSIDE = np.uint64(2**64 - 1)  # for a gram that lies in no text; its high half is EMPTY
 
