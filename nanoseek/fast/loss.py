@@ -43,8 +43,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=torch.float32)
         total = hidden.new_zeros((), dtype=torch.float32)
         chunk = CUDA_LOGITS_CHUNK if hidden.is_cuda else LOGITS_CHUNK
-        rows = max(LEAST_ROWS, chunk // weight.shape[0])
-        w = weight.to(dtype)
+        rows, w = max(LEAST_ROWS, chunk // len(weight)), weight.to(dtype)
         for part in range(0, len(targets), rows):
             h, target = hidden[part:part + rows].to(dtype), targets[part:part + rows, None]
             logits = (h @ w.T).float()  # (rows, V); products in dtype, sums in fp32
