@@ -6,15 +6,15 @@ r"""Cut text into tokens by byte-level BPE: train, encode, decode, tokenizer.jso
     tokenizer.save("tokenizer.json")             # opens in `tokenizers` and transformers
 
 A pattern cuts text into chunks, roughly words; nothing is merged across two. Training merges the
-most frequent pair of neighbours into a new token, again and again. Encoding repeats the merges in
-the order in which training found them. fast/bpe.py and fast/encode.py do the same faster.
+most frequent pair of neighbours into a new token, again and again; of equally frequent pairs the
+one with the smaller left id, then the smaller right id. Encoding repeats the merges in the order in
+which training found them. fast/bpe.py and fast/encode.py do the same faster.
 
 Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, §3.2 (for words);
 Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
 
 Ids: 0–255 are the bytes, then come the merges in order, then the special tokens, which stand for
 no text: <|endoftext|> ends a document.
-Ties in training: the highest count, then the smaller left id, then the smaller right id.
 """
 
 import codecs
@@ -84,10 +84,7 @@ def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=
 
     for number, chunk in enumerate(counts):
         replace(number, list(chunk.encode()))
-    while len(merges) < n_merges:
-        most = max(pair_counts.values(), default=0)
-        if most < min_count:
-            break
+    while len(merges) < n_merges and (most := max(pair_counts.values(), default=0)) >= min_count:
         left, right = pair = min(pair for pair, count in pair_counts.items() if count == most)
         if max_token_length and lengths[left] + lengths[right] > max_token_length:
             pair_counts[pair] = float("-inf")  # it never comes up again
@@ -133,16 +130,14 @@ class Tokenizer:
               min_count=2, progress=None, max_token_length=None):
         """Learn a tokenizer of `vocab_size` ids from an iterable of str, read once.
 
-        pattern: one, or several that cut in turn; what none matches is a chunk, too. A pair that
-        is seen fewer than `min_count` times is not merged. max_token_length: in bytes; without it
-        a small Chinese vocabulary fills up with phrases. progress: called with a line of text.
+        pattern: one, or several that cut in turn. A pair that is seen fewer than `min_count` times
+        is not merged. max_token_length: in bytes; without it a small Chinese vocabulary fills up
+        with phrases. progress: called with a line of text.
         """
         bare = cls([], special_tokens, pattern)
         n_merges = vocab_size - bare.vocab_size
         if not 0 <= n_merges < 1 << 24:
-            size = "small" if n_merges < 0 else "large"
-            raise ValueError(f"vocab_size {vocab_size} is too {size}: {bare.vocab_size} are there "
-                             "before the first merge")
+            raise ValueError(f"vocab_size is {vocab_size}: give {bare.vocab_size} to {1 << 24}")
         if max_token_length is not None and max_token_length < 1:
             raise ValueError(f"max_token_length is {max_token_length}: it must be at least 1")
         counts = collections.Counter(chunk for text in several(texts) for chunk in bare.split(text))
@@ -185,16 +180,14 @@ class Tokenizer:
         if unknown := {*names} - self.special_tokens.keys():
             raise ValueError(f"no special token of this tokenizer: {', '.join(sorted(unknown))}")
         finder, ids = f"({'|'.join(map(regex.escape, names))})", []  # the longest name comes first
-        for i, part in enumerate(regex.split(finder, text) if names else [text]):
-            if i % 2:  # every second part is a special token
-                ids.append(self.special_tokens[part])
-            else:
-                ids += itertools.chain.from_iterable(map(self.merge, self.split(part)))
+        for part in regex.split(finder, text) if names else [text]:
+            ids += ([self.special_tokens[part]] if part in names else
+                    itertools.chain.from_iterable(map(self.merge, self.split(part))))
         return ids
 
-    def encode_batch(self, texts, allowed_special=()):
+    def encode_batch(self, texts):
         """Return the ids of each text: list of int32 arrays."""
-        return [np.array(self.encode(t, allowed_special), np.int32) for t in several(texts)]
+        return [np.array(self.encode(text), np.int32) for text in several(texts)]
 
     def decode_bytes(self, ids):
         """Return the bytes of any ids (list, array or tensor); ValueError for an unknown id."""
@@ -208,10 +201,8 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_stream(self, ids):
-        """Yield the text of ids as they come from any iterator, never half a character."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        yield from filter(None, (decoder.decode(self.decode_bytes([i])) for i in ids))
-        yield from filter(None, [decoder.decode(b"", final=True)])
+        """Return an iterator over the text of ids as they come, never half a character."""
+        return codecs.iterdecode((self.decode_bytes([i]) for i in ids), "utf-8", "replace")
 
     def content(self):
         """Return the content of tokenizer.json, as the library `tokenizers` reads it: dict."""

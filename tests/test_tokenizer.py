@@ -377,8 +377,8 @@ def test_saving_is_all_or_nothing(small, tmp_path, monkeypatch):
 # Bad input ---------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("arguments, words", [
-    (dict(vocab_size=256), "257 are there"),
-    (dict(vocab_size=-1), "too small"),
+    (dict(vocab_size=256), "give 257"),
+    (dict(vocab_size=-1), "is -1"),
     (dict(texts=[]), "no text"),
     (dict(texts=["", ""]), "no text"),
     (dict(texts=["a", b"b"]), "bytes"),
@@ -473,8 +473,8 @@ def test_command_line_answers_bad_input_in_one_line(tmp_path):
                        (("train", "held.jsonl", "t.json"), "empty or held out"),
                        (("train", "good.jsonl", "good.jsonl"), "read and written"),
                        (("train", "t.json", "good.jsonl"), ".json"),
-                       (("train", "good.jsonl", "t.json", "--vocab_size", "256"), "too small"),
-                       (("train", "good.jsonl", "t.json", "--vocab_size", "5000000000"), "large"),
+                       (("train", "good.jsonl", "t.json", "--vocab_size", "256"), "is 256"),
+                       (("train", "good.jsonl", "t.json", "--vocab_size", "5000000000"), "give 257"),
                        (("train", "good.jsonl", "t.json", "--pattern", "a("), "does not compile"),
                        (("train", "good.jsonl", "t.json", "--pattern", r"\w"), "otherwise"),
                        (("compare", "good.jsonl", "ours.json"), "choose from"),

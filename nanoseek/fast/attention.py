@@ -1,9 +1,9 @@
 """Attention over short rows: a few large matrix products instead of many small tiles.
 
 What the chapter spends: torch's scaled_dot_product_attention goes through the scores in small
-tiles, so that rows of any length fit. On a CPU each tile is a call with little to do. Where the
-processor is quick at large products (AVX-512, in bf16 or by onednn.py), the calls cost more than
-the arithmetic. Elsewhere torch's kernel stays: with AVX2 this one takes two to four times as long.
+tiles, so that rows of any length fit. On a CPU each tile is a call with little to do. With AVX-512,
+in bf16 or by onednn.py, the calls cost more than the arithmetic. Elsewhere torch's kernel stays:
+with AVX2 this one takes two to four times as long.
 
 The idea: up to SHORT keys the scores of a whole block of queries fit into the processor's cache.
 One product makes them, a second the results. Keys after the block's last query are left out.
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from nanoseek.fast.onednn import multiplies_fp32
 from nanoseek.model import Attention
 
-SHORT = 256  # keys up to which plain products can be faster
+SHORT = 256  # keys up to which plain products can be faster: see the top of this file
 SCORES_CHUNK = 1 << 19  # scores of a block: 2 MB of fp32, which stays in the cache
 WIDE_VECTORS = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
@@ -37,18 +37,18 @@ class ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, mask):
-        shape, groups = q.shape, q.shape[1] // k.shape[1]
+        if mask is None:
+            mask = torch.full((q.shape[2], k.shape[2]), -math.inf, dtype=q.dtype).triu_(1)
+        ctx.shape = q.shape
         # Heads that share their keys stand together: their queries are the rows of one product.
-        q = (q * shape[-1] ** -0.5).unflatten(1, (-1, groups)).flatten(0, 1)  # (B·K, H/K, T, D)
-        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, D)
+        q = (q * q.shape[-1] ** -0.5).unflatten(1, (k.shape[1], -1)).flatten(0, 1)
+        k, v = k.flatten(0, 1), v.flatten(0, 1)  # (B·K, S, D), and q: (B·K, H/K, T, D)
         y = torch.empty_like(q)
         with torch.autocast("cpu", enabled=False):
-            for rows, end in blocks(q, k):
-                weights = block_weights(q, k, mask, rows, end)
-                y[:, :, rows] = (weights @ v[:, :end]).unflatten(1, (groups, -1))
+            for rows, end, weights in blocks(q, k, mask):
+                y[:, :, rows] = (weights @ v[:, :end]).unflatten(1, (q.shape[1], -1))
         ctx.save_for_backward(q, k, v, y, mask)
-        ctx.shape = shape
-        return y.view(shape)
+        return y.view(ctx.shape)
 
     @staticmethod
     def backward(ctx, grad):
@@ -57,52 +57,36 @@ class ShortAttention(torch.autograd.Function):
         row_sum = (grad * y).sum(dim=-1, keepdim=True)  # g·y of each query
         q_grad = torch.empty_like(q)
         wide = torch.promote_types(k.dtype, torch.float32)  # for sums over blocks
-        k_grad, v_grad = (torch.zeros_like(k, dtype=wide) for _ in range(2))
-        for rows, end in blocks(q, k):
-            weights = block_weights(q, k, mask, rows, end)
+        k_grad, v_grad = torch.zeros(2, *k.shape, dtype=wide)
+        for rows, end, weights in blocks(q, k, mask):
             q_block, grad_block = q[:, :, rows].flatten(1, 2), grad[:, :, rows].flatten(1, 2)
             v_grad[:, :end] += weights.mT @ grad_block
             scores_grad = grad_block @ v[:, :end].mT  # ∂p, of which ∂s is made in place
             scores_grad.sub_(row_sum[:, :, rows].flatten(1, 2)).mul_(weights)
             q_grad[:, :, rows] = (scores_grad @ k[:, :end]).unflatten(1, (q.shape[1], -1))
             k_grad[:, :end] += scores_grad.mT @ q_block
-        B, _, _, D = ctx.shape
-        return (q_grad.mul_(D ** -0.5).view(ctx.shape),
-                *(x.to(k.dtype).unflatten(0, (B, -1)) for x in (k_grad, v_grad)), None)
+        return (q_grad.mul_(q.shape[-1] ** -0.5).view(ctx.shape),
+                *(x.to(k.dtype).unflatten(0, (ctx.shape[0], -1)) for x in (k_grad, v_grad)), None)
 
 
-def blocks(q, k):
-    """Yield (rows, end): a slice of the queries, and how many keys the last of them may see."""
+def blocks(q, k, mask):
+    """Yield (rows, end, weights): a slice of the queries, how many keys the last of them may see,
+    and the weights (B·K, H/K·rows, end) with which they see these."""
     (heads, groups, T, _), S = q.shape, k.shape[1]
     size = max(16, SCORES_CHUNK // (heads * groups * S) // 16 * 16)
     for first in range(0, T, size):
-        last = min(first + size, T)
-        yield slice(first, last), S - T + last
-
-
-def block_weights(q, k, mask, rows, end):
-    """Return the weights (B·K, H/K·rows, end) with which a block of queries sees the first keys."""
-    scores = q[:, :, rows].flatten(1, 2) @ k[:, :end].mT
-    T = rows.stop - rows.start
-    if mask is None:  # the keys before the block are seen by all of it, its own from themselves on
-        mask = torch.full((T, T), -math.inf, dtype=q.dtype).triu_(1)
-        scores.unflatten(1, (-1, T))[..., end - T:].add_(mask)
-    else:  # (T, S) for all, or (B, 1, T, S): the heads of a row share its mask
-        mask = mask[..., None, rows, :end]
-        scores.view(len(mask), -1, q.shape[1], T, end).add_(mask)
-    return scores.softmax(dim=-1)
-
-
-def torch_is_slow(dtype):
-    """Return whether torch's kernel loses on short rows: only in bf16, or in fp32 by oneDNN."""
-    return WIDE_VECTORS and (multiplies_fp32() if dtype == torch.float32 else
-                             dtype == torch.bfloat16)
+        rows, end = slice(first, min(first + size, T)), S - T + min(first + size, T)
+        scores = q[:, :, rows].flatten(1, 2) @ k[:, :end].mT
+        hidden = mask[..., None, rows, :end]  # of (T, S) for all, or of (B, 1, T, S)
+        scores.view(len(hidden), -1, groups, *hidden.shape[-2:]).add_(hidden)
+        yield rows, end, scores.softmax(dim=-1)
 
 
 class FastAttention(Attention):
     def attend(self, q, k, v, mask):
-        if q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
-                and not torch.compiler.is_compiling() and torch_is_slow(q.dtype):
+        if WIDE_VECTORS and q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
+                and not torch.compiler.is_compiling() \
+                and (multiplies_fp32() if q.dtype == torch.float32 else q.dtype == torch.bfloat16):
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])

@@ -3,8 +3,7 @@
     FastTokenizer.train(texts, vocab_size=4096)      # what Tokenizer.train gives, to the byte
 
 What the chapter spends. For each merge it walks through every chunk that holds the pair, id by id,
-and Python spends some hundred nanoseconds on what a processor does in one. Then it looks at all
-counts.
+where Python takes a hundred times as long as the processor would. Then it looks at all counts.
 
 1. All chunks lie end to end in one array, and between two of them a wall that no pair can span. The
    id of a symbol stands at its first and at its last byte, so each neighbour is one look-up away,
@@ -29,23 +28,17 @@ import itertools
 
 import numpy as np
 
-from nanoseek.fast.encode import ID, PairTable, lay_out, merge_chunks, splitter
+from nanoseek.fast.encode import ID, WALL, PairTable, lay_out, merge_chunks, splitter
 from nanoseek.tokenizer import Tokenizer, several
 
-BLOCK = 1 << 19  # chunks that are encoded together
 SHORT = 2000  # characters: a shorter text that comes alone is encoded as in the chapter
 
 
 def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=None):
     """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id)."""
-    raw, walls = lay_out([chunk.encode() for chunk in counts])
-    n_merges = min(n_merges, len(raw))  # there cannot be more
-    wall = 256 + n_merges
-    symbols = raw.astype(np.int32)
-    symbols[walls] = wall
-    times = np.fromiter(counts.values(), np.int64, len(counts))
-    times = np.repeat(times, np.diff(walls))  # of the chunk around each place
-    sizes = np.ones(wall + 1, np.int64)  # bytes of each symbol
+    symbols, walls = lay_out([chunk.encode() for chunk in counts])
+    times = np.repeat([*counts.values()], np.diff(walls))  # of the chunk around each place
+    sizes = np.ones(256 + min(n_merges, len(symbols)), np.int64)  # bytes of each symbol
     heap, waiting, merges = [], {}, []  # waiting: {pair: (its places, the others born with it)}
 
     def offer(born):
@@ -54,10 +47,9 @@ def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=
             heapq.heappush(heap, (-count, pair))
             waiting[pair] = places, born
 
-    places = ((symbols[:-1] != wall) & (symbols[1:] != wall)).nonzero()[0]
-    pairs = raw[places].astype(np.uint16) << 8 | raw[places + 1]  # of 16 bits: quicker to sort
-    offer((count, pair >> 8 << 32 | pair & 255, places) for count, pair, places
-          in _most_frequent_first(pairs, places, times, min_count))
+    places = ((symbols[:-1] != WALL) & (symbols[1:] != WALL)).nonzero()[0]
+    pairs = symbols[places] << 32 | symbols[places + 1]
+    offer(most_frequent_first(pairs, places, times, min_count))
     while heap and len(merges) < n_merges:
         bound, pair = heapq.heappop(heap)
         places, born = waiting.pop(pair)
@@ -68,21 +60,21 @@ def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=
         if count != -bound:
             offer(iter([(count, pair, places)] if count >= min_count else []))
             continue
-        if max_token_length is not None and sizes[a] + sizes[b] > max_token_length:
+        if max_token_length and sizes[a] + sizes[b] > max_token_length:
             continue  # for good: no later merge makes this pair shorter
         merges.append((a, b))
         sizes[z] = sizes[a] + sizes[b]
-        offer(_most_frequent_first(*_join(symbols, sizes, places, a, b, z), times, min_count))
+        offer(most_frequent_first(*join(symbols, sizes, places, a, b, z), times, min_count))
         if progress and len(merges) % 1000 == 0:
             progress(f"{len(merges):,} of {n_merges:,} merges; the last occurred {count:,} times")
     return merges
 
 
-def _most_frequent_first(pairs, places, times, min_count):
+def most_frequent_first(pairs, places, times, min_count):
     """Group places by the pair that stands there; yield (count, pair, places of the pair)."""
     if len(pairs) == 0:
         return
-    order = pairs.argsort(kind="stable")  # stable, so that a pair's places stay in order
+    order = pairs.argsort()
     pairs, places = pairs[order], places[order]
     starts = np.concatenate(([0], (pairs[1:] != pairs[:-1]).nonzero()[0] + 1, [len(pairs)]))
     totals = np.add.reduceat(times[places], starts[:-1])
@@ -93,20 +85,19 @@ def _most_frequent_first(pairs, places, times, min_count):
         yield int(totals[i]), int(pairs[start]), places[start:stop]
 
 
-def _join(symbols, sizes, places, a, b, z):
+def join(symbols, sizes, places, a, b, z):
     """Merge the pair (a, b) into z at its places; return the pairs born (n,) and their places."""
     if a == b:  # "aaa" has the pair twice but room for one merge: take every second of a run
-        number = np.arange(len(places))
-        starts_run = np.concatenate(([True], np.diff(places) != sizes[a]))
-        start_of_run = np.maximum.accumulate(np.where(starts_run, number, 0))
+        places, number = np.sort(places), np.arange(len(places))
+        starts_run = np.diff(places, prepend=places[0]) != sizes[a]
+        start_of_run = np.maximum.accumulate(number * starts_run)
         places = places[(number - start_of_run) % 2 == 0]
     after = places + sizes[z]
-    symbols[places + sizes[a]] = -1  # no symbol begins here any more
+    symbols[places + sizes[a]] = WALL  # no symbol begins here any more
     symbols[places] = symbols[after - 1] = z
-    left, right = symbols[places - 1].astype(np.int64), symbols[after].astype(np.int64)
-    wall = len(sizes) - 1
-    has_left = (left != wall).nonzero()[0]
-    has_right = ((right != wall) & (right != z)).nonzero()[0]  # (z, z) is met as a left neighbour
+    left, right = symbols[places - 1], symbols[after]
+    has_left = (left != WALL).nonzero()[0]
+    has_right = ((right != WALL) & (right != z)).nonzero()[0]  # (z, z) is met as a left neighbour
     left, right = left[has_left], right[has_right]
     pairs = np.concatenate((left << 32 | z, z << 32 | right))
     return pairs, np.concatenate((places[has_left] - sizes[left], places[has_right]))
@@ -137,37 +128,17 @@ class FastTokenizer(Tokenizer):
             return super().encode(text, allowed_special)  # which remembers the chunks it has met
         return self.encode_batch([text])[0].tolist()
 
-    def encode_batch(self, texts, allowed_special=()):
+    def encode_batch(self, texts):
         """Return the ids of each text: list of int32 arrays."""
-        if allowed_special:
-            return super().encode_batch(texts, allowed_special)
-        rows, group, size = [], [], 0
-        for text in several(texts):
-            rows.append([np.array([], np.int32)])
-            chunks = iter(self.split(text))
-            while block := [*itertools.islice(chunks, BLOCK)]:
-                group.append((rows[-1], block))
-                size += len(block)
-                if size >= BLOCK:
-                    self._append_ids(group)
-                    group, size = [], 0
-        self._append_ids(group)
-        return [np.concatenate(row) for row in rows]
-
-    def _append_ids(self, group):
-        """Append to each row the ids of its chunks: list of (row, chunks)."""
         # The dictionary numbers the different chunks: a new one gets the next number.
         number_of = collections.defaultdict(itertools.count().__next__)
-        bounds = np.cumsum([0] + [len(chunks) for _, chunks in group])
-        chunks = itertools.chain.from_iterable(chunks for _, chunks in group)
-        numbers = np.fromiter(map(number_of.__getitem__, chunks), np.int64, bounds[-1])
-        if not number_of:
-            return
+        end = number_of[""]  # no chunk is empty: this one stands behind the last of each text
+        chunks = itertools.chain.from_iterable(
+            itertools.chain(self.split(text), [""]) for text in several(texts))
+        numbers = np.fromiter(map(number_of.__getitem__, chunks), np.int64)
         # Each is merged once; then every chunk of the texts takes the ids of its number.
-        ids, ends = merge_chunks([chunk.encode() for chunk in number_of], self._table, self._sizes)
-        starts = np.concatenate(([0], ends[:-1]))[numbers]
-        counts = ends[numbers] - starts
-        ends = np.concatenate(([0], np.cumsum(counts)))
-        ids = ids.astype(np.int32)[np.repeat(starts - ends[:-1], counts) + np.arange(ends[-1])]
-        for (row, _), start, end in zip(group, ends[bounds[:-1]], ends[bounds[1:]]):
-            row.append(ids[start:end])
+        ids, sizes = merge_chunks([chunk.encode() for chunk in number_of], self._table, self._sizes)
+        starts, sizes = (np.cumsum(sizes) - sizes)[numbers], sizes[numbers]
+        ends = np.cumsum(sizes)
+        places = np.repeat(starts + sizes - ends, sizes) + np.arange(sizes.sum())
+        return np.split(ids.astype(np.int32)[places], ends[numbers == end])[:-1]

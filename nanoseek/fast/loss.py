@@ -1,13 +1,12 @@
 """The last product and the cross-entropy in one, some rows at a time: logits are never all there.
 
-What the chapter spends: the logits (N, V) of N targets, as fp32 for the loss, their softmax for the
-backward pass, and the gradient of both. With a vocabulary of thousands each of these is larger than
-anything else in a small model, and each goes through the memory several times.
+What the chapter spends: the logits (N, V) of N targets, their softmax for the backward pass, and
+the gradient of both. With a vocabulary of thousands each of these is larger than anything else in a
+small model, and each goes through the memory several times.
 
-The idea: the loss is a sum over rows, and the gradient of a row needs no other row. So a chunk of
-logits, small enough to stay in the processor's cache, is made, used for the loss and for the
-gradients of hidden states and weights, all in place, and thrown away. Liger Kernel does so on GPUs
-(arXiv 2410.10989, §3.2); DeepSeek LLM (§2.4) computes its cross-entropy in place, too.
+The idea: the loss is a sum over rows, and the gradient of a row needs no other row. So some rows of
+logits, which fit into the processor's cache, are made, used for the loss and both gradients, all in
+place, and thrown away. Liger Kernel does so on GPUs (arXiv 2410.10989, §3.2).
 
 The gradient: for logits z with target t, loss = log Σⱼ exp zⱼ − z_t, so
 
@@ -39,12 +38,10 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):
-        hidden_grad = torch.empty_like(hidden, dtype=torch.float32)
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32)
+        hidden_grad, weight_grad = (torch.zeros_like(x).float() for x in (hidden, weight))
         total = hidden.new_zeros((), dtype=torch.float32)
         chunk = CUDA_LOGITS_CHUNK if hidden.is_cuda else LOGITS_CHUNK
-        rows = max(LEAST_ROWS, chunk // weight.shape[0])
-        w = weight.to(dtype)
+        rows, w = max(LEAST_ROWS, chunk // len(weight)), weight.to(dtype)
         for part in range(0, len(targets), rows):
             h, target = hidden[part:part + rows].to(dtype), targets[part:part + rows, None]
             logits = (h @ w.T).float()  # (rows, V); products in dtype, sums in fp32

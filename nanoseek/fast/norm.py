@@ -12,7 +12,6 @@ row, and the weight w. With y = n∘w, r = √(Σx²/C + eps) and g = ∂loss/�
     ∂xᵢ = ∂nᵢ/r − Σⱼ ∂nⱼ·xⱼ/r² · ∂r/∂xᵢ = (∂nᵢ − nᵢ·m)/r  with  m = Σⱼ ∂nⱼ·nⱼ / C
 
 So the part of ∂n along n falls away: a longer x has the same n. The product g∘n serves twice.
-
 The saving is printed by `python tests/bench/bench_model.py kernels`.
 """
 
@@ -26,8 +25,8 @@ class WrittenOutNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()  # 1/r
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # 1/r
         normed = x * scale
         ctx.save_for_backward(normed, weight, scale)
         return normed * weight
@@ -43,6 +42,6 @@ class WrittenOutNorm(torch.autograd.Function):
 
 class FastRMSNorm(RMSNorm):
     def forward(self, x):
-        if not (x.is_cpu and torch.is_grad_enabled()):  # a GPU has a kernel of its own
-            return super().forward(x)
-        return WrittenOutNorm.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)
+        if x.is_cpu and torch.is_grad_enabled():  # a GPU has a kernel of its own
+            return WrittenOutNorm.apply(x.float(), self.weight.float(), self.eps).to(x.dtype)
+        return super().forward(x)

@@ -6,11 +6,8 @@ What the chapter spends: all T² scores, of which a mask hides those outside the
 The idea: cut the row into blocks of queries. Each gets a copy of the keys that it may see, those of
 itself and of a few blocks before it. Then all blocks are computed like rows of a batch. With blocks
 of half a window that makes T·1.5w scores, and copies linear in T (Longformer, arXiv 2004.05150).
-
 The saving is printed by `python tests/bench/bench_model.py window`.
 """
-
-import collections
 
 import torch
 import torch.nn.functional as F
@@ -20,35 +17,32 @@ from nanoseek.fast.loss import product_dtype
 from nanoseek.model import Transformer
 
 WINDOW_BLOCK = 64  # queries in a block, at least: fewer would idle a core
-# The masks of blocks, (B·n, 1, size, (back + 1)·size), and how many blocks each looks back.
-Blocks = collections.namedtuple("Blocks", "mask back")
 
 
 def block_mask(window, document_ids, dtype):
-    """Return the Blocks of documents (B, T), whose ids are not below 0: n blocks in each row."""
+    """Return the masks of all blocks, (B·n, 1, size, (back + 1)·size): n of `size` queries a row,
+    each with its own keys and those of `back` blocks before. document_ids (B, T): none below 0."""
     size = max(WINDOW_BLOCK, -(-window // 2))
     back, padding = -(-(window - 1) // size), -document_ids.shape[1] % size
-    # Both are cut alike; a row's last block, and what it sees before its first, is padding: -1.
-    queries = F.pad(document_ids, (0, padding), value=-1).unfold(1, size, size)  # (B, n, size)
-    keys = F.pad(document_ids, (back * size, padding), value=-1).unfold(
-        1, (back + 1) * size, size)  # (B, n, (back + 1)·size)
+    # What stands before a row's first block and at the end of its last is padding, -1. Padded
+    # queries see padding, themselves at least: a row that saw nothing would be 0/0.
+    keys = F.pad(document_ids, (back * size, padding), value=-1).unfold(1, (back + 1) * size, size)
+    same = keys[:, :, -size:, None] == keys[:, :, None]  # (B, n, size, (back + 1)·size)
     at = torch.arange(-back * size, size, device=document_ids.device)  # 0: a block's first query
     distance = at[-size:, None] - at
-    # Padded queries see padding, themselves at least: a row that saw nothing would be 0/0.
-    seen = (distance >= 0) & (distance < window) & (queries[..., None] == keys[:, :, None])
-    return Blocks(additive(seen.flatten(0, 1)[:, None], dtype), back)
+    seen = same & (distance >= 0) & (distance < window)
+    return additive(seen.flatten(0, 1)[:, None], dtype)
 
 
 class WindowAttention(FastAttention):
     def attend(self, q, k, v, mask):
-        if not isinstance(mask, Blocks):
+        B, _, T, _ = q.shape
+        if mask is None or mask.shape[-2:] == (T, k.shape[2]):  # it is not of blocks
             return super().attend(q, k, v, mask)
-        (B, _, T, _), (mask, back) = q.shape, mask
-        size, n = mask.shape[2], len(mask) // B
+        size, n, back = mask.shape[2], len(mask) // B, mask.shape[3] // mask.shape[2] - 1
 
         def cut(x, back):  # (B, heads, T, D) → (B·n, heads, (back + 1)·size, D)
-            x = F.pad(x, (0, 0, back * size, n * size - T)).unflatten(2, (-1, size))
-            x = x.transpose(1, 2)  # (B, back + n, heads, size, D)
+            x = F.pad(x, (0, 0, back * size, n * size - T)).unflatten(2, (-1, size)).transpose(1, 2)
             # Block i sees blocks i - back to i: shifted copies, joined along the positions.
             return torch.cat([x[:, i:i + n] for i in range(back + 1)], dim=3).flatten(0, 1)
         y = super().attend(cut(q, 0), cut(k, back), cut(v, back), mask)  # (B·n, H, size, D)

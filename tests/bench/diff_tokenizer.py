@@ -238,11 +238,11 @@ def compare_strings(kind, path, strings, single_pattern=None):
     string)."""
     tokenizer, peer = kind.load(path), tokenizers.Tokenizer.from_file(path)
     theirs = [row.ids for row in peer.encode_batch(strings, add_special_tokens=False)]
-    batch = [row.tolist() for row in tokenizer.encode_batch(strings, allowed_special="all")]
-    wrong = [("tokenizers", s) for s, mine, other in zip(strings, batch, theirs) if mine != other]
-    wrong += [("one by one", s) for s, row in zip(strings[::10], batch[::10])
-              if tokenizer.encode(s, allowed_special="all") != row]
-    wrong += [("decoding", s) for s, ids in zip(strings, batch)
+    ours = [tokenizer.encode(s, allowed_special="all") for s in strings]
+    wrong = [("tokenizers", s) for s, mine, other in zip(strings, ours, theirs) if mine != other]
+    wrong += [("in a batch", s) for s, row in zip(strings, tokenizer.encode_batch(strings))
+              if tokenizer.encode(s) != row.tolist()]
+    wrong += [("decoding", s) for s, ids in zip(strings, ours)
               if tokenizer.decode(ids) != peer.decode(ids, skip_special_tokens=False)]
     if single_pattern:
         encoding = tiktoken_of(tokenizer, single_pattern)

@@ -57,7 +57,7 @@ def test_files_and_ids_equal_the_chapters(tmp_path, settings):
     for allowed in ((), "all"):
         expected = plain.encode(text, allowed)
         assert fast.encode(text, allowed) == loaded.encode(text, allowed) == expected
-        assert [row.tolist() for row in fast.encode_batch(["", text], allowed)] == [[], expected]
+    assert [row.tolist() for row in fast.encode_batch(["", text])] == [[], plain.encode(text)]
 
 
 @quick
@@ -120,6 +120,5 @@ def test_large_texts_are_cut_bit_by_bit(monkeypatch):
     whole = FastTokenizer.train(TEXTS, 300).encode(text)
     tokenizer = FastTokenizer.train(TEXTS, 300)
     monkeypatch.setattr(encode, "LARGE", 100)
-    monkeypatch.setattr(bpe, "BLOCK", 30)
     assert tokenizer.encode(text) == whole
     assert [r.tolist() for r in tokenizer.encode_batch([text, "a", text])][2] == whole
