@@ -6,8 +6,7 @@
     python -m nanoseek.corpus stories --language zh --count 1         # only look at a story
 
 A document is a dict with "text" and "source"; stages pass documents on as JSON lines.
-Glossary: *raw* as found, nothing cleaned; *source* a named part of the corpus; *stem* a file name
-without its folder and ending; *dirt* what a crawl brings along and nobody wants to train on.
+Glossary: *source* a named part of the corpus; *dirt* what nobody wants to train on.
 """
 
 from nanoseek.corpus.dirt import DIRT, Label, plant_dirt

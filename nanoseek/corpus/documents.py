@@ -11,7 +11,6 @@ import filecmp
 import json
 import pathlib
 import shutil
-import time
 
 from nanoseek import cli
 
@@ -65,14 +64,3 @@ def write_documents(documents, path):
         if unchanged:
             shutil.copystat(path, new)
     return not unchanged
-
-
-def with_progress(documents, every=5.0):
-    """Pass documents on; say on stderr, every so many seconds, how many there were so far."""
-    said, characters = time.monotonic(), 0
-    for number, document in enumerate(documents, start=1):
-        yield document
-        characters += len(document["text"])
-        if time.monotonic() - said >= every:
-            said = time.monotonic()
-            cli.say(f"{number:,} documents, {characters / 1e6:,.0f} million characters")

@@ -20,7 +20,7 @@ from nanoseek import cli
 from nanoseek.checkpoint import read_json
 from nanoseek.corpus.stories import check_story
 from nanoseek.generate import generate
-from nanoseek.lab.cloze import ABILITIES, CHANCE, digest, questions
+from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.lab.report import answer, format_share, write_like
 from nanoseek.lab.subject import (held_out_documents, open_subject, spare_threads, text_nats,
                                   trained_on)
@@ -125,10 +125,10 @@ def contest(folders, text, cloze, judged):
     if not (text or known):
         raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
     documents, seen = held_out_documents(text or known[0]), [trained_on(s) for s in subjects]
-    digests = [digest(d["text"]) for several in documents.values() for d in several]
+    texts = [d["text"].strip() for several in documents.values() for d in several]
     for folder, trained in zip(folders, seen):
-        if count := sum(each in trained for each in digests):
-            raise ValueError(f"{folder} was trained on {count} of the {len(digests)} documents to "
+        if count := sum(each in trained for each in texts):
+            raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to "
                              "be scored: name text that no model has seen, with --text")
     paid = [costs(s) for s in subjects]
     rows = mark([*compare(subjects, documents, cloze, judged, set().union(*seen))])

@@ -12,7 +12,7 @@ import warnings
 import regex
 
 from nanoseek import cli, duplicates
-from nanoseek.corpus.documents import read_documents, with_progress, write_documents
+from nanoseek.corpus.documents import read_documents, write_documents
 from nanoseek.corpus.own_text import read_text
 from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
@@ -103,9 +103,8 @@ def encode(argv=None):
     args = parser.parse_args(argv)
     held = lock_run_of(args.folder)  # until all is written
     tokenizer = (FastTokenizer if args.fast else Tokenizer).load(args.tokenizer)
-    manifest = write_shards(with_progress(read_documents(args.clean)), tokenizer.encode_batch,
-                            args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
-                            batched=True)
+    manifest = write_shards(read_documents(args.clean), tokenizer.encode_batch, args.folder,
+                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer, batched=True)
     for split, sources in manifest["splits"].items():
         for source, entry in sources.items():
             print(f"{split:<9}{source:<16}{entry['documents']:>10,} documents"

@@ -68,11 +68,11 @@ def test_a_choice_reaches_to_the_end_of_its_sentence_and_owns_its_space(items):
 
 
 def test_no_story_that_was_trained_on_is_asked_about(items):
-    used = {cloze.digest(item.story) for item in items}
+    used = {item.story for item in items}
     again = cloze.questions(COUNT, seed=3, avoid=used)
-    assert not used & {cloze.digest(item.story) for item in again}
+    assert not used & {item.story for item in again}
     # The corpus is written with other seeds: no question meets it but by chance.
-    corpus = {cloze.digest(s.text) for language in ("en", "zh") for s in stories(language, 500, 0)}
+    corpus = {s.text for language in ("en", "zh") for s in stories(language, 500, 0)}
     assert not corpus & used
 
 
