@@ -100,6 +100,7 @@ def write(model, tokenizer, prompt, **settings):
 
 def main(argv=None):
     from nanoseek.cli import Parser, add_fast_flag
+    from nanoseek.corpus.cleaning import normalise
     from nanoseek.fast import speed_up
     parser = Parser("nanoseek.generate", "Let a model go on with a text.")
     parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
@@ -112,6 +113,7 @@ def main(argv=None):
     parser.set_defaults(**SAMPLING)
     add_fast_flag(parser)
     settings = vars(parser.parse_args(argv))
+    settings["prompt"] = normalise(settings["prompt"])  # as the text was that it was trained on
     folder = find_checkpoint(settings.pop("folder"))
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
