@@ -37,8 +37,6 @@ class ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, mask):
-        if mask is None:
-            mask = torch.full((q.shape[2], k.shape[2]), -math.inf, dtype=q.dtype).triu_(1)
         ctx.shape = q.shape
         # Heads that share their keys stand together: their queries are the rows of one product.
         q = (q * q.shape[-1] ** -0.5).unflatten(1, (k.shape[1], -1)).flatten(0, 1)
@@ -73,6 +71,8 @@ def blocks(q, k, mask):
     """Yield (rows, end, weights): a slice of the queries, how many keys the last of them may see,
     and the weights (B·K, H/K·rows, end) with which they see these."""
     (heads, groups, T, _), S = q.shape, k.shape[1]
+    if mask is None:
+        mask = torch.full((T, S), -math.inf, dtype=q.dtype).triu_(S - T + 1)
     size = max(16, SCORES_CHUNK // (heads * groups * S) // 16 * 16)
     for first in range(0, T, size):
         rows, end = slice(first, min(first + size, T)), S - T + min(first + size, T)

@@ -1,8 +1,7 @@
 """One new position at a time, in half as many calls.
 
 What the chapter spends: generation takes one position through the layers that train. In a small
-model its arithmetic is next to nothing, but each call costs, and each look-up of a weight. To save
-calls:
+model the arithmetic is next to nothing, but calls cost, and look-ups of weights. To save calls:
 
 * Weights are looked up once for a cache. RMSNorm's take the factor √C, since x/√(|x|²/C + eps) · w
   is x/√(|x|² + C·eps) · √C·w; torch.hypot makes the root of |x| and √(C·eps).

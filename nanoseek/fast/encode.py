@@ -72,13 +72,13 @@ class PairTable:
         self.shift, self.last = np.uint64(64 - bits), (1 << bits) - 1
         self.pairs, self.keys = np.full(1 << bits, -1), np.full(1 << bits, NONE)
         while len(pairs):
-            slots = self.slots(pairs)
+            slots = self.find(pairs)
             self.pairs[slots], self.keys[slots] = pairs, keys
             lost = self.pairs[slots] != pairs  # of several for one slot, one stays
             pairs, keys = pairs[lost], keys[lost]
 
-    def slots(self, pairs):
-        """Return the slot where each pair stands, or else the free one that it would get."""
+    def find(self, pairs):
+        """Return the slot of each pair (n,); of one that is not there a free one, with key NONE."""
         product = pairs.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         slots, lost = (product >> self.shift).view(np.int64), np.arange(len(pairs))
         while len(lost):
@@ -86,10 +86,6 @@ class PairTable:
             lost = lost[(there != pairs[lost]) & (there >= 0)]
             slots[lost] = slots[lost] + 1 & self.last
         return slots
-
-    def get(self, pairs):
-        """Return new id << 32 for each pair, or NONE: int64 (n,) → int64 (n,)."""
-        return self.keys[self.slots(pairs)]
 
 
 def lay_out(chunks):
@@ -109,7 +105,8 @@ def merge_chunks(chunks, table, sizes):
     """
     symbols, walls = lay_out(chunks)
     begins = symbols != WALL  # whether a symbol begins here
-    keys = np.append(table.get(symbols[:-1] << 32 | symbols[1:]), NONE) | np.arange(len(symbols))
+    keys = np.append(table.keys[table.find(symbols[:-1] << 32 | symbols[1:])], NONE)
+    keys |= np.arange(len(keys))
     starts, ends = walls[:-1] + 1, walls[1:]
     long = ends - starts > LONG
     for start, end in zip(starts[long], ends[long]):
@@ -127,7 +124,7 @@ def merge_chunks(chunks, table, sizes):
         symbols[places] = symbols[after - 1] = best >> 32
         begins[middle], keys[middle] = False, NONE
         left, right = np.concatenate(((before, places), (places, after)), axis=1)
-        keys[left] = table.get(symbols[left] << 32 | symbols[right]) | left
+        keys[left] = table.keys[table.find(symbols[left] << 32 | symbols[right])] | left
     return symbols[begins], np.add.reduceat(begins, starts, dtype=np.int64)
 
 

@@ -5,8 +5,8 @@ the gradient of both. With a vocabulary of thousands each of these is larger tha
 small model, and each goes through the memory several times.
 
 The idea: the loss is a sum over rows, and the gradient of a row needs no other row. So some rows of
-logits, which fit into the processor's cache, are made, used for the loss and both gradients, all in
-place, and thrown away. Liger Kernel does so on GPUs (arXiv 2410.10989, §3.2).
+logits, which fit into the cache, are made, used for the loss and both gradients, all in place, and
+thrown away: so do Liger Kernel (arXiv 2410.10989, §3.2) and, in part, DeepSeek LLM (§2.4).
 
 The gradient: for logits z with target t, loss = log Σⱼ exp zⱼ − z_t, so
 

@@ -1,8 +1,7 @@
 """RMSNorm with its gradient written out, for fewer passes over x.
 
-What the chapter spends: on a CPU torch builds rms_norm of small operations, and autograd derives a
-backward step for each. Every one reads and writes all of x, and a norm has next to no arithmetic
-beside: its time is the time of the memory (the roofline of Williams et al. 2009).
+What the chapter spends: a CPU makes rms_norm by small steps, and autograd derives a step back for
+each. All pass over x, and memory sets their time (the roofline of Williams et al. 2009).
 
 The idea: write the derivative of the whole by hand and keep what it needs: n = x/r, one number r a
 row, and the weight w. With y = n∘w, r = √(Σx²/C + eps) and g = ∂loss/∂y:

@@ -5,8 +5,8 @@ widest vector instructions (AVX-512) of AMD's processors unused. oneDNN, which t
 takes them.
 
 The knob: torch asks oneDNN for fp32 products only if they may be less exact. So the setting
-`mkldnn.matmul.fp32_precision = "bf16"`, which holds for the whole process, chooses oneDNN and allows
-it to round the inputs to bf16. Processors with bf16 matrix units (AMX) do round then; the others
+`mkldnn.matmul.fp32_precision = "bf16"`, which holds for the whole process, chooses oneDNN, and lets
+it round the inputs to bf16. Processors with bf16 matrix units (AMX) do round then; the others
 multiply exactly. Which it is here is tried: one product, beside its value in fp64.
 The saving is printed by `python tests/bench/bench_model.py train`, which takes both libraries.
 """

@@ -13,8 +13,8 @@ The idea, in three steps, each of which does one step of the chapter for a whole
                     large arrays; one comparison of them gives all estimates.
     3. exact check  |A ∩ B| by sorting, for all pairs in one sort. Take the hashes of all grams, and
                     write into the low bits of each the number of its pair and its side, 0 or 1. A
-                    gram of both texts of a pair then stands twice in a row, but for the side, so
-                    counting such twins by pair is |A ∩ B|. (Two different grams of a pair look alike
+                    gram of both texts of a pair then stands twice in a row, but for the side: such
+                    twins, counted by pair, are |A ∩ B|. (Two different grams of a pair look alike
                     when 51 bits of their hashes are equal; for texts of a thousand grams, one pair
                     in billions.)
 

@@ -20,8 +20,7 @@ WINDOW_BLOCK = 64  # queries in a block, at least: fewer would idle a core
 
 
 def block_mask(window, document_ids, dtype):
-    """Return the masks of all blocks, (B·n, 1, size, (back + 1)·size): n of `size` queries a row,
-    each with its own keys and those of `back` blocks before. document_ids (B, T): none below 0."""
+    """Return masks (B·n, 1, size, (back + 1)·size), of n blocks a row; document_ids (B, T): ≥ 0."""
     size = max(WINDOW_BLOCK, -(-window // 2))
     back, padding = -(-(window - 1) // size), -document_ids.shape[1] % size
     # What stands before a row's first block and at the end of its last is padding, -1. Padded
