@@ -12,11 +12,10 @@ Stages, in this order (the report counts what each removed, and shows examples):
     quality          no broken rule, and no foreign script (corpus/cleaning.py)
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (duplicates.py)
     split            "train" or "held_out" for every document, by a hash of its text
-    passages         what an earlier document has as well is cut out (corpus/passages.py); the
-                     reader's long texts come first, then what is held out: training loses
+    held-out text    short texts and long passages of it are cut out of training documents
+    passages         what an earlier document has as well is cut out (corpus/passages.py)
 
-A document that comes with a split belongs to one long text of the reader's: it keeps its split,
-and neither the quality rules nor the cutting of boilerplate and passages touch it.
+A document that comes with a split keeps it. It is not judged, and only held-out text is cut from it.
 """
 
 import collections

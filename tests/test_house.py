@@ -27,7 +27,7 @@ CHAPTERS = {  # lines, docstrings and comments included
     "cli": 200}
 BOOK, HOUSE = 2800, 6500
 # What is still longer than that. These numbers only fall; at the limits above they go.
-STILL = {"data": 332, "house": 7486}
+STILL = {"house": 6618}
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
          for path in PACKAGE.rglob("*.py")}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
