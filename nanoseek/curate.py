@@ -15,7 +15,7 @@ Stages, in this order (the report counts what each removed, and shows examples):
     held-out text    short texts and long passages of it are cut out of training documents
     passages         what an earlier document has as well is cut out (corpus/passages.py)
 
-A document that comes with a split keeps it. It is not judged, and only held-out text is cut from it.
+A document that comes with a split keeps it, is not judged, and only held-out text is cut from it.
 """
 
 import collections
