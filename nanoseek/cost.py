@@ -54,8 +54,10 @@ def _widths(config):
     heads = _field(config, "num_attention_heads")
     if _get(config, "v_head_dim") is not None:  # DeepSeek-V2's and V3's: scores wider than values
         size = sum(_field(config, f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")) // 2
+    elif _get(config, "head_dim") is not None:
+        size = _field(config, "head_dim")
     else:
-        size = _field(config, "head_dim", _field(config, "hidden_size") // heads)
+        size = _field(config, "hidden_size") // heads
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
@@ -100,8 +102,7 @@ def flops_per_token(config, context, active_parameters=None):
 
 
 def _layer_activations(config, each, windowed):
-    """Return the bytes per token that autograd keeps in one layer, and how many of them are the
-    results of matrix products; `each` is the bytes of a number in a matrix product."""
+    """Return the bytes per token that autograd keeps in one layer, and those of its products."""
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
     # A norm keeps its normalised input and a scale, in fp32. Autocast makes a copy of that for
@@ -118,14 +119,13 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     """Count the bytes to train on `batch` rows of `context` tokens at once. checkpointing:
     "selective" keeps the results of matrix products, "full" each layer's input; "working" is then
     one layer recomputed. precision: "fp32", or autocast over fp32 weights with its "weight_copies".
-    optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). document_mask: a mask
-    keeps documents in a row apart. Left out are the logits, never there all at once, and from
-    "total" the "kv_cache" to generate as many tokens."""
+    optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). Left out are the
+    logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
     tokens = positive("batch", batch) * positive("context", context)
-    count, each = parameters(config), 4 if precision == "fp32" else 2
+    count, each = parameters(config), 4 if precision == "fp32" else 2  # bytes in a product
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
     layer, products = _layer_activations(config, each, seen < context)
