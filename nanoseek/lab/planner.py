@@ -90,10 +90,9 @@ def budget_flops(budgets, flops_per_second, gpu, **given):
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
          vocab_size=None, context=None, memory_gb=None, law=None, **given):
-    """Return what a budget should train, as a dict, and with a gpu its bill. The budget: flops, or
-    dollars on a gpu, or seconds on a gpu or at the flops_per_second that training reaches here.
-    Unless given, the law is the nearest, the config the best by it, and vocab_size and context
-    (length of a row) are the law's."""
+    """Return what a budget should train, and with a gpu its bill. The budget: flops, or dollars on
+    a gpu, or seconds on a gpu or at the flops_per_second that training reaches here. Unless given,
+    the law is the nearest, the config its best, vocab_size and context (of a row) the law's."""
     flops = budget_flops(dict(flops=flops, dollars=dollars, seconds=seconds), flops_per_second, gpu,
                          **given)
     law = law or min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
