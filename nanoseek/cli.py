@@ -122,7 +122,7 @@ def check_output(output, *inputs):
     for name in inputs:
         there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
         if there in (here, *here.parents):
-            raise ValueError(f"{output} would be read and written: name a file outside {name}")
+            raise ValueError(f"{output} would be read and written: name a file apart from {name}")
 
 
 def run(main):

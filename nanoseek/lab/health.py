@@ -52,8 +52,7 @@ SYMPTOMS = (  # the beginning of a measure's name, the cause if it is too high, 
 class Record:
     """What a run left. ValueError before its first checkpoint, or where its log misses a row."""
     def __init__(self, folder):
-        subject = open_subject(folder, fast=False)
-        self.model, self.tokenizer, self.tokens = subject.model, subject.tokenizer, subject.tokens
+        self.model, self.tokenizer, *_, self.tokens = open_subject(folder, fast=False)
         self.config = read_json(find_checkpoint(folder) / "trainer.json")["config"]
         self.rows = read_log(folder)
         if not self.rows or any(row["step"] != number or not NEEDED <= row.keys()

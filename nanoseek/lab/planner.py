@@ -14,9 +14,8 @@ import types
 from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
 from nanoseek.lab.price_tag import show
 
-# The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent. C
-# counts the FLOPs of the layers alone (no head). A law was fitted from `least` to `most` FLOPs with
-# a vocabulary, rows of `context` tokens, and the settings of train in `recipe`.
+# A law: (coefficient, exponent) of coefficient·C^exponent, C the FLOPs of the layers (no head),
+# fitted from `least` to `most` FLOPs, with rows of `context` tokens and the settings in `recipe`.
 DEEPSEEK_LAW = types.SimpleNamespace(
     flops_per_token=(0.1715, 0.5243), learning_rate=(0.3118, -0.125), batch_tokens=(0.2920, 0.3271),
     least=1e17, most=3e20, vocab_size=102400, context=4096,
