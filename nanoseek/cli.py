@@ -26,8 +26,7 @@ import typing
 
 
 def setting(default, text, **limits):
-    """Return a dataclass field with its help text and its limits: `least` and `most` (inclusive),
-    `above` and `below` (exclusive), or `choices`."""
+    """Return a dataclass field with its help text, and its LIMITS (least=1) or its `choices`."""
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
@@ -36,8 +35,7 @@ LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
 
 
 def check_limits(config):
-    """Raise ValueError for the first field of a dataclass that breaks its limits (see `setting`)
-    or is not finite; None, for a field that may be left out, breaks none."""
+    """Raise ValueError for a field that is not finite or breaks its limits; None breaks none."""
     for field in dataclasses.fields(config):
         name, value, metadata = field.name, getattr(config, field.name), field.metadata
         if value not in metadata.get("choices", [value]):
@@ -51,7 +49,6 @@ def check_limits(config):
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that answers a mistake in one line and exits with code 2."""
-
     def __init__(self, name, description="", **more):
         super().__init__(f"python -m {name}", description=description, allow_abbrev=False, **more)
 
@@ -124,11 +121,8 @@ def check_output(output, *inputs):
     here = pathlib.Path(os.path.realpath(output))
     for name in inputs:
         there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
-        if here == there:
-            raise ValueError(f"{output} is to be read and written: name another file to write")
-        if there in here.parents:
-            raise ValueError(f"{output} would be written into {name}, which is to be read: "
-                             "choose a place outside it")
+        if there in (here, *here.parents):
+            raise ValueError(f"{output} would be read and written: name a file apart from {name}")
 
 
 def run(main):

@@ -69,9 +69,8 @@ def _seen(config, context):
 
 
 def parameters(config):
-    """Count parameters: {"embedding", "attention", "mlp", "norms", "head", "total", "matmul"}. The
-    head has none of its own when it is tied to the embedding; "matmul" are those that every token
-    is multiplied with, the head's among them, tied or not. ValueError for a mixture of experts."""
+    """Count parameters by part. The head has none of its own when it is tied to the embedding;
+    "matmul" are those that every token is multiplied with, the head's among them, tied or not."""
     experts = ("n_routed_experts", "num_local_experts", "num_experts")
     if any(_get(config, name, 0) > 1 for name in experts):
         raise ValueError("this config is a mixture of experts: give active_parameters by hand")
@@ -86,10 +85,9 @@ def parameters(config):
 
 
 def flops_per_token(config, context, active_parameters=None):
-    """Count the FLOPs of training per token: {"matrices", "attention", "head", "total", "forward",
-    "backward", "recomputation"}; the last is what full activation checkpointing adds to "total".
-    context: length of a row; where rows differ, their mean weighted by tokens. active_parameters:
-    of a mixture of experts, in place of the matmul parameters, the head's among them."""
+    """Count the FLOPs of training per token by part; full activation checkpointing adds to "total"
+    its "recomputation". context: length of a row; where rows differ, their mean weighted by tokens.
+    active_parameters: of a mixture of experts, in place of "matmul", the head's among them."""
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
                  * _seen(config, positive("context", context)))
     if active_parameters is None:
@@ -104,8 +102,7 @@ def flops_per_token(config, context, active_parameters=None):
 
 
 def _layer_activations(config, each, windowed):
-    """Return the bytes per token that autograd keeps in one layer, and how many of them are the
-    results of matrix products; `each` is the bytes of a number in a matrix product."""
+    """Return the bytes per token that autograd keeps in one layer, and those of its products."""
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
     # A norm keeps its normalised input and a scale, in fp32. Autocast makes a copy of that for
@@ -119,19 +116,16 @@ def _layer_activations(config, each, windowed):
 
 def memory(config, batch, context, checkpointing="none", precision="fp32", optimizer="adamw",
            document_mask=False):
-    """Count bytes: {"weights", "gradients", "optimizer", "weight_copies", "activations",
-    "working", "total", "kv_cache"}, to train on `batch` rows of `context` tokens at once.
-
-    checkpointing: "selective" keeps the results of matrix products, "full" each layer's input;
-    "working" is then one layer recomputed. precision: "fp32", or autocast ("bf16", "fp16") over
-    fp32 weights, with its "weight_copies". optimizer: "adamw" (two moments) or "muon" (one for
-    the layers' matrices). document_mask: a mask keeps documents in a row apart. Left out are the
+    """Count the bytes to train on `batch` rows of `context` tokens at once. checkpointing:
+    "selective" keeps the results of matrix products, "full" each layer's input; "working" is then
+    one layer recomputed. precision: "fp32", or autocast over fp32 weights with its "weight_copies".
+    optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). Left out are the
     logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
     tokens = positive("batch", batch) * positive("context", context)
-    count, each = parameters(config), 4 if precision == "fp32" else 2
+    count, each = parameters(config), 4 if precision == "fp32" else 2  # bytes in a product
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
     layer, products = _layer_activations(config, each, seen < context)
@@ -150,8 +144,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
 
 
 def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
-    """Return the best FLOP/s of a large square matrix product, tried for `seconds` on a torch
-    device. dtype: a name such as "float32"; unless given, "bfloat16" on CUDA, else "float32"."""
+    """Return the best FLOP/s of a large square matrix product. dtype: a name such as "float32"."""
     import torch
     kind = torch.device(device).type
     size = 2048 if kind == "cpu" else 8192
@@ -167,8 +160,7 @@ def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
 
 
 def _stated(known, given):
-    """Return {name: {"value", "source"}} of each assumption: what the caller gave, else what
-    `known`, {name: (value, source)}, says."""
+    """Return {name: {"value", "source"}} of all in `known`, with what was given in its place."""
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"unknown assumption {unknown[0]!r}: choose {', '.join(known)}")
     stated = known | {name: (positive(name, value), "given") for name, value in given.items()}
@@ -184,9 +176,8 @@ def _spent(hours, rent_name, assumed):
 
 
 def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, **given):
-    """Return the bill of a run that was measured, as a dict that JSON can hold. ceiling: in FLOP/s,
-    from `measure_ceiling`; context: the length of the rows (max_position_embeddings unless given);
-    given: values that replace ASSUMED."""
+    """Return the bill of a run that was measured. ceiling: in FLOP/s; context: the length of the
+    rows (max_position_embeddings unless given); given: values that replace ASSUMED."""
     speed = positive("tokens", tokens) / positive("seconds", seconds)
     context = _field(config, "max_position_embeddings") if context is None else context
     count, each = parameters(config), flops_per_token(config, context)["total"]
@@ -205,8 +196,7 @@ def tables():
 
 def rent(flops, gpu=None, **given):
     """Return the bill of computing `flops` on rented GPUs, empty without one. given: values for
-    ASSUMED and "mfu", in place of what the tables say; None is ignored. Raises ValueError for a
-    chip that is unknown, or whose power or rent is neither known nor given."""
+    ASSUMED and "mfu", in place of what the tables say; None is ignored."""
     given = {name: value for name, value in given.items() if value is not None}
     if gpu is None:
         if given:
@@ -228,18 +218,17 @@ def rent(flops, gpu=None, **given):
             **_spent(hours, "dollars", assumed)}
 
 
-def cost(config, context=None, tokens=None, gpu=None, batch=1, precision="bf16",
-         active_parameters=None, **given):
-    """Price a config: "flops_per_token", "parameters", "memory" by checkpointing mode; with
-    tokens the "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh". context:
-    length of a row (max_position_embeddings unless given). active_parameters: of a mixture of
-    experts, whose parts and memory are left out. given: see `rent`."""
+def cost(config, context=None, tokens=None, gpu=None, active_parameters=None, **given):
+    """Price a config: "flops_per_token", "parameters", "memory" of a row in bf16; with tokens the
+    "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh". context: length of
+    a row (max_position_embeddings unless given). active_parameters: of a mixture of experts, whose
+    parts and memory are left out. given: see `rent`."""
     context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context, active_parameters)
     result = {"context": context, "flops_per_token": each}
     if active_parameters is None:
         result["parameters"] = parameters(config)
-        result["memory"] = {mode: memory(config, batch, context, mode, precision)
+        result["memory"] = {mode: memory(config, 1, context, mode, "bf16")
                             for mode in MEMORY_CHOICES["checkpointing"]}
     if tokens is not None or gpu is not None:  # the bill of a GPU needs their number
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))

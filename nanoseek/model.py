@@ -70,8 +70,7 @@ class ModelConfig:
 
     @property
     def head_size(self):
-        """D: head_dim where it is given, else hidden_size / num_attention_heads."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
+        return self.head_dim or self.hidden_size // self.num_attention_heads  # D
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
@@ -94,8 +93,7 @@ def rotary_frequencies(size, theta, device):
 def rotary_table(config, positions):
     """Return the cosines and sines of RoPE at positions (…, T): two of (…, T, 1, D), fp32."""
     frequencies = rotary_frequencies(config.head_size, config.rope_theta, positions.device)
-    scaling = config.rope_scaling
-    if scaling is not None:
+    if (scaling := config.rope_scaling) is not None:
         rotations = scaling.original_max_position_embeddings / (2 * torch.pi / frequencies)
         low, high = scaling.low_freq_factor, scaling.high_freq_factor
         fast = ((rotations - low) / (high - low)).clamp(0, 1)  # from 0, slow, to 1
@@ -106,20 +104,15 @@ def rotary_table(config, positions):
 
 
 def rotate(x, cos, sin):
-    """Rotate pairs (a, b) of x (B, T, heads, D) to (a·cos − b·sin, b·cos + a·sin).
-
-    RoPE (2104.09864, §3.2). Pairs are i, i + D/2 (Hugging Face's Llama); in the paper, neighbours.
-    """
+    """Rotate pairs (a, b) of x (B, T, heads, D) to (a·cos − b·sin, b·cos + a·sin): RoPE
+    (2104.09864, §3.2). Pairs are i, i + D/2 (Hugging Face's Llama); in the paper, neighbours."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class KVCache:
-    """Keys and values of the positions seen so far, so that each new token costs one position.
-
-    With a sliding window it is a ring: position p goes to slot p % size, over the one that left the
-    window. starts (B,): the column at which each row begins, where prompts are padded in front.
-    """
-
+    """Keys and values of the positions seen so far, so that each new token costs one position. With
+    a sliding window it is a ring: position p goes to slot p % size, over the one that left the
+    window. starts (B,): the column at which each row begins, where prompts are padded in front."""
     def __init__(self, config, batch, max_positions, device=None, dtype=torch.float32, starts=None):
         self.size = min(max_positions, config.sliding_window or max_positions)
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, self.size,
@@ -160,8 +153,7 @@ class Attention(nn.Module):
 
     def forward(self, x, rotary, mask, cache=None):
         """x (B, T, C) → (B, T, C); see `rotary_table` and `Transformer.mask`."""
-        B, T, _ = x.shape
-        q, k, v = (project(x).view(B, T, -1, self.head_dim)  # (B, T, H or K, D)
+        q, k, v = (project(x).unflatten(-1, (-1, self.head_dim))  # (B, T, H or K, D)
                    for project in (self.q_proj, self.k_proj, self.v_proj))
         cos, sin = (table.to(q.dtype) for table in rotary)
         q, k, v = (heads.transpose(1, 2)  # (B, H or K, T, D)
@@ -169,7 +161,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, K, S, D)
         y = self.attend(q, k, v, mask)  # (B, H, T, D)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(y.transpose(1, 2).flatten(-2))
 
     def attend(self, q, k, v, mask):
         """Return softmax(q·kᵀ/√D)·v over the keys that the mask lets each query see."""
@@ -210,7 +202,7 @@ class Head(nn.Linear):
 
 
 class Transformer(nn.Module):
-    """The language model: ids (B, T) int64 → logits (B, T, V)."""
+    """The language model: ids (B, T) int64 → logits (B, T, V); see `hidden` for its inputs."""
     def __init__(self, config):
         super().__init__()
         self.config, self.activation_checkpointing = config, "none"
@@ -227,14 +219,11 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(self, ids, document_ids=None, cache=None):
-        """Return logits (B, T, V) for ids (B, T); see `hidden` for the rest."""
         return self.lm_head(self.hidden(ids, document_ids, cache))
 
     def hidden(self, ids, document_ids=None, cache=None):
-        """Return the normalised hidden states (B, T, C) of ids (B, T) before the head.
-
-        document_ids (B, T) keep the documents of a row apart; cache: a KVCache of what came before.
-        """
+        """Return what the head reads, the normalised vectors (B, T, C) of ids (B, T). document_ids
+        (B, T) keep the documents of a row apart; cache: a KVCache of what came before."""
         x, T = self.embed(ids, cache), ids.shape[1]
         columns = torch.arange(T, device=ids.device) if cache is None else cache.columns(T)  # (S,)
         positions = columns[-T:]  # the new ones are the last
@@ -275,8 +264,7 @@ class Transformer(nn.Module):
         1604.06174) or its matrix products too ("selective": Korthikanti et al., 2205.05198, §5)."""
         mode = self.activation_checkpointing
         if mode not in CHECKPOINTING:
-            raise ValueError(f"unknown activation_checkpointing {mode!r}: choose "
-                             f"{', '.join(CHECKPOINTING)}")
+            raise ValueError(f"unknown checkpointing {mode!r}: choose {', '.join(CHECKPOINTING)}")
         if mode == "none" or not self.training:
             return layer(*inputs)
         more = {"context_fn": keep_products} if mode == "selective" else {}
@@ -285,9 +273,7 @@ class Transformer(nn.Module):
 
 def loss(model, inputs, targets, document_ids=None, scored=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
-
-    scored (B, T) bool (else ValueError): which targets count. The others never meet the head.
-    """
+    scored (B, T) bool (else ValueError): which targets count. The others never meet the head."""
     hidden = model.hidden(inputs, document_ids)
     if scored is not None:
         if scored.dtype != torch.bool or scored.shape != targets.shape:

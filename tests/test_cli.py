@@ -110,6 +110,6 @@ def test_an_output_is_neither_a_folder_nor_an_input(tmp_path):
     for output, given, message in (
             (tmp_path, "in.txt", "is a folder"), ("", "in.txt", "is a folder"),
             (tmp_path / "in.txt", tmp_path / "." / "in.txt", "read and written"),
-            (tmp_path / "out.jsonl", tmp_path, "outside it")):
+            (tmp_path / "out.jsonl", tmp_path, "name a file apart from")):
         with pytest.raises(ValueError, match=message):
             cli.check_output(output, given)

@@ -7,10 +7,10 @@
 import os
 import pathlib
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
+from statistics import median
 
 from nanoseek import cost
 from nanoseek.checkpoint import read_json
@@ -28,21 +28,20 @@ TRIAL_SECONDS = 4.0  # of training, to measure it
 
 
 def calibrate():
-    """Return the published bills with what our counting makes of them: "flops"; "ratio" of ours to
-    the published FLOPs, both without attention; "mfu" that the GPU-hours imply; of a dense model
-    "error", that of the hours predicted with the median MFU of the others on its chip."""
+    """Return the published bills with our "flops", the "ratio" of ours to theirs without attention,
+    the "mfu" that the GPU-hours imply, and of a dense model the "error" of predicting its hours
+    with the median MFU of the others on its chip."""
     bills, chips = cost.tables()["bills"], cost.tables()["hardware"]
     for bill in bills:
         each = cost.flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
-        bill["flops"], hours = each["total"] * bill["tokens"], bill["gpu_hours"]
-        published, matrices = bill.get("published_flops"), each["total"] - each["attention"]
-        bill["ratio"] = published and matrices * bill["tokens"] / published
+        hours, published = bill["gpu_hours"], bill.get("published_flops")
+        bill["flops"] = each["total"] * bill["tokens"]
+        bill["ratio"] = published and (each["matrices"] + each["head"]) * bill["tokens"] / published
         bill["mfu"] = hours and bill["flops"] / hours / 3600 / chips[bill["chip"]]["tflops"] / 1e12
     dense = [bill for bill in bills if bill["mfu"] and "active_parameters" not in bill]
     for bill in bills:
-        others = [other["mfu"] for other in dense
-                  if bill in dense and other["chip"] == bill["chip"] and other is not bill]
-        bill["error"] = bill["mfu"] / statistics.median(others) - 1 if others else None
+        others = [b["mfu"] for b in dense if b["chip"] == bill["chip"] and b is not bill]
+        bill["error"] = bill["mfu"] / median(others) - 1 if bill in dense and others else None
     return bills
 
 
@@ -78,11 +77,11 @@ def plan_here(given, data):
     return plan(**given, flops_per_second=reached)
 
 
-def breakdown(bill):
-    """Return what a config costs by part, as a table."""
+def print_bill(bill):
+    """Print what a config costs: its parts as a table, then the bill of its training."""
     counts = {("training, a token", "FLOP"): bill["flops_per_token"]}
     if "memory" in bill:
-        counts["parameters", ""] = bill["parameters"]
+        counts["parameters", ""] = bill.pop("parameters")
         counts |= {(f"memory, checkpointing {mode}", "B"): parts
                    for mode, parts in bill["memory"].items()}
     rows = []
@@ -90,7 +89,8 @@ def breakdown(bill):
         names = [*parts][:[*parts].index("total")]
         shown = (f"{name} {show(parts[name], unit)}" for name in names if parts[name])
         rows.append((title, show(parts["total"], unit), " + ".join(shown)))
-    return columns(rows)
+    print(columns(rows))
+    print(format_price_tag(bill))
 
 
 def options(name, description):
@@ -137,8 +137,7 @@ def main(argv=None):
     parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
     parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
     given = vars(parser.parse_args(argv))
-    what = given.pop("what")
-    path = pathlib.Path(what)
+    path = pathlib.Path(what := given.pop("what"))
     if (path / "cost.json").is_file():
         if len(argv) > 1:
             raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
@@ -146,7 +145,4 @@ def main(argv=None):
     path = path / "config.json" if path.is_dir() else path
     if what not in PRESETS and not path.is_file():
         raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
-    bill = cost.cost(PRESETS.get(what) or read_json(path), **given)
-    print(breakdown(bill))
-    bill.pop("parameters", None)
-    print(format_price_tag(bill))
+    print_bill(cost.cost(PRESETS.get(what) or read_json(path), **given))

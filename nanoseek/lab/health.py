@@ -2,14 +2,13 @@
 
     python -m nanoseek.evaluate check runs/tiny
 
-`measure` turns a run into a few named numbers. bands.json beside this file holds what they were in
-healthy runs of the tiny recipe with other seeds (tutorials/experiments/reference_bands.py made it;
-of stories only, as Python's documentation differs by version). What lies outside its band is shown
-with the likely cause. Some faults show in any recipe, such as a loss below the grammar's entropy.
+`measure` turns a run into named numbers. bands.json holds what they were in healthy runs of the
+tiny recipe, made by tutorials/experiments/reference_bands.py (of stories only, as Python's
+documentation differs by version). What lies outside its band is shown with the likely cause.
 """
 
-import math
 import pathlib
+from math import inf, log
 from statistics import fmean, median
 
 import torch
@@ -52,10 +51,8 @@ SYMPTOMS = (  # the beginning of a measure's name, the cause if it is too high, 
 
 class Record:
     """What a run left. ValueError before its first checkpoint, or where its log misses a row."""
-
     def __init__(self, folder):
-        subject = open_subject(folder, fast=False)
-        self.model, self.tokenizer, self.tokens = subject.model, subject.tokenizer, subject.tokens
+        self.model, self.tokenizer, *_, self.tokens = open_subject(folder, fast=False)
         self.config = read_json(find_checkpoint(folder) / "trainer.json")["config"]
         self.rows = read_log(folder)
         if not self.rows or any(row["step"] != number or not NEEDED <= row.keys()
@@ -76,9 +73,8 @@ def measure(run):
     # Without the steps that were skipped, which moved no weight.
     rows = [row for row in run.rows if None not in (row["loss"], row["gradient_norm"])]
     for row in rows[:1]:
-        found |= {"first loss, over ln(vocabulary)":
-                  row["loss"] / math.log(run.manifest["vocab_size"]),
-                  "gradient norm, first step": row["gradient_norm"]}
+        found["first loss, over ln(vocabulary)"] = row["loss"] / log(run.manifest["vocab_size"])
+        found["gradient norm, first step"] = row["gradient_norm"]
     for share in LANDMARKS:
         at = round(share * steps)
         near = [row for row in rows if at - max(1, steps // 50) < row["step"] <= at]
@@ -115,11 +111,9 @@ def sees_the_future(model):
 
 
 def diagnose(run, measured, off):
-    """Return the names of the likely causes (keys of CAUSES), the surest first.
-
-    off: {measure: "too high" or "too low"} of what lies outside its band. A fault of any recipe
-    silences the bands: a model that sees the answers has no normal loss, and no normal gap.
-    """
+    """Return the likely causes (keys of CAUSES), the surest first. off: {measure: "too high" or
+    "too low"}. A fault of any recipe, such as a loss below the grammar's entropy, silences the
+    bands: a model that sees the answers has no normal loss, and no normal gap."""
     last = next((row["held_out"] for row in reversed(run.rows) if row.get("held_out")), {})
     # The few documents of a look may have less entropy than the floor: a twentieth is let pass.
     below = any(last[s] < 0.95 * floor for s, floor in run.floors.items() if s in last)
@@ -144,15 +138,14 @@ def check(folder, bands=None):
     run, limits = Record(folder), bands["bands"]
     spare_threads(run.model)
     beside = f"beside {bands['seeds']} healthy runs of the tiny recipe"
-    if differs := ", ".join(f"{name} {run.config[name]} for {value}"
-                            for name, value in bands["recipe"].items()
-                            if run.config.get(name, value) != value):
-        beside = f"of another recipe ({differs}): checked is only what holds for every run"
+    if other := [f"{name} {run.config[name]} for {want}" for name, want in bands["recipe"].items()
+                 if run.config.get(name, want) != want]:
+        beside = f"of another recipe ({', '.join(other)}): checked is only what holds for every run"
         limits = {}
     measured, off = measure(run), {}
     rows = [("", "this run", "healthy" * bool(limits), "")]
     for name, value in measured.items():
-        least, most = limits.get(name, (-math.inf, math.inf))
+        least, most = limits.get(name, (-inf, inf))
         if not least <= value <= most:
             off[name] = "too high" if value > most else "too low"
         band = f"{least:.4g} – {most:.4g}" if name in limits else ""

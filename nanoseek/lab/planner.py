@@ -14,9 +14,8 @@ import types
 from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
 from nanoseek.lab.price_tag import show
 
-# The best choices for a compute C, each as (coefficient, exponent) of coefficient·C^exponent. C
-# counts the FLOPs of the layers alone (no head). A law was fitted from `least` to `most` FLOPs with
-# a vocabulary, rows of `context` tokens, and the settings of train in `recipe`.
+# A law: (coefficient, exponent) of coefficient·C^exponent, C the FLOPs of the layers (no head),
+# fitted from `least` to `most` FLOPs, with rows of `context` tokens and the settings in `recipe`.
 DEEPSEEK_LAW = types.SimpleNamespace(
     flops_per_token=(0.1715, 0.5243), learning_rate=(0.3118, -0.125), batch_tokens=(0.2920, 0.3271),
     least=1e17, most=3e20, vocab_size=102400, context=4096,
@@ -90,10 +89,9 @@ def budget_flops(budgets, flops_per_second, gpu, **given):
 
 def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None, config=None,
          vocab_size=None, context=None, memory_gb=None, law=None, **given):
-    """Return what a budget should train, as a dict, and with a gpu its bill. The budget: flops, or
-    dollars on a gpu, or seconds on a gpu or at the flops_per_second that training reaches here.
-    Unless given, the law is the nearest, the config the best by it, and vocab_size and context
-    (length of a row) are the law's."""
+    """Return what a budget should train, and with a gpu its bill. The budget: flops, or dollars on
+    a gpu, or seconds on a gpu or at the flops_per_second that training reaches here. Unless given,
+    the law is the nearest, the config its best, vocab_size and context (of a row) the law's."""
     flops = budget_flops(dict(flops=flops, dollars=dollars, seconds=seconds), flops_per_second, gpu,
                          **given)
     law = law or min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
