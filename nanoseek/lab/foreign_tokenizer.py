@@ -24,7 +24,7 @@ def open_file(path, own):
         return open_gpt2_kind(content, own) or Library(content)
     except ImportError:
         raise ValueError(f"{path} is not of GPT-2's kind: pip install tokenizers") from None
-    except Exception as error:  # the library raises nothing more special
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no tokenizer.json that opens here: {error}") from None
 
 
@@ -48,6 +48,7 @@ def open_gpt2_kind(content, own):
 
 class Renumbered(Tokenizer):
     """One of our tokenizers under other ids: `ids` holds the new id of each old one."""
+
     def __init__(self, inner, ids, content):
         self.special_tokens = {name: ids[i] for name, i in inner.special_tokens.items()}
         self.tokens = {ids[i]: raw for i, raw in inner.tokens.items()}
@@ -58,10 +59,14 @@ class Renumbered(Tokenizer):
 
 class Library(Tokenizer):
     """A tokenizer that the library `tokenizers` runs; no tokens of its own are added to a text."""
+
     def __init__(self, content):
         import tokenizers
         text = json.dumps(content | {"truncation": None, "padding": None})
-        self._library = tokenizers.Tokenizer.from_str(text)
+        try:
+            self._library = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # it raises nothing more special
+            raise ValueError(error) from None
         added = self._library.get_added_tokens_decoder().items()
         self.special_tokens = {token.content: i for i, token in added if token.special}
         self.vocab_size = 1 + max(self._library.get_vocab().values())
