@@ -58,7 +58,7 @@ class Grammar:
     """A grammar file in memory.
 
     lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(alternative,
-    weight)], an alternative being (guards, pieces), pieces of str, Slot and Call; variables: name →
+    weight)], an alternative being (guards, pieces), pieces of str, Slot, Call; variables: name →
     the list it draws from. Raises ValueError naming the line at fault.
     """
 
@@ -67,7 +67,7 @@ class Grammar:
         number, head, names, rows = 0, None, set(), []
         try:
             text = re.sub(r"(?m)^[^\S\n]*(#.*)?$", "", self.path.read_text("utf-8"))
-            self.variables = dict(re.findall(r"\{\^?(\w+)[=:](\w+)", text)[::-1])
+            self.variables = dict(re.findall(r"\{\^?(\w+)[=:](\w+)", text)[::-1])  # the first wins
             for number, line in enumerate(text.split("\n"), start=1):
                 if line.startswith(" ") and head:
                     rows.append((number, head, *ROW.fullmatch(line.strip()).groups()))
@@ -100,7 +100,7 @@ class Grammar:
         for text in map(str.strip, words.split(",")):
             if text in ("", *(e["text"] for e, _ in entries)) or len(cells) != len(columns):
                 raise ValueError(f"{text!r} is in the list twice, or has not all of its columns")
-            entry = {"text": text, **dict(zip(columns, cells)), "": ""}  # "": for a silent slot
+            entry = {"text": text, **dict(zip(columns, cells)), "": ""}  # "" prints nothing
             if entry.setdefault("a", "-") == "-":
                 entry["a"] = ("an " if VOWEL_SOUND.match(text) else "a ") + text
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
