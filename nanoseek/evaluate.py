@@ -13,7 +13,7 @@ knows only how frequent each token of the source is.
 
 import math
 import sys
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -24,14 +24,9 @@ from nanoseek.data import TokenStream, read_manifest
 
 BATCH_TOKENS = 4096  # positions scored at once: activations that stay in the processor's cache
 
-
-class Score(NamedTuple):
-    """The held-out text of one source, scored."""
-
-    documents: int
-    bits_per_byte: float
-    unigram: float  # bits per byte of the source's token frequencies
-    floor: float | None  # bits per byte of the grammar itself, where it is known
+# The held-out documents of a source: how many; the bits per byte of the model, of the source's
+# token frequencies, and of the grammar itself, None where there is none.
+Score = namedtuple("Score", "documents bits_per_byte unigram floor")
 
 
 def windows(ids, context, stride):

@@ -21,8 +21,7 @@ TEXT_ENDINGS = (".txt", ".md", ".jsonl")
 def read_text(path_or_url):
     """Return the documents of a text file, a .jsonl file, a folder of them, or an address.
 
-    Their source is the folder's name, or the stem of the file. Whatever holds a single document is
-    one long text. ValueError where there is nothing to read, no UTF-8, or a broken line of JSON.
+    Source: the folder's name, or the stem of the file. ValueError where no text can be read.
     """
     name = os.path.expanduser(path_or_url)
     path = pathlib.Path(name)
@@ -42,16 +41,14 @@ def read_text(path_or_url):
 
 def _fetch(url):
     """Return the path that an address ends in, and the bytes that it holds."""
+    path = pathlib.PurePosixPath(urllib.parse.unquote(re.sub(r"^https?://|[?#].*", "", url)))
     try:
         with urllib.request.urlopen(url, timeout=60) as reply:
             if reply.headers.get_content_type() == "text/html":
                 raise ValueError(f"{url}: this is a web page; give the address of a text file")
-            data = reply.read()
+            return path, reply.read()
     except (OSError, http.client.HTTPException) as error:  # a download that broke off, too
         raise ValueError(f"{url}: cannot be fetched ({error})") from None
-    parts = urllib.parse.urlparse(url)
-    path = pathlib.PurePosixPath(urllib.parse.unquote(parts.path))
-    return path if path.name else pathlib.PurePosixPath(parts.hostname or "address"), data
 
 
 def _documents(file, data, name):
@@ -71,8 +68,7 @@ def _as_corpus(documents, name):
     """Return the documents that are not empty; a single one is cut in two, near nine tenths."""
     documents = [document for document in documents if document["text"].strip()]
     if not documents:
-        raise ValueError(f"{name}: no text found (looked for {', '.join(TEXT_ENDINGS)} that are "
-                         "not empty)")
+        raise ValueError(f"{name}: no text found (looked for {', '.join(TEXT_ENDINGS)})")
     if len(documents) > 1 or "split" in documents[0]:
         return documents
     text = documents[0]["text"].strip("\r\n") + "\n"

@@ -28,9 +28,10 @@ from itertools import accumulate, compress, pairwise
 LANGUAGES = ("en", "zh")
 NEARLY_ALIKE = (10, 3)  # (q, s) of Mandelbrot's law: the n-th word has weight 1 / (n + q)^s
 LOG2_LANGUAGE = -1.0  # the corpus takes each language with probability 1/2
+ROW = re.compile(r"(?:(\d+\.?\d*) )? *(.*)")
 HEAD = re.compile(r"rule (?P<rule>\w+)|list (?P<list>\w+)( \^(?P<power>\d(\.\d+)?))?( *\|.*)?")
 SLOT = re.compile(r"(\^?)(?:(\w+)([=:]))?(\w+)(?:\(([^()]*)\))?(?:\.(\w+))?")
-CONDITION = re.compile(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=)(?:(\w+)\.)?(.+))?")
+CONDITION = re.compile(r"(!?)(?:(\w+)\.)?(\w+)(?:(!?=) *(?:(\w+)\.)?(.+))?")
 SENTENCE_END = re.compile(r'[.!?]"?(?= *$| ["A-Z])|[。！？]”?')
 VOWEL_SOUND = re.compile(r"(?!uni|use|one|eu)[aeiou]|hon(est|our)|hour", re.IGNORECASE)
 
@@ -38,13 +39,11 @@ Story = namedtuple("Story", "text source log2_probability")
 # `attribute=value`, `variable.attribute!=other.value`, or a lone `variable`, which is to be set.
 # variable: "" for the word to be chosen; other: "" where the value is meant literally.
 Condition = namedtuple("Condition", "variable attribute equal other value")
-# `{variable=list(conditions).key}`. list: "" where a variable is only repeated; key: the attribute
-# to print, with ^ before it for a capital letter, "" where nothing is printed.
-Slot = namedtuple("Slot", "variable list conditions key")
+# `{variable=list(conditions).key}`. again: whether it only repeats the variable, as {h} does; key:
+# the attribute to print, with ^ before it for a capital letter, "" where nothing is printed.
+Slot = namedtuple("Slot", "variable list again conditions key")
 # `<rule>`. lead: the space before it, which goes when the rule comes out empty.
 Call = namedtuple("Call", "rule lead")
-# One way to write a rule: what must hold, and its pieces of str, Slot and Call.
-Alternative = namedtuple("Alternative", "guards pieces")
 # What may be chosen, with cumulative weights and the log2-probability of each.
 Table = namedtuple("Table", "items cumulative log2")
 
@@ -58,47 +57,39 @@ def make_table(items, weights):
 class Grammar:
     """A grammar file in memory.
 
-    lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(Alternative,
-    weight)]; variables: name → the list it draws from. Raises ValueError naming the line at fault.
+    lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(alternative,
+    weight)], an alternative being (guards, pieces), pieces of str, Slot, Call; variables: name →
+    the list it draws from. Raises ValueError naming the line at fault.
     """
 
     def __init__(self, path):
-        self.path, self.lists, self.rules, self.variables = pathlib.Path(path), {}, {}, {}
-        self._tables, self._line = {}, 0  # the tables asked for so far; the line that is read
+        self.path, self.lists, self._tables = pathlib.Path(path), {}, {}
+        number, head, names, rows = 0, None, set(), []
         try:
-            for head, weight, row in self._rows("list"):
-                self._add_words(head, weight, row)
-            # A rule may use what stands below it: first all variables, then the alternatives.
-            for head, _, row in self._rows("rule"):
-                self.rules[head["rule"]] = []
-                for variable, source in re.findall(r"\{\^?(\w+)[=:](\w+)", row):
-                    if self.variables.setdefault(variable, source) != source:
-                        raise ValueError(f"variable {variable!r} draws from two lists")
-            for head, weight, row in self._rows("rule"):
-                rule = self.rules[head["rule"]]
-                rule.append((self._alternative(row), weight or (1 + len(rule)) ** -2))
+            text = re.sub(r"(?m)^[^\S\n]*(#.*)?$", "", self.path.read_text("utf-8"))
+            self.variables = dict(re.findall(r"\{\^?(\w+)[=:](\w+)", text)[::-1])  # the first wins
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.startswith(" ") and head:
+                    rows.append((number, head, *ROW.fullmatch(line.strip()).groups()))
+                elif line:
+                    head = HEAD.fullmatch(line.rstrip())
+                    if not head or head.group("list", "rule") in names:
+                        raise ValueError(f"{line!r} is here twice, or no head of a list or a rule")
+                    names.add(head.group("list", "rule"))
+            self.rules = {head["rule"]: [] for _, head, *_ in rows if head["rule"]}
             if "story" not in self.rules:
                 raise ValueError("the file ends without a rule 'story'")
-        except ValueError as error:
-            raise ValueError(f"{self.path}, line {self._line}: {error}") from None
-
-    def _rows(self, kind):
-        """Yield (head, weight or None, text) for each row of the lists, or of the rules."""
-        head, names = None, set()
-        for self._line, line in enumerate(self.path.read_text("utf-8").split("\n"), start=1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            if line.startswith(" ") and head:
-                weight, row = re.fullmatch(r"(?:(\d+\.?\d*) )? *(.*)", line.strip()).groups()
+            # A rule may use what stands below it: so all lists come first.
+            for number, head, weight, row in sorted(rows, key=lambda row: bool(row[1]["rule"])):
                 if weight and not float(weight):
                     raise ValueError("a weight of 0 could never be chosen: remove the line")
-                if head[kind]:
-                    yield head, weight and float(weight), row
-                continue
-            head = HEAD.fullmatch(line.rstrip())
-            if not head or head.group("list", "rule") in names:
-                raise ValueError(f"{line!r} is in the file twice, or no head of a list or a rule")
-            names.add(head.group("list", "rule"))
+                if head["list"]:
+                    self._add_words(head, float(weight or 0), row)
+                else:
+                    rule = self.rules[head["rule"]]
+                    rule.append((self._alternative(row), float(weight or (1 + len(rule)) ** -2)))
+        except ValueError as error:
+            raise ValueError(f"{self.path}, line {number}: {error}") from None
 
     def _add_words(self, head, weight, row):
         """Add the entries of a row `word, word | cell | cell` to its list."""
@@ -107,14 +98,12 @@ class Grammar:
         _, *columns = map(str.strip, head[0].split("|"))
         shift, power = (0, float(head["power"])) if head["power"] else NEARLY_ALIKE
         for text in map(str.strip, words.split(",")):
-            known = [other["text"] for other, _ in entries]
-            if text in ("", *known) or len(cells) != len(columns):
+            if text in ("", *(e["text"] for e, _ in entries)) or len(cells) != len(columns):
                 raise ValueError(f"{text!r} is in the list twice, or has not all of its columns")
-            entry = {"text": text, **dict(zip(columns, cells))}
+            entry = {"text": text, **dict(zip(columns, cells)), "": ""}  # "" prints nothing
             if entry.setdefault("a", "-") == "-":
                 entry["a"] = ("an " if VOWEL_SOUND.match(text) else "a ") + text
             entry.update({"^" + k: v[:1].upper() + v[1:] for k, v in entry.items()})
-            entry[""] = ""  # for a slot that prints nothing
             entries.append((entry, weight or (1 + len(entries) + shift) ** -power))
 
     def _alternative(self, row):
@@ -130,7 +119,7 @@ class Grammar:
                 raise ValueError(f"{part!r} is no rule, or a bracket in it has no partner")
             elif part:
                 pieces.append(part)
-        return Alternative(read_conditions(guards, guard=True), tuple(pieces))
+        return read_conditions(guards, guard=True), tuple(pieces)
 
     def _slot(self, text):
         """Read the inside of {variable=list(condition, condition).attribute}."""
@@ -139,35 +128,36 @@ class Grammar:
             raise ValueError(f"cannot read the slot {{{text}}}")
         capital, variable, sign, name, conditions, attribute = found.groups("")
         key = "" if sign == ":" else capital + (attribute or "text")
-        conditions, source = read_conditions(conditions), name
-        if not variable and name in self.variables:  # {h} repeats what {h=name} has chosen
-            variable, source, name = name, self.variables[name], ""
-        needed = [(source, key), *((source, c.attribute) for c in conditions),
+        conditions = read_conditions(conditions)
+        again = not variable and name in self.variables
+        if again:
+            variable, name = name, self.variables[name]
+        if variable and self.variables[variable] != name:
+            raise ValueError(f"variable {variable!r} draws from two lists")
+        needed = [(name, key), *((name, c.attribute) for c in conditions),
                   *((self.variables.get(c.other), c.value) for c in conditions if c.other)]
         for source, column in needed:
             if source not in self.lists or column not in self.lists[source][0][0]:
                 raise ValueError(f"{text!r} needs a list {source!r} with a column {column!r}")
-        return Slot(variable, name, conditions, key)
-
-    def source(self, slot):
-        """Return the list, [(entry, weight)], that the words of a slot are from."""
-        return self.lists[slot.list or self.variables[slot.variable]]
+        return Slot(variable, name, again, conditions, key)
 
     def words(self, slot, state):
         """Return the Table of entries that may stand in a slot in this state."""
-        if not slot.list and slot.variable in state:
+        if slot.variable in state:
+            if not slot.again:
+                raise ValueError(f"{self.path}: {slot.variable!r} is chosen twice")
             return Table([state[slot.variable]], [1.0], [0.0])
         seen = tuple(state[c.other][c.value] if c.other in state else None
                      for c in slot.conditions if c.other)
-        rows = self.source(slot)
-        fit = (all(holds(c, entry, state) for c in slot.conditions) for entry, _ in rows)
-        return self._table((slot, seen), rows, fit)
+        words = self.lists[slot.list]
+        fit = (all(holds(c, entry, state) for c in slot.conditions) for entry, _ in words)
+        return self._table((slot, seen), words, fit)
 
     def alternatives(self, name, state):
         """Return the Table of alternatives that a rule may take in this state."""
-        rows = self.rules[name]
-        fit = tuple(all(holds(g, None, state) for g in a.guards) for a, _ in rows)
-        return self._table((name, fit), rows, fit)
+        rule = self.rules[name]
+        fit = tuple(all(holds(g, None, state) for g in guards) for (guards, _), _ in rule)
+        return self._table((name, fit), rule, fit)
 
     def _table(self, key, rows, fit):
         """Return the Table of those rows that fit, made once for each key."""
@@ -189,8 +179,7 @@ def read_conditions(texts, guard=False):
         no, variable, attribute, sign, other, value = found.groups("")
         if guard and not variable:  # [s=winter] looks at s.text, [k] whether k is set
             variable, attribute = attribute, "text"
-        equal = sign != "!=" and not no
-        conditions.append(Condition(variable, attribute, equal, other, value.strip()))
+        conditions.append(Condition(variable, attribute, "!" not in no + sign, other, value))
     return tuple(conditions)
 
 
@@ -217,11 +206,13 @@ def grammar(language):
 
 
 class Writer:
-    """One story in the making: its pieces so far, its memory, its bits."""
+    """Writes one story: its pieces, its memory, its bits; `text` when it is written."""
 
     def __init__(self, rules, uniform):
         self.grammar, self.uniform = rules, uniform
         self.out, self.state, self.log2 = [], {}, 0.0
+        self.write("story")
+        self.text = "".join(self.out)
 
     def choose(self, table):
         """Choose from a Table and account for it: the only place where chance comes in."""
@@ -234,10 +225,8 @@ class Writer:
 
     def write(self, rule, lead=""):
         """Write a rule: its own text, and that of the rules it calls."""
-        pieces = self.choose(self.grammar.alternatives(rule, self.state)).pieces
-        if pieces and lead:
-            self.out.append(lead)
-        for piece in pieces:
+        _, pieces = self.choose(self.grammar.alternatives(rule, self.state))
+        for piece in (lead, *pieces) if pieces else ():
             if type(piece) is Call:
                 self.write(piece.rule, piece.lead)
             else:
@@ -245,8 +234,6 @@ class Writer:
 
     def fill(self, slot):
         """Return the word of a slot, and remember it where the slot has a variable."""
-        if slot.list and slot.variable in self.state:
-            raise ValueError(f"{self.grammar.path}: {slot.variable!r} is chosen twice")
         entry = self.choose(self.grammar.words(slot, self.state))
         if slot.variable:
             self.state[slot.variable] = entry
@@ -265,11 +252,9 @@ def stories(language, count, seed):
     uniform = random.Random(f"nanoseek stories {language} {seed}").random
     rules, found = grammar(language), {}  # text → Story
     while len(found) < count:
-        writer = Writer(rules, uniform)
-        writer.write("story")
-        text = "".join(writer.out)
-        log2 = round(writer.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
-        found.setdefault(text, Story(text, f"stories_{language}", log2))
+        story = Writer(rules, uniform)
+        log2 = round(story.log2 + LOG2_LANGUAGE, 6)  # further digits differ between machines
+        found.setdefault(story.text, Story(story.text, f"stories_{language}", log2))
     return list(found.values())
 
 
@@ -290,8 +275,7 @@ def read_on(rules, places, text):
         pieces, state, log2, at = todo.pop()
         if at == len(text):
             found.append(Place(pieces, state, log2))
-            continue
-        if not pieces:  # the story has ended before the text
+        if at == len(text) or not pieces:  # the text is read, or has more than the story
             continue
         piece, rest, left = pieces[0], pieces[1:], text[at:]
         if type(piece) is str:
@@ -331,12 +315,9 @@ def language_of(text, share=0.0):
     return "zh" if len(re.findall(r"[\u4e00-\u9fff]", text)) > share * len(text) else "en"
 
 
-def sentence_spans(text):
-    """Return the (start, end) of the sentences of a story, without the space between them."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    starts = [0, *(end + (text[end:end + 1] == " ") for end in ends)]
-    spans = zip(starts, [*ends, len(text)])
-    return [(start, end) for start, end in spans if start < end]
+def sentence_bounds(text):
+    """Return 0 and where the sentences of a story end; a space between two is the second one's."""
+    return sorted({0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)})
 
 
 def check_story(text):
@@ -346,11 +327,9 @@ def check_story(text):
     in names, pronouns, objects and who has them, seasons, places and promises, and the last one
     may end a story, which a promise not yet kept forbids.
     """
-    text, places, done = text.strip(), START, 0
-    rules = grammar(language_of(text))
-    for number, (_, end) in enumerate(sentence_spans(text), start=1):
-        places = read_on(rules, places, text[done:end])
+    rules, text, places = grammar(language_of(text)), text.strip(), START
+    for number, (start, end) in enumerate(pairwise(sentence_bounds(text)), start=1):
+        places = read_on(rules, places, text[start:end])
         if not places:
             return [f"sentence {number} is not one that may follow those before it"]
-        done = end
     return [] if read_on(rules, places, END) else ["the story breaks off"]

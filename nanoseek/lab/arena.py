@@ -4,10 +4,9 @@
 
 Any folder may enter: a run, a checkpoint, a Llama folder of others with its tokenizer.json; all is
 counted per byte of text, so vocabularies may differ. Every model is held against the first, in
-pairs: on the same documents, the same questions, the same beginnings of stories, with a
-randomization test on the sign of each difference (Fisher 1935). Many comparisons find a difference
-by chance now and then; Holm's rule (1979) keeps the chance of even one such find over the whole
-table below 5%. Where it finds none, the table says so.
+pairs, on the same documents, questions and beginnings of stories, with a randomization test on the
+sign of each difference (Fisher 1935). Many comparisons find a difference by chance now and then;
+Holm's rule (1979) keeps the chance of even one such find over the whole table below 5%.
 """
 
 import math
@@ -52,8 +51,7 @@ def holm(differences):
 
 
 def compare(subjects, documents, cloze, judged, avoid):
-    """Yield (label, an array for each model, what writes one into the table) of texts, answers and
-    stories. The arrays are compared place by place; more is better."""
+    """Yield (label, an array for each model, where more is better, what writes one as a cell)."""
     cli.say("scoring held-out text")
     for source, several in documents.items():
         texts, label = [d["text"] for d in several], f"bits per byte of {source}"
@@ -114,11 +112,8 @@ def format_table(rows):
 
 
 def contest(folders, text, cloze, judged):
-    """Return the arena's report as Markdown; ValueError when a model knows some of the documents.
-
-    text: their path, or None for those of the first run that has a clean.jsonl; cloze: questions of
-    each ability and language; judged: stories of each language.
-    """
+    """Return the arena's report as Markdown, for arguments as in `main`; ValueError when a model
+    knows some of the documents."""
     subjects = [open_subject(folder) for folder in folders]
     spare_threads(*(s.model for s in subjects))
     known = [path for s in subjects if (path := s.tokens.parent / "clean.jsonl").is_file()]

@@ -21,159 +21,139 @@ import bisect
 import functools
 import itertools
 import random
-from typing import NamedTuple
+from collections import namedtuple
 
 from nanoseek.corpus.stories import (LANGUAGES, START, Writer, grammar, make_table, read_on,
-                                     sentence_spans)
+                                     sentence_bounds)
 
 ABILITIES = ("name", "pronoun", "object", "season", "ending")
 CHOICES = {ability: 2 if ability == "pronoun" else 4 for ability in ABILITIES}
 CHANCE = {ability: 1 / count for ability, count in CHOICES.items()}
-KEYS = {  # the columns that a word in question may be written in, and the lists it comes from
-    "name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}),
-    "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
+# The columns that a word in question may be written in, and the lists that it comes from.
+KEYS = {"name": ({"text"}, {"name"}), "object": ({"text", "m"}, {"thing"}), "season": ((), ()),
+        "pronoun": ({"they", "them", "their"}, {"name", "kin", "worker"})}
 # Here right and wrong words are drawn alike: of four that differ, each is equally likely to be the
 # commonest. Drawn again, a repeated word would be a rarer one, so the question is given up instead.
 DRAWN_ALIKE = ("name", "object")
 DRAWS = 40  # wrong choices tried for a question before it is given up
 
-
-class Item(NamedTuple):
-    """A question: `context + choices[answer]` is the beginning of `story`, up to a sentence end."""
-
-    ability: str
-    language: str
-    context: str
-    choices: tuple
-    answer: int
-    story: str
+# A question: `context + choices[answer]` is the beginning of `story`, up to the end of a sentence.
+Item = namedtuple("Item", "ability language context choices answer story")
 
 
 class _TracedStory(Writer):
     """A story that remembers which slot wrote which piece, and where its sentences lie."""
 
     def __init__(self, language, uniform):
-        super().__init__(grammar(language), uniform)
-        self.language = language
         self.slots, self.tables = {}, {}  # number of a piece → Slot; variable → its Table
-        self.write("story")
-        self.text = "".join(self.out)
+        super().__init__(grammar(language), uniform)
+        self.language, self.bounds = language, sentence_bounds(self.text)
         self.begins = list(itertools.accumulate(map(len, self.out), initial=0))  # of the pieces
-        self.spans = sentence_spans(self.text)
 
     def fill(self, slot):
         self.slots[len(self.out)] = slot
-        if slot.variable and slot.list:
+        if slot.variable not in self.state:
             self.tables[slot.variable] = self.grammar.words(slot, self.state)
         return super().fill(slot)
 
-    def sentence_of(self, piece):
-        """Return the number of the sentence that a piece stands in."""
-        return next(n for n, (_, end) in enumerate(self.spans) if self.begins[piece] < end)
+    def sentence(self, at):
+        """Return where the sentence begins and ends that has the character `at`."""
+        number = bisect.bisect_right(self.bounds, at)
+        return self.bounds[number - 1], self.bounds[number]
 
     @functools.cached_property  # few stories are asked: it takes long
     def places(self):
-        """Where the grammar may stand at the beginning of each sentence."""
-        starts, places = [start for start, _ in self.spans], [START]
-        for start, end in zip([0, *starts], starts):
-            places.append(read_on(self.grammar, places[-1], self.text[start:end]))
-        return places[1:]
+        """The beginning of each sentence → where the grammar may stand there."""
+        found = {0: START}
+        for begin, end in itertools.pairwise(self.bounds[:-1]):
+            found[end] = read_on(self.grammar, found[begin], self.text[begin:end])
+        return found
 
-    def fits(self, number, sentence):
-        """Tell whether the grammar allows this sentence in place of sentence `number`."""
-        return bool(read_on(self.grammar, self.places[number], sentence))
-
-    def rewrite(self, first, end, entry_of):
-        """Return the text from the piece `first` to the character `end` with other words:
-        entry_of(piece, slot) says whose shall stand in a slot, None for what stood there."""
-        parts = []
+    def rewrite(self, begin, end, entry_of):
+        """Return the text from the character `begin` to `end` with other words: entry_of(piece,
+        slot) says whose shall stand in a slot, None for what stood there."""
+        first, parts = bisect.bisect_right(self.begins, begin) - 1, []
         for piece in range(first, bisect.bisect_left(self.begins, end)):
             slot = self.slots.get(piece)
             entry = entry_of(piece, slot) if slot and slot.key else None
             parts.append(entry[slot.key] if entry else self.out[piece][:end - self.begins[piece]])
-        return "".join(parts)
+        return "".join(parts)[begin - self.begins[first]:]
 
 
 def _pieces_in_question(story, ability, number):
     """Return the pieces whose word may be asked for, of every ability but the ending: a word chosen
     to fit a season named before, else one that was named before, the first time in its sentence; he
     and she take turns, as he is commoner."""
-    keys, lists = KEYS.get(ability, [(), ()])
+    keys, lists = KEYS[ability]
     gender = list(dict.fromkeys(e["they"] for e, _ in story.grammar.lists["name"]))[number % 2]
     found = {}
     for piece, slot in story.slots.items():
         before = story.text[:story.begins[piece]]
-        if ability == "season" and slot.list and slot.key:
+        if ability == "season" and slot.key:
             for c in slot.conditions:
                 season = story.state[c.other]["text"] if c.other else c.value
                 if c.attribute == "season" and season in before:
                     found[piece] = piece
-        elif not slot.list and slot.key.lstrip("^") in keys \
-                and story.grammar.variables[slot.variable] in lists:
+        elif slot.again and slot.key.lstrip("^") in keys and slot.list in lists:
             entry = story.state[slot.variable]
             if entry["text"] in before and (ability != "pronoun" or entry["they"] == gender):
-                found.setdefault((story.sentence_of(piece), slot.variable), piece)
+                found.setdefault((story.sentence(len(before)), slot.variable), piece)
     return list(found.values())
 
 
 def _other_words(story, piece, ability):
     """Yield the rest of the sentence from a piece with other words in place of its word: first the
     story's own, then draws from what the right one was drawn from."""
-    slot, variables = story.slots[piece], story.grammar.variables
-    name, keys = slot.list or variables[slot.variable], KEYS.get(ability, [()])[0]
+    slot, (keys, _) = story.slots[piece], KEYS[ability]
     table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
-        make_table(*zip(*story.grammar.lists[name]))
-    own = [entry for variable, entry in story.state.items()
-           if variables[variable] == name and variable != slot.variable]
-    end = story.spans[story.sentence_of(piece)][1]
+        make_table(*zip(*story.grammar.lists[slot.list]))
+    own = [entry for variable, entry in story.state.items() if variable != slot.variable
+           and story.grammar.variables[variable] == slot.list]
+    begin = story.begins[piece]
     for entry in itertools.chain(own, (story.choose(table) for _ in range(DRAWS))):
         def entry_of(here, other):
             same = here == piece or other.variable == slot.variable != ""
             return entry if same and (not keys or other.key.lstrip("^") in keys) else None
-        yield story.rewrite(piece, end, entry_of)
+        yield story.rewrite(begin, story.sentence(begin)[1], entry_of)
 
 
 def _other_endings(story, donors):
     """Yield the last sentences of other stories, about the people and things of this one."""
-    def entry_of(piece, slot):
-        return None if slot.list else story.state.get(slot.variable)
     for _ in range(DRAWS):
         donor = donors[int(story.uniform() * len(donors))]
-        begin, end = donor.spans[-1]
-        first = bisect.bisect_right(donor.begins, begin) - 1
-        yield donor.rewrite(first, end, entry_of)[max(0, begin - donor.begins[first]):]
+        yield donor.rewrite(*donor.bounds[-2:], lambda piece, slot: (
+            story.state.get(slot.variable) if slot.again else None))
 
 
 def _question(story, ability, donors, number):
-    """Return the Item of this number made from a story, or None where it offers none."""
+    """Yield the Item of this number made from a story, if it offers one."""
     if ability == "ending":
-        line, start = len(story.spans) - 1, story.spans[-1][0]
-        others = _other_endings(story, donors)
+        start, others = story.bounds[-2], _other_endings(story, donors)
     else:
         pieces = _pieces_in_question(story, ability, number)
         if not pieces:
-            return None
+            return
         piece = pieces[int(story.uniform() * len(pieces))]
-        line, start = story.sentence_of(piece), story.begins[piece]
-        others = _other_words(story, piece, ability)
-    begin, end = story.spans[line]
+        start, others = story.begins[piece], _other_words(story, piece, ability)
+    begin, end = story.sentence(start)
     right, wrong, wanted = story.text[start:end], [], CHOICES[ability] - 1
     if ability in DRAWN_ALIKE:
         others = list(itertools.islice(others, wanted))
         if len({right, *others}) <= wanted:
-            return None
+            return
+    places = read_on(story.grammar, story.places[begin], story.text[begin:start])
     for other in others:
-        if other not in (right, *wrong) and not story.fits(line, story.text[begin:start] + other):
+        if other not in (right, *wrong) and not read_on(story.grammar, places, other):
             wrong.append(other)
         if len(wrong) == wanted:
             break
     else:
-        return None
+        return
     answer = number // 2 % 2 if ability == "pronoun" else number % CHOICES[ability]
     context = story.text[:start].rstrip()  # the space belongs to the word that follows it
     space, choices = story.text[len(context):start], [*wrong[:answer], right, *wrong[answer:]]
-    return Item(ability, story.language, context, tuple(space + choice for choice in choices),
-                answer, story.text)
+    yield Item(ability, story.language, context, tuple(space + choice for choice in choices),
+               answer, story.text)
 
 
 def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
@@ -190,7 +170,6 @@ def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
             story = _TracedStory(language, uniform)
             for ability, known in found.items():
                 if len(known) < count and story.text not in avoid:
-                    item = _question(story, ability, donors, len(known))
-                    known += [item] if item else []
-        items += [item for known in found.values() for item in known]
+                    known.extend(_question(story, ability, donors, len(known)))
+        items += itertools.chain(*found.values())
     return items

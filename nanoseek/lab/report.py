@@ -22,15 +22,14 @@ from nanoseek.lab.subject import open_subject, spare_threads, trained_on
 
 def format_scores(scores):
     """Return the scores as a table for the screen."""
-    line = "{:<18}{:>10}{:>11}{:>8}{:>8}{:>9}{:>7}".format
-    lines = [line("held-out source", "documents", "bits/byte", "floor", "above", "unigram", "way")]
+    lines = ["held-out source    documents  bits/byte   floor   above  unigram    way"]
     for source, (documents, bits, unigram, floor) in scores.items():
         shown, above, way = "-", "-", "-"
         if floor:
             shown, above = f"{floor:.3f}", f"{bits / floor - 1:+.1%}"
             way = f"{(unigram - bits) / (unigram - floor):.0%}"
-        lines.append(line(source, f"{documents:,}", f"{bits:.3f}", shown, above, f"{unigram:.3f}",
-                          way))
+        lines.append(f"{source:<18}{documents:>10,}{bits:>11.3f}{shown:>8}{above:>8}"
+                     f"{unigram:>9.3f}{way:>7}")
     if any(score.floor for score in scores.values()):
         lines.append("floor: the grammar's own entropy, which no model can beat; above: how far "
                      "over it;\nway: how much of the way from the unigram model to the floor")
@@ -77,13 +76,6 @@ def format_share(right, z=1.96):
     return f"{share:.0%} ({max(0, middle - half):.0%}–{min(1, middle + half):.0%})"
 
 
-def format_cloze(right):
-    """Return what `answer` returned in two lines."""
-    shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in right.items())
-    return (f"cloze questions answered right, of {len(right['name'])} each, with 95% intervals "
-            f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")
-
-
 def main(argv):
     parser = Parser("nanoseek.evaluate", "Score held-out text; see also evaluate arena and check.")
     parser.add_argument("folder", help="a run or one of its checkpoints")
@@ -109,4 +101,7 @@ def main(argv):
     if args.cloze and any(score.floor for score in scores.values()):
         say("asking cloze questions")
         items = questions(args.cloze, avoid=trained_on(subject))
-        print("\n" + format_cloze(answer(subject, items)))
+        right = answer(subject, items)
+        shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in right.items())
+        print(f"\ncloze questions answered right, of {len(right['name'])} each, with 95% intervals "
+              f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")

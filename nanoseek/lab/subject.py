@@ -7,7 +7,7 @@
 
 import math
 import pathlib
-from typing import Any, NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -21,15 +21,10 @@ from nanoseek.tokenizer import Tokenizer
 SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
 
 
-class Subject(NamedTuple):
-    """A model with what it needs to read text, and the folders of its run, where it is one."""
-
-    model: Any
-    tokenizer: Any
-    begin: int | None  # the id before a document
-    end: int | None  # the id after it
-    run: pathlib.Path
-    tokens: pathlib.Path  # that it was trained on, perhaps another run's; clean.jsonl beside them
+class Subject(namedtuple("Subject", "model tokenizer begin end run tokens")):
+    """A model with what it needs to read text. begin, end: the ids before and after a document, or
+    None; run: its folder; tokens: the folder of what it was trained on, perhaps another run's, with
+    clean.jsonl beside it."""
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""

@@ -15,11 +15,12 @@ import random
 import re
 import sys
 import time
+from itertools import pairwise
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.corpus.stories import (LANGUAGES, check_story, grammar, log2_probability,
-                                     sentence_spans, stories)
+                                     sentence_bounds, stories)
 
 THRESHOLD = 0.8
 UNIT = re.compile(r"[\u4e00-\u9fff]|[^\w\s]|\s|[^\W\u4e00-\u9fff]+")
@@ -106,7 +107,7 @@ def spoil(language, text, rng):
             place = rng.choice(again)
             other = rng.choice([w for w in words if w not in text])
             yield kind, text[:place.start()] + other + text[place.end():]
-    lines = [text[start:end] for start, end in sentence_spans(text)]
+    lines = [text[start:end].lstrip() for start, end in pairwise(sentence_bounds(text))]
     if len(lines) > 3:
         order = list(range(len(lines)))
         while order == sorted(order):
@@ -131,8 +132,8 @@ def main():
         floor = -sum(story.log2_probability for story in told) / size
         unit = "words" if language == "en" else "characters"
         print(f"{language}: {args.count:,} different stories in {took:.1f} s on one core; "
-              f"{min(map(len, map(sentence_spans, texts[:args.sample])))} to "
-              f"{max(map(len, map(sentence_spans, texts[:args.sample])))} sentences, "
+              f"{min(map(len, map(sentence_bounds, texts[:args.sample]))) - 1} to "
+              f"{max(map(len, map(sentence_bounds, texts[:args.sample]))) - 1} sentences, "
               f"{size / args.count:.0f} bytes on average")
         print(f"  {distinct(language, texts):,} distinct {unit}")
         print(f"  {near_duplicates(texts, args.sample):.2%} of {args.sample:,} have a "

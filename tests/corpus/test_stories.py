@@ -136,12 +136,13 @@ def test_reading_a_story_in_parts_finds_what_reading_it_at_once_does(module, lan
 
 def test_the_checker_names_the_sentence_and_what_breaks_off(module):
     story = module.stories("en", 1, 4)[0].text
-    spans = module.sentence_spans(story)
-    assert " ".join(story[start:end] for start, end in spans) == story and len(spans) > 4
-    assert module.check_story(story[:spans[-2][1]]) == ["the story breaks off"]
+    bounds = module.sentence_bounds(story)
+    assert bounds[0] == 0 and bounds[-1] == len(story) and len(bounds) > 5
+    assert all(story[bound - 1] in '.!?"' and story[bound] == " " for bound in bounds[1:-1])
+    assert module.check_story(story[:bounds[-2]]) == ["the story breaks off"]
     for text in ("", "  ", "\0", story + module.END, story + " x"):
         assert module.check_story(text) != []
-    third = story[:spans[2][0]] + "Xylophones slept." + story[spans[2][1]:]
+    third = story[:bounds[2]] + " Xylophones slept." + story[bounds[3]:]
     assert module.check_story(third) == ["sentence 3 is not one that may follow those before it"]
 
 
@@ -165,6 +166,7 @@ def test_words_enough_and_none_of_the_other_language(module):
     ("list name\n  Ann, Ann\nrule story\n  x", 2, "twice"), ("  lost line", 1, "no head"),
     ("list name | they\n  Ann\nrule story\n  x", 2, "columns"), ("rule other\n  x", 3, "story"),
     ("list x ^400\n  a, b\nrule story\n  x", 1, "no head"), ("rule story ^2\n  x", 1, "no head"),
+    ("list x\n  a\nlist y\n  b\nrule story\n  {v=x}\n  {v=y}", 7, "two lists"),
     ("rule story\n  {name", 2, "partner"), ("rule story\n  x\n  0 y", 3, "weight of 0")])
 def test_a_wrong_entry_is_named_with_its_line(module, tmp_path, line, number, message):
     path = tmp_path / "bad.txt"
