@@ -1,11 +1,12 @@
 """The reader's own text: a file, a folder of files, a .jsonl file, or an address.
 
     read_text("~/books/dream.txt")       # two documents: nine tenths to train on, a tenth held out
-    read_text("~/notes")                 # a document for each .txt and .md, those of each .jsonl
+    read_text("~/notes")                 # a document for each text or code, those of each .jsonl
 
 A single document is one long text and cut in two. Of many, curation will hold some out.
 """
 
+import collections
 import http.client
 import os
 import pathlib
@@ -13,9 +14,11 @@ import re
 import urllib.parse
 import urllib.request
 
+from nanoseek import cli
 from nanoseek.corpus.documents import parse_documents
 
-TEXT_ENDINGS = (".txt", ".md", ".jsonl")
+TEXT_ENDINGS = (".txt .md .rst .tex .jsonl .py .js .ts .java .c .h .cpp .hpp .go .rs .rb .sh .lua "
+                ".sql .r .jl").split()
 
 
 def read_text(path_or_url):
@@ -28,10 +31,16 @@ def read_text(path_or_url):
     if re.match(r"https?://", name):
         documents = _documents(*_fetch(name), name)
     elif path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in TEXT_ENDINGS
-                 and file.is_file() and "/." not in f"/{file.relative_to(path).as_posix()}"]
-        documents = [document | {"source": path.resolve().name} for file in files
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()
+                 and "/." not in f"/{file.relative_to(path).as_posix()}"]
+        taken = [file for file in files if file.suffix.lower() in TEXT_ENDINGS]
+        documents = [document | {"source": path.resolve().name} for file in taken
                      for document in _documents(file, file.read_bytes(), file)]
+        kinds = collections.Counter(file.suffix.lower() or file.name for file in files)
+        for what, there in (("reads", True), ("skips", False)):
+            if found := [f"{count} {kind}" for kind, count in kinds.most_common()
+                         if (kind in TEXT_ENDINGS) == there]:
+                cli.say(f"{name}: {what} {', '.join(found)}")
     elif path.is_file():
         documents = _documents(path, path.read_bytes(), name)
     else:
@@ -60,15 +69,18 @@ def _documents(file, data, name):
     try:
         return [{"text": data.decode("utf-8-sig"), "source": file.stem}]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8; save it as UTF-8, for "
-                         "instance with iconv -f gb18030 -t utf-8") from None
+        sample = data[:100_000].decode("gb18030", "ignore")
+        chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
+        likely = "gb18030" if chinese > len(sample) / 3 else "windows-1252"
+        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8, it may be {likely}; save it "
+                         f"as UTF-8, for instance with iconv -f {likely} -t utf-8") from None
 
 
 def _as_corpus(documents, name):
     """Return the documents that are not empty; a single one is cut in two, near nine tenths."""
     documents = [document for document in documents if document["text"].strip()]
     if not documents:
-        raise ValueError(f"{name}: no text found (looked for {', '.join(TEXT_ENDINGS)})")
+        raise ValueError(f"{name}: no text found (looked for {' '.join(TEXT_ENDINGS)})")
     if len(documents) > 1 or "split" in documents[0]:
         return documents
     text = documents[0]["text"].strip("\r\n") + "\n"

@@ -30,14 +30,16 @@ def test_a_text_without_line_ends_is_cut_between_characters(module, tmp_path):
     assert held_out["text"].strip() == "天地玄黄" * 10
 
 
-def test_a_folder_is_many_documents_in_order_of_names(module, tmp_path):
+def test_a_folder_is_many_documents_in_order_of_names(module, tmp_path, capsys):
     folder = tmp_path / "books"
     for name, content in {"b.txt": "bee", "a.md": "ay", "sub/c.txt": "sea", "x.bin": "\0",
-                          ".git/d.txt": "hidden", "empty.txt": "  \n",
+                          ".git/d.txt": "hidden", "empty.txt": "  \n", "d.py": "dee", "Makefile": "make",
                           "z.jsonl": '{"text": "zed", "source": "other"}'}.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(content, encoding="utf-8")
-    assert module.read_text(folder) == documents_of(["ay", "bee", "sea", "zed"], "books")
+    assert module.read_text(folder) == documents_of(["ay", "bee", "dee", "sea", "zed"], "books")
+    assert "reads 3 .txt, 1 .md, 1 .py, 1 .jsonl" in (said := capsys.readouterr().err)
+    assert "skips 1 Makefile, 1 .bin" in said
 
 
 def test_a_jsonl_file_is_many_documents_and_one_document_is_a_long_text(module, tmp_path):
@@ -50,7 +52,8 @@ def test_a_jsonl_file_is_many_documents_and_one_document_is_a_long_text(module, 
 
 @pytest.mark.parametrize("name, content, message", [
     ("a.txt", b"", "no text"), ("a.txt", b" \n", "no text"), ("a.jsonl", b"", "no text"),
-    ("a.txt", b"\x7fELF\x00\x01", "binary"), ("a.txt", "天地".encode("gb18030"), "not UTF-8"),
+    ("a.txt", b"\x7fELF\x00\x01", "binary"), ("a.txt", "天地".encode("gb18030"), "it may be gb18030"),
+    ("a.txt", "Un café très agréable".encode("cp1252"), "it may be windows-1252"),
     ("a.txt", "text".encode("utf-16"), "UTF-16"), ("a.txt", b"x", "too short"),
     ("a.jsonl", b"{", "line 1"),
 ])
