@@ -267,7 +267,7 @@ def test_damage_is_named(module, tmp_path):
     shard = folder / manifest["splits"]["train"]["a"]["shards"][0]["file"]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:20] + b"\xff" + whole[21:])
-    with pytest.raises(ValueError, match="was altered"):
+    with pytest.raises(ValueError, match="missing, cut short or altered"):
         module.Loader(folder, 1, 8)
     module.Loader(folder, 1, 8, verify=False)
     shard.write_bytes(whole[:-2])
@@ -277,7 +277,7 @@ def test_damage_is_named(module, tmp_path):
     bounds = folder / manifest["splits"]["train"]["a"]["lengths"]
     whole = bounds.read_bytes()
     bounds.write_bytes(whole[:-16] + b"\x28" + whole[-15:-8] + b"\x2a" + whole[-7:])  # same sum
-    with pytest.raises(ValueError, match="lengths.npy was altered"):
+    with pytest.raises(ValueError, match="lengths.npy is missing, cut short or altered"):
         module.Loader(folder, 1, 8, verify=False)
     bounds.unlink()
     with pytest.raises(ValueError, match="lengths.npy is missing"):
@@ -352,18 +352,15 @@ def test_a_document_of_a_hundred_megabytes(module, tmp_path):
     assert torch.equal(inputs[:, 1:][together], targets[:, :-1][together])
 
 
-def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
-        module, tmp_path, monkeypatch, capsys):
+def test_the_command_says_how_the_tokens_are_shared_out(module, tmp_path, capsys):
     texts = [f"line {n} of the text\n" for n in range(300)]
     (tmp_path / "clean.jsonl").write_text("".join(
         json.dumps({"text": text, "source": "web", "split": "train"}) + "\n" for text in texts))
     Tokenizer.train(texts, 265).save(tmp_path / "tokenizer.json")
-    clock = itertools.count(step=2.5)
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     arguments = [str(tmp_path / name) for name in ("clean.jsonl", "tokenizer.json", "tokens")]
     encode_command([*arguments, "--fast", "false"])
-    said = capsys.readouterr()
-    assert "web" in said.out and "300" in said.out and "documents" in said.err
+    said = capsys.readouterr().out
+    assert "web" in said and "300 documents" in said
     assert module.read_manifest(tmp_path / "tokens")["splits"]["train"]["web"]["documents"] == 300
 
 
@@ -393,8 +390,7 @@ def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, m
 
 def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_path):
     module.write_shards(documents([9, 9]) + documents([9], "b", "held_out"), encode, tmp_path / "t")
-    with pytest.raises(ValueError, match="no source is called 'b', or all of it is held out: "
-                                         "there are a$"):
+    with pytest.raises(ValueError, match="no source is called 'b' here: there are a$"):
         module.Loader(tmp_path / "t", 1, 8, {"a": 0.5, "b": 0.5})
     module.write_shards(documents([9]), encode, tmp_path / "u")
     with pytest.raises(ValueError, match="holds no documents"):
