@@ -34,9 +34,8 @@ def save_model(model, folder, tokenizer=None):
 
     tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
     """
-    content = None if tokenizer is None else pathlib.Path(tokenizer).read_bytes()
-    with _writing_folder(folder) as new:
-        _write_model(model, new, content)
+    with _writing_folder(pathlib.Path(folder)) as new:
+        _write_model(model, new, tokenizer and pathlib.Path(tokenizer).read_bytes())
 
 
 def _write_model(model, folder, tokenizer, weights=None):
@@ -93,12 +92,10 @@ def _read_weights(folder):
         if not isinstance(where, dict) or not all(isinstance(f, str) for f in where.values()):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
         files = {*where.values()}
-    found = {}
-    for file in files:
-        # Old folders store RoPE's inverse frequencies, which the config already determines.
-        found |= {name: tensor.float() for name, tensor in _read_tensors(folder / file).items()
-                  if not name.endswith("rotary_emb.inv_freq")}
-    return found
+    # Old folders store RoPE's inverse frequencies, which the config already determines.
+    return {name: tensor.float() for file in files
+            for name, tensor in _read_tensors(folder / file).items()
+            if not name.endswith("rotary_emb.inv_freq")}
 
 
 def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):
@@ -170,7 +167,6 @@ def find_checkpoint(folder):
 
 def verify(folder):
     """Raise ValueError naming the first file of a checkpoint that is missing or altered."""
-    folder = pathlib.Path(folder)
     known = read_json(folder / "checksums.json")
     needed = {"config.json", "model.safetensors", *(p.name for p in folder.glob("trainer.*"))}
     if left_out := needed - known.keys():
@@ -184,12 +180,10 @@ def verify(folder):
 @contextlib.contextmanager
 def _writing_folder(folder):
     """Yield a new folder, which takes the place of `folder` when the block ends well."""
-    folder = pathlib.Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(".writing-*"):  # of a run that was killed while it saved
         shutil.rmtree(stale, ignore_errors=True)
     new, old = (folder.with_name(f".writing-{age}-{folder.name}") for age in ("new", "old"))
-    new.mkdir()
+    new.mkdir(parents=True)
     try:
         yield new
         _write_json(new / "checksums.json", {
@@ -221,17 +215,14 @@ def read_json(path):
 
 def _write_tensors(path, tensors):
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path,
-                  metadata={"format": "pt"})
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
     except SafetensorError as error:  # as it calls a full disk
         raise OSError(f"{path} could not be written: {error}") from None
 
 
 def _read_tensors(path):
-    if not path.is_file():
-        raise ValueError(f"{path} is missing (weights must be safetensors; a pickle, such as "
-                         "pytorch_model.bin, could run a stranger's code and is not opened)")
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged or missing: {error} (weights must be safetensors: a "
+                         "pickle could run a stranger's code and is not opened)") from None

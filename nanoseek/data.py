@@ -14,8 +14,7 @@ document is the target of the last token of this one. Nothing is padded:
 A row is the next T tokens of a lane; T, and the rows of a batch, may change at every step. Every
 token is an input exactly once an epoch; its target is the token stored after it.
 
-Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B). Rows that lengthen and
-batches that grow during training: Li, Zhang and He 2021 (arXiv 2108.06084), GPT-3 (§2.3).
+Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B), batches that grow: §2.3.
 Glossary: *source* a named part of the corpus; *shard* a file of the token ids of one source.
 """
 
@@ -45,10 +44,10 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
                  batched=False):
     """Write documents as token shards and return the manifest (a dict, manifest.json in folder).
 
-    documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given)
-    and "log2_probability"; encode: text → ids, or with `batched` texts → lists of ids; tokenizer:
-    its file, whose sha256 is kept. Memory stays flat, and tokens that stand in the folder are
-    replaced once the new ones are whole. ValueError without a text, or for an id out of range.
+    documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given) and
+    "log2_probability"; encode: text → ids, or with `batched` texts → lists of ids; tokenizer: its
+    file, whose sha256 is kept. Memory stays flat; tokens in the folder are replaced once the new
+    ones are whole. ValueError without a text, or for an id out of range.
     """
     folder = pathlib.Path(folder).resolve()
     ours = [path for path in folder.glob("*") if re.fullmatch(OURS, path.name)]
@@ -141,8 +140,7 @@ class TokenStream:
         folder = pathlib.Path(folder)
         self._open(folder / entry["lengths"], None, entry["lengths_sha256"])
         self.lengths = np.load(folder / entry["lengths"]).astype(np.int64)
-        self.starts = np.cumsum(self.lengths) - self.lengths
-        self.tokens = int(self.lengths.sum())
+        self.starts, self.tokens = np.cumsum(self.lengths) - self.lengths, int(self.lengths.sum())
         shards = [self._open(folder / shard["file"], shard["tokens"] * np.dtype(dtype).itemsize,
                              verify and shard["sha256"]) for shard in entry["shards"]]
         # Older versions cut a large source into several files, which memory must hold together.
@@ -151,12 +149,11 @@ class TokenStream:
     @staticmethod
     def _open(path, size, sha256):
         """Return the bytes of a file as a memory map; size, sha256: as they must be, or None."""
-        if not path.is_file() or size not in (None, path.stat().st_size):
-            raise ValueError(f"{path} is missing or cut short: build the tokens again")
-        found = np.asarray(np.memmap(path, mode="r")) if path.stat().st_size else np.empty(0, "u1")
-        if sha256 and hashlib.sha256(found).hexdigest() != sha256:
-            raise ValueError(f"{path} was altered (its sha256 differs): build the tokens again")
-        return found
+        whole = path.is_file() and size in (None, path.stat().st_size)
+        found = np.memmap(path, mode="r") if whole and path.stat().st_size else np.empty(0, "u1")
+        if not whole or sha256 and hashlib.sha256(found).hexdigest() != sha256:
+            raise ValueError(f"{path} is missing, cut short or altered: build the tokens again")
+        return np.asarray(found)
 
     def __len__(self):
         return len(self.lengths)
@@ -218,14 +215,13 @@ class _Epochs:
 class Loader:
     """Serve batches of packed rows, mixed from the sources by weight; its state is a small dict.
 
-    weights: {source: share}, in proportion to tokens unless given; they are met to within one row.
-    rank and world: this process serves rows rank, rank + world, … of each batch. The state counts
-    tokens, of all ranks together, so it fits another number of ranks, batch size or row length.
-    ValueError for weights, sizes or a state that do not fit the tokens.
+    weights: {source: share}, in proportion to tokens unless given; met to within one row. rank and
+    world: this process serves rows rank, rank + world, … of a batch. The state counts the tokens of
+    all ranks: it fits other ranks, batch sizes, row lengths. ValueError for what does not fit.
     """
 
-    def __init__(self, folder, batch_size, row_length, weights=None, seed=0, split="train",
-                 rank=0, world=1, verify=True):
+    def __init__(self, folder, batch_size, row_length, weights=None, seed=0, rank=0, world=1,
+                 split="train", verify=True):
         self.batch_size, self.row_length, self.seed = batch_size, row_length, seed
         self.rank, self.world, self.sources = rank, world, {}
         manifest = read_manifest(folder)
@@ -240,8 +236,7 @@ class Loader:
 
     def _check_sizes(self, batch_size, row_length):
         if batch_size < 1 or row_length < 1 or batch_size % self.world:
-            raise ValueError(f"batch_size {batch_size} and row_length {row_length} must be at "
-                             f"least 1, and {self.world} ranks must divide the batch")
+            raise ValueError(f"sizes are at least 1, and {self.world} ranks must divide the batch")
         for source, epochs in self.sources.items():
             if (tokens := epochs.stream.tokens) < row_length:
                 raise ValueError(f"source {source!r} has {tokens} tokens, too few for one row of "
@@ -252,15 +247,14 @@ class Loader:
         batch_size = self.batch_size if batch_size is None else batch_size
         row_length = self.row_length if row_length is None else row_length
         self._check_sizes(batch_size, row_length)
-        rows = []
+        rows = []  # of all ranks, so that each knows where all stand
         for _ in range(batch_size):
             # No chance: the source that is furthest behind its share comes next.
             served = {name: epochs.served for name, epochs in self.sources.items()}
             total = sum(served.values()) + row_length
             source = max(self.weights, key=lambda name: self.weights[name] * total - served[name])
             rows.append(self.sources[source].row(row_length))
-        rows = rows[self.rank::self.world]  # every rank reads all, and so knows where all stand
-        return Batch(*torch.from_numpy(np.stack(rows, axis=1)))  # (3, B, T)
+        return Batch(*torch.from_numpy(np.stack(rows[self.rank::self.world], axis=1)))  # (3, B, T)
 
     def state_dict(self):
         """Return the place in the stream, fit for JSON: epoch and unread tokens by lane."""
@@ -286,8 +280,7 @@ def _weights(weights, entries):
     if weights is None:
         return {source: entry["tokens"] / total for source, entry in entries.items()}
     if unknown := sorted(set(weights) - set(entries)):
-        raise ValueError(f"no source is called {unknown[0]!r}, or all of it is held out: "
-                         f"there are {', '.join(entries)}")
+        raise ValueError(f"no source is called {unknown[0]!r} here: there are {', '.join(entries)}")
     if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN
         raise ValueError(f"the weights {weights} must be at least 0 and sum to 1")
     return {source: weight for source, weight in weights.items() if weight}

@@ -17,7 +17,6 @@ chapter 3). Candidates are checked exactly; pairs that pass join to clusters, ea
 """
 
 import collections
-import math
 
 import numpy as np
 
@@ -134,27 +133,24 @@ def worth_checking(texts, threshold, permutations):
     """Return for each text the estimate from which a pair is worth an exact check, (n,).
 
     3.5 standard errors below the threshold t: the estimate from f of a text's n grams, one for
-    each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n).
+    each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n); n + 1 keeps it above 0.
     """
     counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
-    filled = permutations * -np.expm1(counts * math.log1p(-1 / permutations))  # p·(1 − (1 − 1/p)^n)
-    errors = np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))  # + 1: not 0
-    return threshold - 3.5 * errors
+    filled = permutations * -np.expm1(counts * np.log1p(-1 / permutations))  # p·(1 − (1 − 1/p)^n)
+    return threshold - 3.5 * np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))
 
 
 def find_root(parents, i):
     """Return the root of a text's cluster: follow the parents until one is its own parent."""
     while parents[i] != i:
-        parents[i] = parents[parents[i]]  # halves the path for later calls
-        i = parents[i]
+        parents[i] = i = parents[parents[i]]  # halves the path for later calls
     return i
 
 
 def find_near_duplicates(texts, threshold=0.8, signatures=None):
-    """Return clusters of texts whose grams have a Jaccard index of at least `threshold`.
+    """Return clusters, sorted lists of indices, of texts whose Jaccard index reaches `threshold`.
 
-    A cluster is a sorted list of two or more indices; two texts may be linked through a third. Of
-    pairs just at the threshold choose_bands misses 2%, of others fewer. signatures: if made before.
+    Texts alone are left out; two may be linked through a third. signatures: if made before.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")

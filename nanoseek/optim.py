@@ -34,15 +34,11 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     share, decay_steps = step / total_steps, max(1, total_steps - warmup_steps)
-    if schedule == "constant":
-        return 1.0
-    if schedule == "multi_step":
-        return 1.0 if share < 0.8 else 0.316 if share < 0.9 else 0.1
-    if schedule == "cosine":
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / decay_steps)))
-    if schedule == "linear":
-        return (total_steps - step) / decay_steps
-    return min(1.0, (1 - share) / decay_share)  # wsd
+    return {"constant": 1.0,
+            "multi_step": 1.0 if share < 0.8 else 0.316 if share < 0.9 else 0.1,
+            "cosine": 0.1 + 0.45 * (1 + math.cos(math.pi * ((step - warmup_steps) / decay_steps))),
+            "linear": (total_steps - step) / decay_steps,
+            "wsd": min(1.0, (1 - share) / decay_share)}[schedule]
 
 
 def parse_ramp(text):
@@ -149,9 +145,8 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes.setdefault(tuple(sorted(p.shape)), []).append(p)
             for parameters in shapes.values():
-                updates = newton_schulz(torch.stack(
-                    [self._momentum(p, group["momentum"]) for p in parameters]))
-                for p, update in zip(parameters, updates):
+                momenta = [self._momentum(p, group["momentum"]) for p in parameters]
+                for p, update in zip(parameters, newton_schulz(torch.stack(momenta))):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     # 0.2·√max(rows, columns): the size of an AdamW step (Moonlight, §2.2).
                     p.add_(update if p.shape[0] <= p.shape[1] else update.mT,
@@ -176,9 +171,8 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
-    parameters = list(model.named_parameters())  # a tied lm_head is listed once
-    matrices = [p for n, p in parameters if p.ndim == 2 and ".layers." in n]
-    rest = [p for n, p in parameters if p.ndim != 2 or ".layers." not in n]
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
     # No weight decay for these: a rare token's row would fade between its few gradients.
     groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor,
                "lr": learning_rate * embedding_factor}]

@@ -93,8 +93,7 @@ class TrainConfig:
     def __post_init__(self):
         cli.check_limits(self)
         if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} does not divide into accumulation "
-                             f"{self.accumulation} micro-batches")
+            raise ValueError(f"batch_size must be a multiple of accumulation {self.accumulation}")
         if self.row_length > self.model.max_position_embeddings:
             raise ValueError(f"row_length {self.row_length} exceeds max_position_embeddings "
                              f"{self.model.max_position_embeddings}: shorten the rows")
@@ -102,15 +101,13 @@ class TrainConfig:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         for name, full in (("batch", self.batch_size), ("length", self.row_length)):
             if any(n >= full for n, _ in parse_ramp(getattr(self, f"{name}_ramp"))):
-                raise ValueError(f"{name}_ramp must stay below the full {name} of {full}, where "
-                                 "it ends")
+                raise ValueError(f"{name}_ramp must stay below the full {name} of {full}")
 
     def plan(self, step):
         """Return (learning rate, rows, tokens in a row) of a step (0-based)."""
         done = step / self.steps
-        factor = schedule_factor(self.schedule, step, self.steps, self.warmup_steps,
-                                 self.decay_share)
-        return (self.learning_rate * factor,
+        return (self.learning_rate * schedule_factor(self.schedule, step, self.steps,
+                                                     self.warmup_steps, self.decay_share),
                 ramp_value(parse_ramp(self.batch_ramp), done, self.batch_size),
                 ramp_value(parse_ramp(self.length_ramp), done, self.row_length))
 
@@ -200,11 +197,10 @@ def train_step(run):
     run.tokens += rows * row_length
     run.length_sum += rows * row_length ** 2
     loss, norm = (n if math.isfinite(n) else None for n in (loss, norm))  # JSON knows no NaN
-    row = {"step": run.step, "tokens": run.tokens, "loss": loss, "learning_rate": learning_rate,
-           "gradient_norm": norm, "rows": rows, "row_length": row_length}
-    if run.scale.enabled:
-        row["loss_scale"] = run.scale.value
-    return row | ({"skipped": skipped} if skipped else {})
+    return ({"step": run.step, "tokens": run.tokens, "loss": loss, "learning_rate": learning_rate,
+             "gradient_norm": norm, "rows": rows, "row_length": row_length}
+            | ({"loss_scale": run.scale.value} if run.scale.enabled else {})
+            | ({"skipped": skipped} if skipped else {}))
 
 
 def clip_gradients(run):
@@ -220,8 +216,7 @@ def clip_gradients(run):
 def reason_to_skip(run, loss, norm):
     """Return why this step must not move the weights, or None.
 
-    Raises ValueError when too many in a row diverged, for then the weights themselves are lost,
-    or when there is no step left to mend it.
+    Raises ValueError when too many in a row diverged, or the last one: the weights are lost.
     """
     overflowed = run.scale.value > 1 and math.isfinite(loss) and not math.isfinite(norm)
     run.scale.update(overflowed)
@@ -251,9 +246,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     args.model = cli.from_flags(preset.model, args)
     config = cli.from_flags(preset, args)
-    vocab_size = read_manifest(config.tokens_folder)["vocab_size"]
-    model = dataclasses.replace(config.model, vocab_size=vocab_size)
-    config = dataclasses.replace(config, model=model)
+    size = read_manifest(config.tokens_folder)["vocab_size"]
+    config = dataclasses.replace(config, model=dataclasses.replace(args.model, vocab_size=size))
     if train(config, args.resume, args.restart_on_new_data) is None:
         return 130  # as the shell reports a command that Ctrl-C ended
 

@@ -255,7 +255,7 @@ def test_ramps_give_each_step_its_shape(tmp_path):
     (["--num_attention_heads", "5"], "does not divide into num_attention_heads 5"),
     (["--num_key_value_heads", "3"], "num_key_value_heads 3"),
     (["--row_length", "1000"], "row_length 1000 exceeds"),
-    (["--accumulation", "3"], "does not divide into accumulation 3"),
+    (["--accumulation", "3"], "must be a multiple of accumulation 3"),
     (["--warmup_steps", "400"], "warmup_steps 400"),
     (["--schedule", "stairs"], "unknown schedule 'stairs'"),
     (["--optimizer", "sgd"], "unknown optimizer 'sgd'"),

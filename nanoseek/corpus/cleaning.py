@@ -35,8 +35,8 @@ PLAIN = {
                      0xFFFF]),
 }
 # What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, and
-# for a point, colon or hyphen inside a number or a name of Latin letters.
-INSIDE = re.compile(r"[.,:-](?:(?![a-z0-9])|(?<![a-z0-9].))")
+# for a point, comma, colon or hyphen inside a number.
+INSIDE = re.compile(r"[.,:-](?:(?!\d)|(?<!\d.))")
 OUTSIDE = re.compile(r"[\s_!?;'\"()\[\]{}" + characters("PZ") + "]+")
 NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
 
@@ -65,7 +65,7 @@ def fold(text):
 
 LIMITS = {  # rule: least, most, source with its own limit
     "too few words": (5, math.inf, "Gopher: 50"),
-    "words too long": (0, 21, "Gopher: 10, a plain mean"),
+    "words too long": (0, 19, "Gopher: 10, a plain mean"),
     "mostly numbers": (0, 0.5, "Gopher: 0.2 of words without a letter"),
     "symbols": (0, 0.1, "Gopher: 0.1 to a word"),
     "mojibake": (0, 0.05, "our own"),
@@ -114,7 +114,7 @@ def measures(text):
     yield "links", share(LINK, text)
     # A text with few phrases, lines or words repeats them by chance: the rule says nothing of it.
     runs = list(zip(*(units[start:] for start in range(5))))
-    yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 25 else 0
+    yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 15 else 0
     once, size = sum(map(len, set(lines))), sum(map(len, lines))
     yield "repeated lines", 1 - once / size if len(lines) > 4 else 0
     first = units[:200]

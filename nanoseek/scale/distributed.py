@@ -35,7 +35,7 @@ class Ranks:
 
     def wrap(self, model, compute, precision, optimizer):
         """Return compute(model, …) as a function of a batch, with gradients over all ranks."""
-        batch_loss = functools.partial(compute, model)
+        self.engine, batch_loss = model, functools.partial(compute, model)
         if self.sliced:
             if optimizer == "muon" or precision == "fp16":
                 raise ValueError("fsdp takes adamw (Muon needs whole matrices) and no fp16")
@@ -46,7 +46,6 @@ class Ranks:
             for part in [*model.model.layers, model]:
                 fsdp.fully_shard(part, mesh=mesh, mp_policy=policy)
             fsdp.register_fsdp_forward_method(model, "hidden")  # what loss() calls
-            self.engine = model
         elif self.size > 1:
             module = torch.nn.Module()
             module.model, module.forward = model, batch_loss  # DDP hooks into forward
@@ -83,13 +82,11 @@ class Ranks:
         gathered = ((name, self.gathered(t)) for name, t in tensors.items())  # one at a time
         return {name: t.cpu() if self.sliced else t for name, t in gathered if self.first}
 
-    def place(self, tensor, p):
+    def place(self, whole, p):
         """Return a whole tensor where parameter p is, sliced as p is."""
-        tensor = tensor.to(p.device)
-        if self.sliced and tensor.ndim:
-            from torch.distributed.tensor import distribute_tensor
-            tensor = distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
-        return tensor
+        if not (self.sliced and whole.ndim):
+            return whole.to(p.device)
+        return dist.tensor.distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
 
 
 @contextlib.contextmanager
@@ -102,11 +99,9 @@ def ending_together():
         if isinstance(error, torch.OutOfMemoryError):
             raise ValueError("the device's memory is full: raise --accumulation") from None
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
-            raise ValueError(f"torch.compile failed ({said.splitlines()[0]}): it needs a C++ "
-                             "compiler, on a GPU Triton too; or leave out --compile") from None
+            raise ValueError(f"leave out --compile, it failed: {said.splitlines()[0]}") from None
         if isinstance(error, dist.DistError) or "gloo" in said or "peer" in said:
-            raise ValueError("another rank of this run has ended: see what it said, and start "
-                             "again with --resume") from None
+            raise ValueError("another rank has ended: see why, then give --resume") from None
         raise
     finally:
         if dist.is_initialized():

@@ -44,8 +44,7 @@ def check_settings(run, state, branching):
                          "start a new one with another --out")
     now = as_json(run.config) | {"device": run.device.type, "ranks": run.ranks.size}
     # A setting that the checkpoint does not know came later, and its default is what was before.
-    before = as_json(type(run.config)()) | state["config"] | {
-        name: state[name] for name in ("device", "ranks")}
+    before = as_json(type(run.config)()) | state["config"] | state  # with its device and ranks
     for name, automatic in (("precision", "auto"), ("threads", 0)):
         if now[name] in (automatic, state["choices"][name]):
             before[name] = now[name]  # what was measured is kept
@@ -54,11 +53,9 @@ def check_settings(run, state, branching):
     rounding = [changed.pop(name) for name in [*changed] if name in ROUNDING]
     kept = KEPT | vars(run.config.model).keys() if branching else changed.keys()
     if refused := [text for name, text in changed.items() if name in kept]:
-        raise ValueError(f"a {'branch' if branching else 'resumed run'} keeps these settings; "
-                         f"changed: {', '.join(refused)}")
+        raise ValueError(f"a run that goes on keeps these settings; changed: {', '.join(refused)}")
     if branching and state["step"] >= run.config.steps:
-        raise ValueError(f"steps {run.config.steps} ends before the branch begins, at step "
-                         f"{state['step']}: raise --steps")
+        raise ValueError(f"raise --steps: the branch begins at step {state['step']}")
     if rounding:
         run.say(f"equal but for rounding, since these changed: {', '.join(rounding)}")
 
@@ -71,8 +68,7 @@ def set_aside_run_on_other_data(run, tokens_folder):
     if newest and read_json(newest / "trainer.json").get("fingerprint") not in (
             None, fingerprint(tokens_folder)):
         aside = run / "before"
-        print(f"{tokens_folder} holds new data: training begins anew, and what {run} learned from "
-              f"the old is in {aside}")
+        print(f"{tokens_folder} holds new data: training begins anew; the old run is in {aside}")
         if (aside / "checkpoints").exists():  # else a move that was broken off: it goes on
             shutil.rmtree(aside)
         aside.mkdir(exist_ok=True)
@@ -101,10 +97,9 @@ def optimizer_tensors(model, optimizers):
 
 def load_optimizer_tensors(model, optimizers, tensors, place):
     """Put back what optimizer_tensors returned; place(tensor, parameter) puts it where that is."""
-    parameters = dict(model.named_parameters())
     owners = {p: optimizer for optimizer in optimizers
               for group in optimizer.param_groups for p in group["params"]}
     for name, tensor in tensors.items():
         parameter, _, key = name.rpartition(".")
-        p = parameters[parameter]
+        p = model.get_parameter(parameter)
         owners[p].state[p][key] = place(tensor, p)

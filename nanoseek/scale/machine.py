@@ -23,8 +23,7 @@ WORTH = 1.1  # how many times as fast half precision must be to be worth its los
 def pick_device(name, local_rank=0):
     """Return the torch device of a setting; raises ValueError for one that is not here."""
     here = {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count(), "cpu": 1}
-    if name == "auto":
-        name = next(kind for kind in here if here[kind])
+    name = next(kind for kind in here if here[kind]) if name == "auto" else name
     number = local_rank if name == "cuda" else 0
     if number >= here.get(name, 0):
         raise ValueError(f"there is no {name} device {number}: see --device, or start fewer ranks")
@@ -65,11 +64,8 @@ def cores():
 
 
 def choose_threads(model, rows, row_length, ranks=1):
-    """Return (threads, {tried: ms}) for this process, one of `ranks`; leave torch set to them.
-
-    Begins with all cores and halves them while that makes a step faster: a small model does not
-    feed many, and where another program holds a core, all threads wait for it.
-    """
+    """Return (threads, {tried: ms}), for one of `ranks`: all cores, halved while that is faster."""
+    # A small model does not feed many; where another program holds a core, all threads wait for it.
     # OMP_NUM_THREADS, where the reader set it, is the most; torchrun sets it to 1.
     allowed = ranks == 1 and os.environ.get("OMP_NUM_THREADS")
     threads, tried = int(allowed or max(1, cores() // ranks)), {}
@@ -78,8 +74,7 @@ def choose_threads(model, rows, row_length, ranks=1):
         times = step_times(model, torch.device("cpu"), "fp32", rows, row_length)
         tried[threads] = sorted(times)[len(times) // 2]
         threads = threads // 2 if tried[threads] == min(tried.values()) else 0
-    torch.set_num_threads(min(tried, key=tried.get))
-    return torch.get_num_threads(), tried
+    return min(tried, key=tried.get), tried
 
 
 def choose_precision(model, device, rows, row_length):
@@ -97,6 +92,5 @@ def peak_memory(device):
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(ImportError):  # on Windows
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if os.uname().sysname == "Darwin" else peak * 1024  # kilobytes but on macOS
+        from resource import RUSAGE_SELF, getrusage  # which counts in kilobytes but on macOS
+        return getrusage(RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

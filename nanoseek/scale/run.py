@@ -30,8 +30,6 @@ COUNTERS = ("step", "tokens", "length_sum", "seconds")
 
 
 class Run:
-    """A run in progress: model, optimizers, loader, counters, and the folder they are saved to."""
-
     def __init__(self, config, resume, speed_up=None):
         self.config, self.folder, self.ranks = config, pathlib.Path(config.out), Ranks(config)
         self.device = self.ranks.device
@@ -40,8 +38,7 @@ class Run:
         self._open_data()
         begun = checkpoint.checkpoints(self.folder)
         if begun and not resume:
-            raise ValueError(f"{self.folder} already holds checkpoints: go on with --resume, or "
-                             "give another --out")
+            raise ValueError(f"{self.folder} already holds checkpoints: --resume, or another --out")
         source = self.folder if begun else config.branch_from
         old = self.ranks.agree(lambda: checkpoint.find_checkpoint(source) if source else None)
         self._build(old, speed_up)
@@ -64,30 +61,27 @@ class Run:
         if any(rows % ranks.size for rows, _ in parse_ramp(config.batch_ramp)):
             raise ValueError(f"batch_ramp {config.batch_ramp}: {ranks.size} ranks must divide rows")
         self.loader = Loader(tokens, config.batch_size, config.row_length,
-                             parse_weights(config.weights), config.seed, rank=ranks.rank,
-                             world=ranks.size)
+                             parse_weights(config.weights), config.seed, ranks.rank, ranks.size)
         self.place = self.loader.state_dict()  # after the last batch that was handed out
         self.thread, self.coming = concurrent.futures.ThreadPoolExecutor(1), None
         # Of a micro-batch on this rank; a smaller batch of a ramp takes fewer of them.
         self.rows_at_once = max(1, config.batch_size // config.accumulation // ranks.size)
-        train = manifest["splits"]["train"]
+        train, held = manifest["splits"]["train"], manifest["splits"]["held_out"]
         self.bytes_per_token = sum(share * train[source]["bytes"] / train[source]["tokens"]
                                    for source, share in self.loader.weights.items())
         self.held_out = held_out(tokens, QUICK_TOKENS)
         self.floors = {source: -entry["log2_probability"] / entry["bytes"]
-                       for source, entry in manifest["splits"]["held_out"].items()
-                       if entry["log2_probability"]}
+                       for source, entry in held.items() if entry["log2_probability"]}
 
     def _build(self, old, speed_up):
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
         config = self.config
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
         torch.manual_seed(config.seed)  # on every rank alike
-        self.model = checkpoint.load_model(old) if old else Transformer(config.model)
+        self.model = (checkpoint.load_model(old) if old else Transformer(config.model)).train()
         if speed_up:
             speed_up(self.model)  # before anything is measured on it
         self.model.activation_checkpointing = config.activation_checkpointing
-        self.model.train()
         if not self.ranks.sliced:  # slicing moves what it slices
             self.model.to(self.device)
         self.choices = self.ranks.agree(lambda: self._choose(state.get("choices", {})))
@@ -105,8 +99,7 @@ class Run:
                 folder.check_settings(self, state, branching=old.parent.parent != self.folder)
                 self.load_state_dict(state)
             except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError("trainer.json of this checkpoint is not what this version writes "
-                                 f"({error!r}): start anew with another --out") from None
+                raise ValueError(f"{old} is not of this version ({error!r}): start anew") from None
 
     def _choose(self, kept):
         """Return {"threads", "precision"} as set, as `kept` from a checkpoint, or as measured."""
@@ -136,8 +129,7 @@ class Run:
         vars(self).update({name: state[name] for name in COUNTERS}, place=state["loader"])
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
-        random = bytearray.fromhex(state["random"]["cpu"])
-        torch.set_rng_state(torch.frombuffer(random, dtype=torch.uint8))
+        torch.set_rng_state(torch.ByteTensor([*bytes.fromhex(state["random"]["cpu"])]))
 
     def write_log(self, row):
         self.log.append(row)

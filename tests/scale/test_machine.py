@@ -36,7 +36,7 @@ def test_threads_are_halved_while_that_is_faster(monkeypatch, cores, seconds, be
         return [0.1, seconds[tried[-1]], 9.0]
     monkeypatch.setattr(machine, "step_times", step_times)
     try:
-        assert machine.choose_threads(None, 2, 16)[0] == best == torch.get_num_threads()
+        assert machine.choose_threads(None, 2, 16)[0] == best
         assert tried == list(seconds)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the most that the reader allows
         seconds[1] = 1.0

@@ -217,11 +217,11 @@ def test_a_branch_changes_its_plan_and_nothing_else(tmp_path, monkeypatch):
                     {"spike": 0.5}, {"beta2": 0.5}):
         run = begin(**changes)
     assert run.optimizers[-1].param_groups[0]["betas"] == (0.9, 0.5)
-    with pytest.raises(ValueError, match="a branch keeps these settings; changed: seed from 0 to"):
+    with pytest.raises(ValueError, match="goes on keeps these settings; changed: seed from 0 to"):
         begin(seed=1)
     with pytest.raises(ValueError, match="changed: optimizer from muon to adamw"):
         begin(optimizer="adamw")
-    with pytest.raises(ValueError, match="steps 12 ends before the branch begins, at step 12"):
+    with pytest.raises(ValueError, match="raise --steps: the branch begins at step 12"):
         begin(steps=12)
     with pytest.raises(ValueError, match="nowhere holds no model"):
         begin(branch_from="nowhere")
@@ -278,14 +278,14 @@ def test_a_foreign_or_malicious_checkpoint_is_named_and_nothing_of_it_runs(tmp_p
     whole = (checkpoint / "trainer.safetensors").read_bytes()
     torch.save(Bomb(), checkpoint / "trainer.safetensors")
     reseal(checkpoint)
-    assert "trainer.safetensors is damaged or not a safetensors" in refused(settings(other, wider))
+    assert "trainer.safetensors is damaged or missing" in refused(settings(other, wider))
     (checkpoint / "trainer.safetensors").write_bytes(whole)
     state = json.loads((checkpoint / "trainer.json").read_text())
     for bad in ({}, {**state, "scale": None}, {**state, "config": 7},
                 {**state, "loader": {}}, {k: v for k, v in state.items() if k != "random"}):
         (checkpoint / "trainer.json").write_text(json.dumps(bad))
         reseal(checkpoint)
-        assert "trainer.json of this checkpoint is not what" in refused(settings(other, wider))
+        assert "is not of this version" in refused(settings(other, wider))
     assert not (tmp_path / "exploded").exists()
 
 
