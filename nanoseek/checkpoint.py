@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import textwrap
 
 import torch
@@ -138,9 +139,12 @@ def checkpoints(run):
                   if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
 
 
-def newest_intact(run, say=print):
-    """Return the newest undamaged checkpoint folder of a run, or None; name the damaged ones."""
-    for folder in reversed(checkpoints(run)):
+def newest_intact(run, say=print, best=False):
+    """Return the newest undamaged checkpoint folder of a run, or None; name the damaged ones.
+
+    best: that of the lowest score, where any was saved with one.
+    """
+    for folder in sorted(reversed(checkpoints(run)), key=_score if best else lambda _: 0):
         try:
             verify(folder)
             return folder
@@ -149,8 +153,9 @@ def newest_intact(run, say=print):
     return None
 
 
-def find_checkpoint(folder):
-    """Return `folder` if it holds a model, else the newest intact checkpoint of the run there.
+def find_checkpoint(folder, best=False):
+    """Return `folder` if it holds a model, else the newest intact checkpoint of the run there, or
+    the best on held-out text.
 
     Raises ValueError when there is neither, or when one of our own folders is damaged.
     """
@@ -159,7 +164,9 @@ def find_checkpoint(folder):
         verify(folder)
     if (folder / "config.json").is_file():
         return folder
-    if found := newest_intact(folder):
+    if found := newest_intact(folder, best=best):
+        if best and found != checkpoints(folder)[-1]:
+            print(f"taking {found}, the best on held-out text", file=sys.stderr)
         return found
     raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name "
                      "another run or folder, or mend or remove what is damaged")

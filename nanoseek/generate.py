@@ -114,7 +114,7 @@ def main(argv=None):
     add_fast_flag(parser)
     settings = vars(parser.parse_args(argv))
     settings["prompt"] = normalise(settings["prompt"])  # as the text was that it was trained on
-    folder = find_checkpoint(settings.pop("folder"))
+    folder = find_checkpoint(settings.pop("folder"), best=True)
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
         speed_up(model)

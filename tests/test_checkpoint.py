@@ -204,6 +204,11 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path, model):
                                    {"score": score}, keep=2)
         kept.append([int(path.name[5:]) for path in checkpoint.checkpoints(tmp_path)])
     assert kept == [[1], [1, 2], [2, 3], [3, 4], [3, 4, 5], [3, 5, 6], [6, 7], [7, 8], [7, 8, 9]]
+    assert checkpoint.find_checkpoint(tmp_path).name == "step-00000009"
+    best = checkpoint.find_checkpoint(tmp_path, best=True)
+    assert best.name == "step-00000007"
+    (best / "model.safetensors").write_bytes(b"")
+    assert checkpoint.find_checkpoint(tmp_path, best=True).name == "step-00000009"
 
 
 def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path, model):

@@ -107,7 +107,7 @@ def test_bad_requests_are_refused(model, ids, settings, message):
 
 def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeypatch, capsys):
     Tokenizer.train(["low lower lowest"] * 9, vocab_size=264).save(tmp_path / "tokenizer.json")
-    monkeypatch.setattr(generate, "find_checkpoint", lambda folder: tmp_path)
+    monkeypatch.setattr(generate, "find_checkpoint", lambda folder, best: tmp_path)
     kinds, texts = [], []
     # A prompt is normalised as training text is: full-width letters, line ends, a last space.
     for prompt, flags in (("low", []), ("ｌｏｗ ", ["--fast", "false"])):

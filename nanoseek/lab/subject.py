@@ -35,7 +35,7 @@ class Subject(namedtuple("Subject", "model tokenizer begin end run tokens")):
 def open_subject(folder, fast=True):
     """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json; documents
     begin and end as its config.json says (bos, eos), else with the end-of-text."""
-    folder = find_checkpoint(folder)
+    folder = find_checkpoint(folder, best=True)
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     settings, size = read_json(folder / "config.json"), model.config.vocab_size
     if tokenizer.vocab_size > size:
