@@ -72,8 +72,8 @@ def _documents(file, data, name):
         sample = data[:100_000].decode("gb18030", "ignore")
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
         likely = "gb18030" if chinese > len(sample) / 3 else "windows-1252"
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8, it may be {likely}: save it, "
-                         f"for instance, with iconv -f {likely} -t utf-8") from None
+        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8, it may be {likely}: save "
+                         f"it, for instance, with iconv -f {likely} -t utf-8") from None
 
 
 def _as_corpus(documents, name):
