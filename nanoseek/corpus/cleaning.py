@@ -11,6 +11,7 @@ Glossary: *unit* a word, or one character of a script written without spaces, as
 import collections
 import functools
 import math
+import operator
 import re
 import unicodedata
 
@@ -82,12 +83,12 @@ FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than
 MARK = f"[{characters('M')}]"  # accents and vowel signs that are characters of their own
 MARK_IN_WORD = re.compile(rf"{MARK}(?<![{UNSPACED}].)")
 UNIT = re.compile(rf"[{UNSPACED}]{MARK}*|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
-SYMBOL = re.compile(r"(?<=\S )#\w|…|\.\.\.")  # not a # that begins a comment or a heading
+HASHTAG = re.compile(r"#\w(?<=\S #.)")  # not a # that begins a comment or a heading
 LINK = re.compile(r"(?:https?://|www\.)\S+")
 UNPRINTABLE = re.compile("[\x80-\x9f\ue000-\uf8ff\ufffd]")
 # UTF-8 that was read as Latin-1 or Windows-1252: a first byte, and the one or two that it asks for.
 NEXT = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-MISREAD = re.compile(f"\u00c2 |[\u00c2-\u00df]{NEXT}|[\u00e0-\u00ef]{NEXT}{NEXT}")
+MISREAD = re.compile(f"[\u00c2-\u00ef](?:(?<=\u00c2) |{NEXT}(?:(?<=[\u00c2-\u00df].)|{NEXT}))")
 
 
 def broken_rule(text):
@@ -106,9 +107,10 @@ def measures(text):
     # Some languages say in a word what others need a sentence for: six letters count as a word.
     yield "too few words", max(len(units), sum(sizes) / 6)
     # How long the word is that a letter stands in, on average.
-    yield "words too long", sum(size * size for size in sizes) / sum(sizes)
+    yield "words too long", sum(map(operator.mul, sizes, sizes)) / sum(sizes)
     yield "mostly numbers", sum(map(str.isdigit, units)) / len(units)
-    yield "symbols", len(SYMBOL.findall(text)) / len(units)
+    tags = len(HASHTAG.findall(text))
+    yield "symbols", (tags + text.count("…") + text.count("...")) / len(units)
     yield "mojibake", mojibake(text, lines)
     yield "unprintable", share(UNPRINTABLE, text)
     yield "links", share(LINK, text)
