@@ -280,7 +280,8 @@ def _weights(weights, entries):
     if weights is None:
         return {source: entry["tokens"] / total for source, entry in entries.items()}
     if unknown := sorted(set(weights) - set(entries)):
-        raise ValueError(f"no source to train on is called {unknown[0]!r}: there are {', '.join(entries)}")
+        raise ValueError(f"no source is called {unknown[0]!r} that has text in this split: there "
+                         f"are {', '.join(entries)}")
     if min(weights.values()) < 0 or not abs(sum(weights.values()) - 1) <= 1e-6:  # also NaN
         raise ValueError(f"the weights {weights} must be at least 0 and sum to 1")
     return {source: weight for source, weight in weights.items() if weight}

@@ -393,7 +393,8 @@ def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, m
 
 def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_path):
     module.write_shards(documents([9, 9]) + documents([9], "b", "held_out"), encode, tmp_path / "t")
-    with pytest.raises(ValueError, match="no source to train on is called 'b': there are a$"):
+    with pytest.raises(ValueError, match="no source is called 'b' that has text in this split: "
+                                         "there are a$"):
         module.Loader(tmp_path / "t", 1, 8, {"a": 0.5, "b": 0.5})
     module.write_shards(documents([9]), encode, tmp_path / "u")
     with pytest.raises(ValueError, match="holds no documents"):
