@@ -165,7 +165,7 @@ def find_checkpoint(folder, best=False):
     if (folder / "config.json").is_file():
         return folder
     if found := newest_intact(folder, best=best):
-        if best and found != checkpoints(folder)[-1]:
+        if best and found != checkpoints(folder)[-1] and _score(found) < math.inf:
             print(f"taking {found}, the best on held-out text", file=sys.stderr)
         return found
     raise ValueError(f"{folder} holds no model (config.json) and no intact checkpoint yet: name "

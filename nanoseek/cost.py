@@ -120,7 +120,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     "selective" keeps the results of matrix products, "full" each layer's input; "working" is then
     one layer recomputed. precision: "fp32", or autocast over fp32 weights with its "weight_copies".
     optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). Left out are the
-    logits, never there all at once, and from "total" the "kv_cache" to generate as many tokens."""
+    logits, which fast/ makes in parts, and from "total" the "kv_cache" for as many tokens."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")

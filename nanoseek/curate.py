@@ -39,7 +39,7 @@ class CurateConfig:
     quality: bool = cli.setting(True, "apply the quality rules")
     boilerplate: int = cli.setting(5, "documents that share a first or last line until it is cut")
     threshold: float = cli.setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
-    passage_bytes: int = cli.setting(300, "length from which a repeated passage is cut out")
+    passage_bytes: int = cli.setting(300, "length of repeated or held-out passages to cut out")
 
     def __post_init__(self):
         cli.check_limits(self)
@@ -178,12 +178,12 @@ def mark_splits(documents, share):
 
 
 def cut_held_out(documents, given, passage_bytes, report):
-    """Cut out of training documents what is held out: a short text that stands in them whole, and
-    of documents that came with a split, which are not cut otherwise, each long passage."""
+    """Cut held-out text out of training documents: short held-out texts that they quote whole, and
+    long passages from those that came with a split; `cut_passages` does this for the others."""
     held_out = [d["text"] for d in documents if d["split"] == "held_out"]
     training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
     short = [text for text in held_out if SHORT_QUOTE <= len(text.encode()) < passage_bytes]
-    for document, spans in found_in(training, short, SHORT_QUOTE):  # where it is worth a look
+    for document, spans in found_in(training, short, SHORT_QUOTE):  # a quick search for candidates
         for quote in short if spans else ():
             if quote in document["text"]:
                 text = normalise(document["text"].replace(quote, ""))
@@ -200,7 +200,7 @@ def found_in(documents, originals, size):
 
 
 def cut_passages(documents, given, passage_bytes, report):
-    """Cut out what an earlier document has; first come long texts, then what is held out."""
+    """Cut out what an earlier document has; first come given splits, then what is held out."""
     order = sorted(documents, key=lambda d: (id(d) not in given, d["split"] != "held_out"))
     found = repeated_passages([document["text"] for document in order], passage_bytes)
     for document, spans in zip(order, found):

@@ -83,6 +83,8 @@ def _write_sources(documents, encode, batched, folder, manifest):
                 raise ValueError(f"id {wrong[0]} lies outside the vocabulary of {size}")
             ids = ids if eot_id is None else np.append(eot_id, ids)
             split, source = key = document.get("split", "train"), document["source"]
+            if split not in SPLITS:
+                raise ValueError(f"split {split!r}: choose {' or '.join(SPLITS)}")
             if key not in shards:
                 slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
                 shards[key] = _Shard(folder / f"{split}-{len(shards):02d}-{slug}")

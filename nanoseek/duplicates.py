@@ -9,7 +9,7 @@ texts make half a trillion pairs, so most pairs must be ruled out without lookin
 MinHash (Broder 1997): hash every gram of both texts. With a fair hash, each gram of A ∪ B has the
 same chance to get the smallest one. A and B have the same minimum exactly when this gram lies in
 A ∩ B: with probability |A ∩ B| / |A ∪ B|, the Jaccard index. Of 128 minima, a text's *signature*,
-the share that agrees estimates it with an error of at most 0.5 / sqrt(128) = 0.044.
+the share that agrees estimates it; its standard error is at most 0.5 / sqrt(128) = 0.044.
 
 Locality-sensitive hashing cuts signatures into *bands*. Texts with an equal band share a *bucket*,
 and only they become candidate pairs (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
@@ -42,8 +42,8 @@ def jaccard(left, right):
 def minhash_signatures(texts, permutations=128):
     """Return signatures, (number of texts, permutations) uint32; permutations: a power of two.
 
-    They are bins here: one hash per gram puts it in one of 128, and each bin, a random sample of
-    every text, keeps its smallest hash (one-permutation hashing; Li, Owen and Zhang 2012).
+    One hash a gram is enough: its low bits choose one of `permutations` bins, and each bin, a
+    random sample of the text, keeps its smallest (one-permutation hashing; Li et al. 2012).
     """
     if permutations < 2 or permutations & (permutations - 1):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
@@ -76,7 +76,7 @@ def bin_orders(bins):
 def fill_empty_bins(signature, orders):
     """Give each empty bin, in place, the value of the first full one in its order.
 
-    Alike texts borrow alike, so few grams do not spoil the estimate (Shrivastava 2017).
+    Alike texts borrow alike, so short ones share bands, too (Shrivastava 2017).
     """
     full = signature != EMPTY
     if not full.all():
@@ -115,16 +115,16 @@ def band_keys(signatures, bands, rows):
 
 
 def candidate_pairs(signatures, bands, rows):
-    """Return the set of pairs (i, j) of texts that have an equal band."""
+    """Return pairs (i, j) of texts with an equal band, in a large bucket the near ones."""
     keys, pairs = list(band_keys(signatures, bands, rows)), set()
     for own, following in zip(keys, keys[1:] + keys[:1]):
         buckets = collections.defaultdict(list)
         for i, key in enumerate(own.tolist()):
             buckets[key].append(i)
         for bucket in buckets.values():
-            if len(bucket) > NEIGHBOURS:  # by the next band: likely duplicates become neighbours
+            if len(bucket) > NEIGHBOURS:  # sort by the next band: likely copies end up adjacent
                 bucket.sort(key=following.__getitem__)
-            for place, i in enumerate(bucket):  # through its neighbours it meets the others
+            for place, i in enumerate(bucket):  # the next few are enough: clusters join the rest
                 pairs.update((i, j) for j in bucket[place + 1:place + 1 + NEIGHBOURS])
     return pairs
 

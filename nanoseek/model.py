@@ -74,7 +74,7 @@ class ModelConfig:
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
-    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tied, rare tokens would stay alike
+    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tying keeps rare tokens too alike
     "small": ModelConfig(4096, 256, 704, 8, 8, 2),
     "gpt2-124m": ModelConfig(50304, 768, 2048, 12, 12, 12, max_position_embeddings=1024),
     # As published: DeepSeek LLM, Table 2, and the vocabulary of its config.json.
@@ -253,7 +253,7 @@ class Transformer(nn.Module):
     def mask(self, ids, columns, document_ids=None):
         """Return which of the keys, at columns (S,), each id sees: bool (T, S) or (B, 1, T, S)."""
         T, window = ids.shape[1], self.config.sliding_window or len(columns)
-        distance = columns[-T:, None] - columns  # from each id, they are the last, back to each key
+        distance = columns[-T:, None] - columns  # of each id, the last ones, to each key
         seen = (distance >= 0) & (distance < window)  # nothing later; window: 2310.06825
         if document_ids is not None:
             seen = seen & (document_ids[:, None, -T:, None] == document_ids[:, None, None, :])

@@ -157,7 +157,7 @@ class Muon(torch.optim.Optimizer):
         if p not in self.state:
             self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffer = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - momentum)  # a fading mean
-        update = p.grad.lerp(buffer, momentum).float()  # where it will be after the next gradient
+        update = p.grad.lerp(buffer, momentum).float()  # where one more gradient like this leads
         return update if p.shape[0] <= p.shape[1] else update.mT
 
 
@@ -166,8 +166,8 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     """Return a model's optimizers: "adamw", or "muon", with AdamW for all but the layers' matrices.
 
     embedding_factor: the rate of embeddings, head and norms, in units of the matrices' own; a
-    row that rarely has a gradient needs large steps. beta2: 0.95 has AdamW average the squared
-    gradients of the last 20 steps or so, in most of which a rare token had none; 0.99, of 100.
+    row that rarely has a gradient needs large steps. beta2: with 0.95 AdamW averages the squared
+    gradients of about 20 steps, with 0.99 of 100; in 20 steps a rare token may have had none.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")

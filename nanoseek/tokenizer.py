@@ -13,8 +13,8 @@ which training found them. fast/bpe.py and fast/encode.py do the same faster.
 Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, §3.2 (for words);
 Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
 
-Ids: 0–255 are the bytes, then come the merges in order, then the special tokens, which stand for
-no text: <|endoftext|> ends a document.
+Ids: 0–255 are the bytes, then come the merges in order, then the special tokens, to which no text
+is encoded unasked: <|endoftext|> stands between documents.
 """
 
 import codecs
@@ -39,7 +39,7 @@ _CJK = ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900
 DEFAULT_PATTERN = (r"[ \p{P}\p{S}]?[^\s\p{N}\p{P}\p{S}CJK]+| ?[\p{P}\p{S}]+[\r\n]*|[CJK]+|\p{N}"
                    r"|\s+(?!\S)|\s").replace("CJK", _CJK)
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# What a pattern leaves out is a chunk, too; so is one character where it matches nothing at all.
+# What a pattern leaves out is a chunk, too; so is one character at which its match is empty.
 WITH_GAPS = "(?:{0})|(?:(?!{0})(?s:.))+|(?s:.)"
 
 # The characters that stand for the bytes in tokenizer.json: GPT-2's table. A space is Ġ.

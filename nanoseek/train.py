@@ -64,10 +64,10 @@ class TrainConfig:
     # How the weights move.
     optimizer: str = setting("muon", "muon or adamw", choices=OPTIMIZERS)
     learning_rate: float = setting(5e-3, "the peak", above=0)
-    embedding_factor: float = setting(5.0, "the embeddings' rate, in units of that", above=0)
+    embedding_factor: float = setting(5.0, "factor on it for all but the layers' matrices", above=0)
     beta2: float = setting(BETAS[1], "AdamW's memory of squared gradients", least=0, below=1)
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
-    decay_share: float = setting(0.2, "the last share of the steps: wsd decays", above=0, most=1)
+    decay_share: float = setting(0.2, "share of the steps in which wsd decays", above=0, most=1)
     warmup_steps: int = setting(20, "steps over which the rate rises to its peak", least=0)
     spike: float = setting(3.0, "skip losses so many nats over the recent median; 0: none", least=0)
     # On what, and how fast.

@@ -391,6 +391,13 @@ def test_a_broken_line_is_named_and_no_tokens_are_left(module, tmp_path, line, m
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_split_that_is_none_is_refused(module, tmp_path):
+    with pytest.raises(ValueError, match="split 'validation': choose train or held_out"):
+        module.write_shards(documents([9]) + documents([9], "b", "validation"), encode,
+                            tmp_path / "t")
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_path):
     module.write_shards(documents([9, 9]) + documents([9], "b", "held_out"), encode, tmp_path / "t")
     with pytest.raises(ValueError, match="no source is called 'b' that has text in this split: "
