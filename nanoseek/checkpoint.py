@@ -121,8 +121,9 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
 
 def _score(folder):
     """Return the mean bits per byte that a checkpoint was saved with; infinity where unknown."""
-    with contextlib.suppress(ValueError):  # damaged: not the best
-        return read_json(folder / "trainer.json").get("score") or math.inf
+    with contextlib.suppress(ValueError, TypeError):  # damaged: not the best
+        if 0 < (score := read_json(folder / "trainer.json").get("score")) < math.inf:
+            return score
     return math.inf
 
 
@@ -164,7 +165,7 @@ def find_checkpoint(folder, best=False):
         verify(folder)
     if (folder / "config.json").is_file():
         return folder
-    if found := newest_intact(folder, best=best):
+    if found := newest_intact(folder, lambda text: print(text, file=sys.stderr), best):
         if best and found != checkpoints(folder)[-1] and _score(found) < math.inf:
             print(f"taking {found}, the best on held-out text", file=sys.stderr)
         return found

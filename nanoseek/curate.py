@@ -29,6 +29,7 @@ from nanoseek.corpus.cleaning import cut, fold, normalise
 from nanoseek.corpus.passages import repeated_passages
 
 SHORT_QUOTE = 50  # bytes: a shorter text may stand in another one by chance
+LONG_QUOTE = 300  # bytes: a passage of this length is cut even where it is not the whole text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class CurateConfig:
     quality: bool = cli.setting(True, "apply the quality rules")
     boilerplate: int = cli.setting(5, "documents that share a first or last line until it is cut")
     threshold: float = cli.setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
-    passage_bytes: int = cli.setting(300, "length of repeated or held-out passages to cut out")
+    passage_bytes: int = cli.setting(300, "length from which a repeated passage is cut out")
 
     def __post_init__(self):
         cli.check_limits(self)
@@ -74,9 +75,10 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         drop_near_duplicates(kept, config.threshold, find_near_duplicates, report)
     kept = left(kept)
     mark_splits(kept, config.held_out)
+    cut_held_out(kept, given, report)
     if config.passage_bytes:
-        cut_held_out(kept, given, config.passage_bytes, report)
         cut_passages(left(kept), given, config.passage_bytes, report)
+        cut_held_out(left(kept), given, report)  # what was held out may have become shorter
     kept = left(kept)
     if not kept:
         reasons = (f"{name} ({entry['documents']})" for name, entry in report["removed"].items())
@@ -93,6 +95,8 @@ def normalised(documents, report):
         if not isinstance(document, dict) or not all(isinstance(document.get(key), str)
                                                      for key in ("text", "source")):
             raise ValueError(f'document {number} has no "text" or no "source" that is a string')
+        if document.get("split", "train") not in ("train", "held_out"):
+            raise ValueError(f'document {number}: "split" must be "train" or "held_out"')
         count(report, "totals", "in", document["text"])
         clean = document | {"text": normalise(document["text"])}
         if clean["text"] != document["text"]:  # the probability was that of the other text
@@ -177,19 +181,19 @@ def mark_splits(documents, share):
             min(pairs, key=lambda pair: pair[0])[1]["split"] = "held_out"
 
 
-def cut_held_out(documents, given, passage_bytes, report):
-    """Cut held-out text out of training documents: short held-out texts that they quote whole, and
-    long passages from those that came with a split; `cut_passages` does this for the others."""
+def cut_held_out(documents, given, report):
+    """Cut held-out text out of training documents: texts that they quote whole, and long passages
+    from those that came with a split; `cut_passages` does the latter for the others."""
     held_out = [d["text"] for d in documents if d["split"] == "held_out"]
     training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
-    short = [text for text in held_out if SHORT_QUOTE <= len(text.encode()) < passage_bytes]
-    for document, spans in found_in(training, short, SHORT_QUOTE):  # a quick search for candidates
-        for quote in short if spans else ():
+    quotes = [text for text in held_out if len(text.encode()) >= SHORT_QUOTE]
+    for document, spans in found_in(training, quotes, 32):  # bytes: a quick search for candidates
+        for quote in quotes if spans else ():
             if quote in document["text"]:
                 text = normalise(document["text"].replace(quote, ""))
                 shorten(document, text, "quotes held-out text", report, quote)
     long = [document for document in training if id(document) in given]
-    for document, spans in found_in(long, held_out, passage_bytes):
+    for document, spans in found_in(long, held_out, LONG_QUOTE):
         cut_spans(document, spans, "quotes held-out text", report)
 
 

@@ -207,7 +207,7 @@ def test_the_best_checkpoint_outlives_the_newest(tmp_path, model):
     assert checkpoint.find_checkpoint(tmp_path).name == "step-00000009"
     best = checkpoint.find_checkpoint(tmp_path, best=True)
     assert best.name == "step-00000007"
-    (best / "model.safetensors").write_bytes(b"")
+    (best / "trainer.json").write_text('{"score": "x"}')  # damaged: no score, and passed over
     assert checkpoint.find_checkpoint(tmp_path, best=True).name == "step-00000009"
 
 

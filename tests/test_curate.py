@@ -140,6 +140,26 @@ def test_no_held_out_text_is_left_in_training(module, fast):
     assert sorted(d["text"] for d in kept if d["split"] == "held_out") == sorted(long + short)
 
 
+def test_held_out_text_that_became_short_or_has_siblings_is_not_left_in_training(module):
+    shared, own = passages(random.Random(3), 2, 60)
+    documents = [{"text": "Here it begins.\n" + shared, "source": "a", "split": "held_out"},
+                 {"text": f"{shared}\n{own[:90]}", "source": "b"},
+                 {"text": f"A letter came. {own[:90]} Then we slept.", "source": "c",
+                  "split": "train"}]
+    kept, _ = module.curate(documents, module.CurateConfig(held_out=0.99))
+    assert not any(own[:60] in d["text"] for d in kept if d["split"] == "train")
+    questions = [f"In which part of the world lies the country of {name}?"
+                 for name in ("Mali", "Togo", "Cuba")]
+    documents = [{"text": text, "source": "q", "split": "held_out"} for text in questions]
+    documents += [{"text": f"She asked me: {text} And nobody said a word that evening.",
+                   "source": "q", "split": "train"} for text in questions]
+    kept, _ = module.curate(documents)
+    training = " ".join(d["text"] for d in kept if d["split"] == "train")
+    assert training and not any(text in training for text in questions)
+    with pytest.raises(ValueError, match='document 1: "split" must be'):
+        module.curate([{"text": "one two three", "source": "s", "split": "test"}])
+
+
 def test_a_text_goes_only_if_it_is_near_one_that_is_kept(module):
     words = passages(random.Random(6), 1, 300)[0].split()
     windows = [" ".join(words[start:start + 150]) for start in range(0, 144, 12)]

@@ -53,8 +53,9 @@ def normalise(text):
         text = text.encode("utf-8", "replace").decode("utf-8")
     if NOT_PLAIN.search(text):  # rare, and translating is slow
         text = text.translate(PLAIN)
-    text = unicodedata.normalize("NFC", text).rstrip()
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+(?=\n)", "", text)).strip("\n")
+    lines = unicodedata.normalize("NFC", text).rstrip().split("\n")
+    text = "\n".join(line.rstrip(" \t") for line in lines)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
 
 
 def fold(text):
@@ -110,7 +111,8 @@ def measures(text):
     yield "words too long", sum(map(operator.mul, sizes, sizes)) / sum(sizes)
     yield "mostly numbers", sum(map(str.isdigit, units)) / len(units)
     tags = len(HASHTAG.findall(text))
-    yield "symbols", (tags + text.count("…") + text.count("...")) / len(units)
+    dots = text.count("…") - text.count("……") + text.count("...")  # Chinese has …… for one
+    yield "symbols", (tags + dots) / len(units)
     yield "mojibake", mojibake(text, lines)
     yield "unprintable", share(UNPRINTABLE, text)
     yield "links", share(LINK, text)
