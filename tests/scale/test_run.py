@@ -129,7 +129,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caps
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     train.train(settings(folder, model), resume=True)
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "passed over a damaged checkpoint" in said and "going on at step 8" in said
     assert final_weights(folder) == expected
 
