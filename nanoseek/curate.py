@@ -224,11 +224,11 @@ def digest(text):
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def count(report, part, name, text, left="", example=None):
-    """Add a text, less what is left of it, to an entry of the report; show the first examples."""
+def count(report, part, name, text, rest="", example=None):
+    """Add a text, less the rest that stays, to an entry of the report; show the first examples."""
     entry = report[part].setdefault(name, {"documents": 0, "bytes": 0})
     entry["documents"] += 1
-    entry["bytes"] += len(text.encode("utf-8", "replace")) - len(left.encode())
+    entry["bytes"] += len(text.encode("utf-8", "replace")) - len(rest.encode())
     if part != "totals" and len(entry.setdefault("examples", [])) < 3:
         entry["examples"].append((example or text)[:160])
 

@@ -7,8 +7,8 @@
 
 Bits per byte: the negative log2-likelihood of a document and its end-of-text token, over its UTF-8
 bytes; comparable across tokenizers, which a loss per token is not. Beside it stand the *floor*, for
-stories, whose probability their own grammar knows, and the *unigram*: what a model scores that
-knows only how frequent each token of the source is.
+stories, which were written by a grammar that knows their probability, and the *unigram*: what a
+model scores that knows only how frequent each token of the source is.
 """
 
 import math

@@ -38,7 +38,7 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p
     """Yield one new id for each prompt a step: a tensor (B,).
 
     prompts: B lists of ids; shorter ones are padded in front, and the padding masked. Ends when the
-    context of the shortest is full; what longer ones write past theirs is no text.
+    context of the shortest is full; the caller drops what longer ones got past theirs.
     """
     context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
     shortest, longest = min(lengths, default=0), max(lengths, default=0)
@@ -72,8 +72,8 @@ def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
 
 
 def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
-    """Return the continuations of several prompts, made side by side, as lists of ids: with
-    temperature 0 those that each prompt gets alone, but for rounding."""
+    """Return the continuations of several prompts, made side by side, as lists of ids. With
+    temperature 0 they are those that each prompt gets alone, but for rounding."""
     found, going = [[] for _ in prompts], {*range(len(prompts))}
     for tokens in sample_steps(model, prompts, max_new_tokens, **settings):
         new = tokens.tolist()

@@ -9,8 +9,8 @@ row a step), curve.svg, and at the end cost.json, the price tag. A run that was 
 goes on from another run's checkpoint, in a new folder. Under torchrun, several ranks share the run.
 
 A Run (scale/run.py) holds the model, its optimizers, the data and all counters: micro_batches()
-yields (batch, its share of the step, whether it is the last), loss(*batch) a loss, ranks the other
-processes, scale the fp16 loss scale, watch what tells a bad step, choices what was measured.
+yields (batch, its share of the step, whether it is the last); loss(*batch) is a loss; `ranks` are
+all processes, `scale` is the loss scale of fp16, `watch` tells a bad step, `choices` are measured.
 
 Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0; the
 tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
