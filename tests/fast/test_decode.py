@@ -1,5 +1,6 @@
 """fast/decode.py: one position at a time gives the logits of whole texts."""
 
+import copy
 import gc
 import weakref
 
@@ -34,16 +35,20 @@ def test_one_position_at_a_time_gives_the_logits_of_the_whole_text(shape, length
     ids = random_ids(model.config, len(lengths), longest + steps)
     starts = None if len(set(lengths)) == 1 else longest - torch.tensor(lengths)
     cache = chapter.KVCache(model.config, len(lengths), longest + steps, starts=starts)
+    exact = copy.deepcopy(model).double()
     with torch.no_grad():
-        expected = [model(ids[row:row + 1, longest - length:])[0, length:]
-                    for row, length in enumerate(lengths)]
+        plain, expected = ([each(ids[row:row + 1, longest - length:])[0, length:]
+                            for row, length in enumerate(lengths)] for each in (model, exact))
         speed_up(model)(ids[:, :longest], cache=cache)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decode, "ROPE_CHUNK", chunk)
             found = torch.cat([model(ids[:, at:at + 1], cache=cache)
                                for at in range(longest, longest + steps)], dim=1)
+    # Some shapes round badly, whoever computes: the chapter's own error in fp32 is the measure.
     for row, logits in enumerate(expected):
-        assert relative_difference(found[row], logits) <= 1e-5
+        error, usual = (relative_difference(each.double(), logits) for each in (found[row],
+                                                                               plain[row]))
+        assert error <= max(1e-5, 2 * usual)
 
 
 @settings(max_examples=15, deadline=None)
