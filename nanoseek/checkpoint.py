@@ -142,9 +142,7 @@ def checkpoints(run):
 
 def newest_intact(run, say=print, best=False):
     """Return the newest undamaged checkpoint folder of a run, or None; name the damaged ones.
-
-    best: that of the lowest score, where any was saved with one.
-    """
+    best: that of the lowest score, where any was saved with one."""
     for folder in sorted(reversed(checkpoints(run)), key=_score if best else lambda _: 0):
         try:
             verify(folder)
@@ -156,10 +154,7 @@ def newest_intact(run, say=print, best=False):
 
 def find_checkpoint(folder, best=False):
     """Return `folder` if it holds a model, else the newest intact checkpoint of the run there, or
-    the best on held-out text.
-
-    Raises ValueError when there is neither, or when one of our own folders is damaged.
-    """
+    the best on held-out text. ValueError if there is neither, or a folder of ours is damaged."""
     folder = pathlib.Path(folder)
     if (folder / "checksums.json").is_file():
         verify(folder)

@@ -12,7 +12,7 @@ Stages, in this order (the report counts what each removed, and shows examples):
     quality          no broken rule, and no foreign script (corpus/cleaning.py)
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (duplicates.py)
     split            "train" or "held_out" for every document, by a hash of its text
-    held-out text    short texts and long passages of it are cut out of training documents
+    held-out text    whole texts and long passages of it are cut out of training documents
     passages         what an earlier document has as well is cut out (corpus/passages.py)
 
 A document that comes with a split keeps it, is not judged, and only held-out text is cut from it.

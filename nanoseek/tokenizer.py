@@ -246,6 +246,10 @@ class Tokenizer:
         return importlib.import_module("nanoseek.lab.foreign_tokenizer").open_file(path, cls)
 
 
-if __name__ == "__main__":
+def main():
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.stages", None, "learn_tokenizer"))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,9 +24,7 @@ FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 
 
 def repeated_passages(texts, passage_bytes=300, originals=None):
     """Return for each text the (start, end) of what an earlier text has as well, in characters.
-
-    originals: only the first so many texts count as earlier (all, unless given).
-    """
+    originals: only the first so many texts count as earlier (all, unless given)."""
     window = 1 << (passage_bytes * 2 // 3).bit_length() - 1
     width = 1 << (passage_bytes - window + 1).bit_length() - 1  # a passage holds so many windows
     data = [np.frombuffer(text.encode(), np.uint8) for text in texts]

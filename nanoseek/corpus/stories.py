@@ -267,9 +267,7 @@ START = [Place((Call("story", ""), END), {}, LOG2_LANGUAGE)]
 
 def read_on(rules, places, text):
     """Return the Places to which a text leads from any of `places`: all its derivations so far.
-
-    Reads like a Writer writes, but follows every choice whose words stand in the text.
-    """
+    Reads like a Writer writes, but follows every choice whose words stand in the text."""
     found, todo = [], [(*place, 0) for place in places]
     while todo:
         pieces, state, log2, at = todo.pop()
