@@ -26,7 +26,7 @@ import re
 from nanoseek import cli, duplicates
 from nanoseek.corpus import cleaning
 from nanoseek.corpus.cleaning import cut, fold, normalise
-from nanoseek.corpus.passages import repeated_passages
+from nanoseek.corpus.passages import quotations, repeated_passages
 
 SHORT_QUOTE = 50  # bytes: a shorter text may stand in another one by chance
 LONG_QUOTE = 300  # bytes: a passage of this length is cut even where it is not the whole text
@@ -54,8 +54,7 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
 
     Kept documents are in the order they came in, each with a "split"; the given ones are not
     changed. The report is a dict ready for JSON. Raises ValueError for a document without text or
-    source, and when nothing is left.
-    """
+    source, and when nothing is left."""
     config = config or CurateConfig()
     rules = {name: f"{least} to {most} ({source})"
              for name, (least, most, source) in cleaning.LIMITS.items()}
@@ -141,8 +140,7 @@ def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
     """Drop what is near a document that is kept, and is not held out itself.
 
     In a cluster, where A is near B and B near C, A and C may have little in common. So its texts
-    are taken in turn, the most typical first, and kept unless near one that is kept already.
-    """
+    are taken in turn, the most typical first, and kept unless near one that is kept already."""
     given = collections.Counter(document["source"] for document in documents if "split" in document)
     for cluster in find_near_duplicates([document["text"] for document in documents], threshold):
         members = [documents[n] for n in cluster]
@@ -187,20 +185,15 @@ def cut_held_out(documents, given, report):
     held_out = [d["text"] for d in documents if d["split"] == "held_out"]
     training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
     quotes = [text for text in held_out if len(text.encode()) >= SHORT_QUOTE]
-    for document, spans in found_in(training, quotes, 32):  # bytes: a quick search for candidates
-        for quote in quotes if spans else ():
-            if quote in document["text"]:
-                text = normalise(document["text"].replace(quote, ""))
-                shorten(document, text, "quotes held-out text", report, quote)
+    for number, quote in quotations([document["text"] for document in training], quotes):
+        if quote in (text := training[number]["text"]):  # it may have been cut with another one
+            text = normalise(text.replace(quote, ""))
+            shorten(training[number], text, "quotes held-out text", report, quote)
     long = [document for document in training if id(document) in given]
-    for document, spans in found_in(long, held_out, LONG_QUOTE):
+    texts = held_out + [document["text"] for document in long]
+    found = repeated_passages(texts, LONG_QUOTE, len(held_out)) if long else []
+    for document, spans in zip(long, found[len(held_out):]):
         cut_spans(document, spans, "quotes held-out text", report)
-
-
-def found_in(documents, originals, size):
-    """Return (document, spans) of what documents have in common with the originals."""
-    texts = originals + [document["text"] for document in documents]
-    return zip(documents, repeated_passages(texts, size, len(originals))[len(originals):])
 
 
 def cut_passages(documents, given, passage_bytes, report):

@@ -43,8 +43,7 @@ def minhash_signatures(texts, permutations=128):
     """Return signatures, (number of texts, permutations) uint32; permutations: a power of two.
 
     One hash a gram is enough: its low bits choose one of `permutations` bins, and each bin, a
-    random sample of the text, keeps its smallest (one-permutation hashing; Li et al. 2012).
-    """
+    random sample of the text, keeps its smallest (one-permutation hashing; Li et al. 2012)."""
     if permutations < 2 or permutations & (permutations - 1):
         raise ValueError(f"permutations is {permutations}: give a power of two, such as 128")
     orders = bin_orders(permutations)
@@ -60,8 +59,7 @@ def gram_hashes(text):
     """Return the hashes of a text's grams, in order, (number of grams,) uint64.
 
     The sum of the code points, each times a random odd number (multilinear hashing, Lemire and
-    Kaser 2014), is mixed once more: the minimum of such sums is not quite fair.
-    """
+    Kaser 2014), is mixed once more: the minimum of such sums is not quite fair."""
     codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
     codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
     sums = sum(codes[k:k + count] * FACTORS[k] for k in range(GRAM))
@@ -76,8 +74,7 @@ def bin_orders(bins):
 def fill_empty_bins(signature, orders):
     """Give each empty bin, in place, the value of the first full one in its order.
 
-    Alike texts borrow alike, so short ones share bands, too (Shrivastava 2017).
-    """
+    Alike texts borrow alike, so short ones share bands, too (Shrivastava 2017)."""
     full = signature != EMPTY
     if not full.all():
         lender = orders[np.arange(len(orders)), full[orders].argmax(axis=1)]
@@ -150,8 +147,7 @@ def find_root(parents, i):
 def find_near_duplicates(texts, threshold=0.8, signatures=None):
     """Return clusters, sorted lists of indices, of texts whose Jaccard index reaches `threshold`.
 
-    Texts alone are left out; two may be linked through a third. signatures: if made before.
-    """
+    Texts alone are left out; two may be linked through a third. signatures: if made before."""
     if not 0 < threshold <= 1:
         raise ValueError(f"the threshold is {threshold}: give a Jaccard index above 0, at most 1")
     places = collections.defaultdict(list)  # text → its indices

@@ -34,8 +34,7 @@ def windows(ids, context, stride):
 
     A piece holds at most context + 1 ids; its first `skip` predictions were made before. A long
     document is read in steps of `stride`, so that all but its beginning has at least
-    context - stride ids before it.
-    """
+    context - stride ids before it."""
     done, start = 0, 0
     while done < len(ids) - 1:
         end = min(start + context, len(ids) - 1)
@@ -94,8 +93,7 @@ def _batch_nats(model, pieces):
 def held_out(folder, limit=math.inf, split="held_out"):
     """Return {source: [ids]} of the documents of a split, each ending as it begins: with eot.
 
-    limit: at most so many tokens of each source (whole documents, one at least).
-    """
+    limit: at most so many tokens of each source (whole documents, one at least)."""
     manifest, found = read_manifest(folder), {}
     end = [] if manifest["eot_id"] is None else [manifest["eot_id"]]
     for source, entry in manifest["splits"][split].items():

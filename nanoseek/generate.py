@@ -19,8 +19,7 @@ SAMPLING = {"temperature": 0.5, "top_p": 0.95}  # a small model's unlikely token
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Return ids (B,) drawn from logits (B, V); temperature 0 takes the most likely.
 
-    top_k > 0 keeps the k likeliest, top_p < 1 the smallest set that holds that much probability.
-    """
+    top_k > 0 keeps the k likeliest, top_p < 1 the smallest set that holds that much probability."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
@@ -38,8 +37,7 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p
     """Yield one new id for each prompt a step: a tensor (B,).
 
     prompts: B lists of ids; shorter ones are padded in front, and the padding masked. Ends when the
-    context of the shortest is full; the caller drops what longer ones got past theirs.
-    """
+    context of the shortest is full; the caller drops what longer ones got past theirs."""
     context, lengths = model.config.max_position_embeddings, [len(ids) for ids in prompts]
     shortest, longest = min(lengths, default=0), max(lengths, default=0)
     if not shortest:

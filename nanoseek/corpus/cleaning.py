@@ -46,8 +46,7 @@ def normalise(text):
     r"""Return the one spelling of a text: NFC, "\n" line ends, no control characters.
 
     Full-width letters and digits become ASCII, odd spaces plain ones, ligatures letters, half of a
-    surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go.
-    """
+    surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go."""
     text = text.replace("\r\n", "\n")
     if not text.isascii():  # half of a surrogate pair has no UTF-8 form
         text = text.encode("utf-8", "replace").decode("utf-8")

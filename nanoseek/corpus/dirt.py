@@ -30,8 +30,7 @@ def plant_dirt(documents, seed, share=0.3):
     """Return (documents, labels): the documents with dirt among them, a Label for each.
 
     `share` of them is dirty, in equal parts of each kind. Copies and junk are new documents;
-    ADDITIONS are made to given ones, which are then not copied elsewhere.
-    """
+    ADDITIONS are made to given ones, which are then not copied elsewhere."""
     if not documents or not 0 <= share < 1:
         raise ValueError(f"give a document, and a share of dirt from 0 to below 1, not {share}")
     samples = json.loads(pathlib.Path(__file__).with_name("dirt.json").read_text("utf-8"))

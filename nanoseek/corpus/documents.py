@@ -51,8 +51,7 @@ def parse_documents(lines, name, default_source):
 def write_documents(documents, path):
     """Write documents as JSON lines, all or nothing; return whether the file changed.
 
-    A file that already holds these bytes keeps its time stamp, so that make redoes nothing.
-    """
+    A file that already holds these bytes keeps its time stamp, so that make redoes nothing."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with cli.writing(path) as new:

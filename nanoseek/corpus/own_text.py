@@ -24,8 +24,7 @@ TEXT_ENDINGS = (".txt .md .rst .tex .jsonl .py .js .ts .java .c .h .cpp .hpp .go
 def read_text(path_or_url):
     """Return the documents of a text file, a .jsonl file, a folder of them, or an address.
 
-    Source: the folder's name, or the stem of the file. ValueError where no text can be read.
-    """
+    Source: the folder's name, or the stem of the file. ValueError where no text can be read."""
     name = os.path.expanduser(path_or_url)
     path = pathlib.Path(name)
     if re.match(r"https?://", name):

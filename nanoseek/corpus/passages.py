@@ -46,8 +46,7 @@ def repeated_passages(texts, passage_bytes=300, originals=None):
 def fingerprints(data, bounds, window, width):
     """Yield (hash, number of the text, place in its bytes) of the windows kept, in order."""
     for begin in range(0, len(data) - window - width + 2, CHUNK):
-        chunk = np.frombuffer(data[begin:begin + CHUNK + window + width - 2], np.uint8)
-        hashes = double(lambda a, b, span: a * FACTORS[span % 8] + b, BYTE_HASHES[chunk], window)
+        hashes = window_hashes(data[begin:begin + CHUNK + window + width - 2], window)
         ranks = (hashes >> np.uint64(32)).astype(np.uint32)
         # Keep a window where it is the smallest of any `width` neighbours that it belongs to.
         smallest = np.pad(double(lambda a, b, _: np.minimum(a, b), ranks, width), width - 1)
@@ -58,6 +57,30 @@ def fingerprints(data, bounds, window, width):
         kept = places + window <= bounds[texts + 1]
         kept &= (np.diff(keys, prepend=keys[:1]) != 0) | (np.diff(places, prepend=-width) >= width)
         yield from zip(*(row[kept].tolist() for row in (keys, texts, places - bounds[texts])))
+
+
+def quotations(texts, quotes, window=32):
+    """Yield (number of a text, quote) where one of the quotes, of `window` bytes or more, begins in
+    a text, and goes on to its end: in that text, or beyond it."""
+    begins, data = {}, "".join(texts).encode()  # begins: hash of the first bytes → quotes
+    for quote in quotes:
+        key = int(window_hashes(quote.encode()[:window], window)[0])
+        begins.setdefault(key, []).append(quote)
+    bounds = np.cumsum([0, *(len(text.encode()) for text in texts)])
+    for begin in range(0, len(data) - window + 1, CHUNK):
+        hashes = window_hashes(data[begin:begin + CHUNK + window - 1], window)
+        places = np.flatnonzero(np.isin(hashes, np.array([*begins], np.uint64)))
+        numbers = np.searchsorted(bounds, places + begin, side="right") - 1
+        for place, number in zip(places.tolist(), numbers.tolist()):
+            for quote in begins[int(hashes[place])]:
+                if data.startswith(quote.encode(), begin + place):
+                    yield number, quote
+
+
+def window_hashes(data, window):
+    """Return a hash of each window of bytes, from the hashes of its two halves."""
+    values = BYTE_HASHES[np.frombuffer(data, np.uint8)]
+    return double(lambda a, b, span: a * FACTORS[span % 8] + b, values, window)
 
 
 def double(combine, values, width):

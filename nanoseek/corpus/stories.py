@@ -59,8 +59,7 @@ class Grammar:
 
     lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(alternative,
     weight)], an alternative being (guards, pieces), pieces of str, Slot, Call; variables: name →
-    the list it draws from. Raises ValueError naming the line at fault.
-    """
+    the list it draws from. Raises ValueError naming the line at fault."""
 
     def __init__(self, path):
         self.path, self.lists, self._tables = pathlib.Path(path), {}, {}
@@ -244,8 +243,7 @@ def stories(language, count, seed):
     """Return `count` different stories of a language ("en" or "zh") as a list of Story.
 
     The same seed gives the same stories on every machine, and fewer of them are the first of more.
-    Repeats are thrown away; that this makes the others a little more probable is left out.
-    """
+    Repeats are thrown away; that this makes the others a little more probable is left out."""
     if count < 0:
         raise ValueError(f"count is {count}: give 0 or more")
     # Seeding with a str and random() are the parts of `random` that no Python version changes.
@@ -301,8 +299,7 @@ def log2_probability(text):
     """Return log2 of the summed probability of all derivations of a text, language included.
 
     Minus infinity for a text that the grammar cannot write. A Story states that of one derivation;
-    where its text has a second one, this is larger.
-    """
+    where its text has a second one, this is larger."""
     places = read_on(grammar(language_of(text)), START, text + END)
     total = math.fsum(2.0 ** place.log2 for place in places)
     return math.log2(total) if total else -math.inf
@@ -323,8 +320,7 @@ def check_story(text):
 
     A story is consistent when the grammar can write it: so each sentence agrees with those before
     in names, pronouns, objects and who has them, seasons, places and promises, and the last one
-    may end a story, which a promise not yet kept forbids.
-    """
+    may end a story, which a promise not yet kept forbids."""
     rules, text, places = grammar(language_of(text)), text.strip(), START
     for number, (start, end) in enumerate(pairwise(sentence_bounds(text)), start=1):
         places = read_on(rules, places, text[start:end])
