@@ -6,8 +6,10 @@ PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
 CLEAN    ?=
-PRESET   ?= tiny
+PRESET   ?= $(if $(TEXT),own,tiny)
 SEED     ?= 0
+# With your own text: the time that training may take.
+MINUTES  ?= 3
 STORIES  ?= 52000
 # false: everything runs on the plain chapters, without nanoseek/fast.
 FAST     ?= true
@@ -35,9 +37,10 @@ endif
 endif
 
 ifneq ($(TEXT),)
-VOCAB ?= 2048
+# 0: sized to the text, as the steps are.
+VOCAB ?= 0
 TOKENIZER_ARGS ?=
-TRAIN_ARGS ?=
+TRAIN_ARGS ?= --minutes $(MINUTES)
 else
 VOCAB ?= 4096
 # Three Chinese characters or nine letters: longer tokens would be whole phrases, names among them.

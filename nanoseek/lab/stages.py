@@ -18,6 +18,7 @@ from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.scale.lock import lock_run_of
+from nanoseek.scale.sizing import vocabulary
 from nanoseek.tokenizer import DEFAULT_PATTERN, Tokenizer
 
 # What the engine of `tokenizers` reads otherwise than `regex`: some escapes (\w takes ² in),
@@ -64,7 +65,8 @@ def learn_tokenizer(argv=None):
     parser.add_argument("command", choices=["train"])
     parser.add_argument("documents", help="a .jsonl of {text, source, split}, a text, or a folder")
     parser.add_argument("tokenizer", help="the tokenizer.json to write")
-    parser.add_argument("--vocab_size", type=int, default=2048, help="ids in all (default 2048)")
+    parser.add_argument("--vocab_size", type=int, default=0,
+                        help="ids in all (default 0: sized to the text)")
     parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
     parser.add_argument("--pattern", nargs="+", default=[DEFAULT_PATTERN],
                         help="how to cut text into chunks; several run one after another")
@@ -83,9 +85,12 @@ def learn_tokenizer(argv=None):
     held = lock_run_of(args.tokenizer)  # until all is written
     read = read_documents if args.documents.endswith(".jsonl") else read_text
     texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
+    if not (size := args.vocab_size):
+        texts = [*texts]
+        size = vocabulary(sum(len(text.encode()) for text in texts))
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
-        texts, args.vocab_size, pattern=args.pattern, progress=cli.say,
+        texts, size, pattern=args.pattern, progress=cli.say,
         max_token_length=args.max_token_length)
     with cli.writing(args.tokenizer) as new:
         tokenizer.save(new)
