@@ -28,6 +28,7 @@ from nanoseek.scale.distributed import Ranks
 from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
+LITTLE_TEXT = 50_000  # bytes of training text; with fewer, a model hardly learns more than letters
 COUNTERS = ("step", "tokens", "length_sum", "seconds")
 
 
@@ -126,14 +127,23 @@ class Run:
         elif precision == "auto":
             precision, tried = machine.choose_precision(self.model, self.device, *size)
             print(f"precision {precision}, fastest of {tried} (ms)")
-        steps = self.config.steps or kept.get("steps")
-        if not steps:  # a whole step takes about a quarter longer than its two passes
-            times = machine.step_times(self.model, self.device, precision, *size)
-            second = 1.25e-3 * statistics.median(times) * self.config.accumulation
-            steps = sizing.steps(self.epoch, self.config.batch_size * self.config.row_length, second,
-                                 self.config.minutes)
-            print(f"{self.text_bytes / 1e6:.2g} MB: {steps} steps, about {steps * second:.0f} s")
+        steps = self.config.steps or kept.get("steps") or self._sized_steps(precision, size)
         return {"threads": torch.get_num_threads(), "precision": precision, "steps": steps}
+
+    def _sized_steps(self, precision, size):
+        """Return as many steps as the text is worth and the minutes allow (scale/sizing.py)."""
+        config, largest = self.config, max(self.loader.weights, key=self.loader.weights.get)
+        ids = self.loader.sources[largest].stream.ids[:sizing.SAMPLE].tolist()
+        times = machine.step_times(self.model, self.device, precision, *size)
+        # A whole step takes about a quarter longer than its two passes.
+        second = 1.25e-3 * statistics.median(times) * config.accumulation
+        steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch, config.batch_size * config.row_length, second,
+                             config.minutes)
+        print(f"{self.text_bytes / 1e6:.2g} MB of text: {steps} steps, about {steps * second:.0f} s")
+        if self.text_bytes < LITTLE_TEXT:
+            print(f"{self.text_bytes:,} bytes are too little to learn more than letters and some "
+                  f"words: give {LITTLE_TEXT:,} or more")
+        return steps
 
     def state_dict(self):
         return {name: getattr(self, name) for name in COUNTERS} | {
