@@ -6,8 +6,10 @@ PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
 CLEAN    ?=
-PRESET   ?= tiny
+PRESET   ?= $(if $(TEXT),own,tiny)
 SEED     ?= 0
+# With your own text: the time that training may take.
+MINUTES  ?= 3
 STORIES  ?= 52000
 # false: everything runs on the plain chapters, without nanoseek/fast.
 FAST     ?= true
@@ -35,9 +37,10 @@ endif
 endif
 
 ifneq ($(TEXT),)
-VOCAB ?= 2048
+# 0: sized to the text, as the steps are.
+VOCAB ?= 0
 TOKENIZER_ARGS ?=
-TRAIN_ARGS ?=
+TRAIN_ARGS ?= --minutes $(MINUTES)
 else
 VOCAB ?= 4096
 # Three Chinese characters or nine letters: longer tokens would be whole phrases, names among them.
@@ -69,7 +72,7 @@ help:
 	@echo '  make test                    run the tests'
 	@echo '  make tutorials               execute the notebooks into runs/tutorials'
 	@echo '  make waterfall QUICK=1       what each trick saves, measured here (else: over half an hour)'
-	@echo '  make lab                     open the notebooks'
+	@echo '  make lab                     open copies of the notebooks in runs/lab'
 	@echo '  make bench                   compare with peers; takes minutes'
 	@echo '  make setup                   only make .venv and install into it'
 	@echo '  make clean                   remove the tiny run (CLEAN=runs: all runs)'
@@ -149,8 +152,11 @@ tutorials: .venv/tutorials-installed
 waterfall: .venv/tutorials-installed
 	@$(PY) tutorials/experiments/waterfall.py $(if $(QUICK),--quick)
 
+# Copies to work in, without outputs; what stands in runs/lab already is left as it is.
 lab: .venv/tutorials-installed
-	@cd tutorials && ../$(PY) -m jupyterlab
+	@$(PY) tutorials/blank.py runs/lab
+	@cd runs/lab && PYTHONPATH="$(CURDIR):$(CURDIR)/tutorials:$(CURDIR)/tutorials/experiments" \
+	    ../../$(PY) -m jupyterlab
 
 test: .venv/tests-installed
 	@$(PY) -m pytest tests -q

@@ -74,7 +74,8 @@ class ModelConfig:
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
-    "tiny": ModelConfig(4096, tie_word_embeddings=False),  # tying keeps rare tokens too alike
+    "tiny": ModelConfig(4096, max_position_embeddings=256,  # as its rows: no more is trained
+                        tie_word_embeddings=False),  # tying keeps rare tokens too alike
     "small": ModelConfig(4096, 256, 704, 8, 8, 2),
     "gpt2-124m": ModelConfig(50304, 768, 2048, 12, 12, 12, max_position_embeddings=1024),
     # As published: DeepSeek LLM, Table 2, and the vocabulary of its config.json.

@@ -37,11 +37,12 @@ from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
-from nanoseek.scale.folder import set_aside_run_on_other_data
+from nanoseek.scale.folder import memorised_from, set_aside_run_on_other_data
 from nanoseek.scale.lock import lock
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
+EARLY = (10, 30, 100, 300)  # steps after which held-out text is scored besides
 PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 
 
@@ -54,7 +55,8 @@ class TrainConfig:
     tokens: str = setting("", "folder of token shards; tokens in the run's folder unless given")
     branch_from: str = setting("", "a checkpoint of another run of this data to go on from")
     # What a step sees.
-    steps: int = setting(1200, "how often the weights move", least=1)
+    steps: int = setting(1200, "how often the weights move; 0: sized to the text", least=0)
+    minutes: float = setting(3.0, "time that steps sized to the text may take", above=0)
     batch_size: int = setting(8, "rows in a step, over all micro-batches", least=1)
     row_length: int = setting(256, "tokens in a row", least=1)
     batch_ramp: str = setting("", "smaller batches first: 2:0.1,4:0.3 is 2 rows to 10%, 4 to 30%")
@@ -85,8 +87,9 @@ class TrainConfig:
                                             "or full: keep nothing", choices=CHECKPOINTING)
     # The rest.
     seed: int = setting(0, "of the first weights and the data's order", least=0, below=1 << 63)
-    eval_every: int = setting(240, "steps between evaluations", least=1)
+    eval_every: int = setting(240, "steps between evaluations; some come sooner", least=1)
     save_every: int = setting(240, "steps between checkpoints", least=1)
+    memorise: bool = setting(False, "go on where held-out text only gets worse")
     keep: int = setting(2, "newest checkpoints kept, beside the best", least=1)
     model: ModelConfig = ModelConfig()
 
@@ -97,7 +100,7 @@ class TrainConfig:
         if self.row_length > self.model.max_position_embeddings:
             raise ValueError(f"row_length {self.row_length} exceeds max_position_embeddings "
                              f"{self.model.max_position_embeddings}: shorten the rows")
-        if self.warmup_steps >= self.steps:
+        if 0 < self.steps <= self.warmup_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         for name, full in (("batch", self.batch_size), ("length", self.row_length)):
             if any(n >= full for n, _ in parse_ramp(getattr(self, f"{name}_ramp"))):
@@ -119,6 +122,9 @@ class TrainConfig:
 TRAIN_PRESETS = {
     "tiny": TrainConfig(steps=3300, beta2=0.99, eval_every=660, save_every=660,
                         model=PRESETS["tiny"]),
+    # For a text of the reader's own.
+    "own": TrainConfig(out="runs/own", steps=0, beta2=0.99, eval_every=100, save_every=100,
+                       model=PRESETS["tiny"]),
     "small": TrainConfig(out="runs/small", steps=4000, batch_size=32, row_length=512,
                          learning_rate=3e-3, embedding_factor=1.0, schedule="multi_step",
                          warmup_steps=100, model=PRESETS["small"]),
@@ -142,17 +148,20 @@ def train(config, resume=False, restart_on_new_data=False):
         if restart_on_new_data and first:
             set_aside_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
+        config = run.config  # with its steps, where they were sized to the text
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
-            while run.step < config.steps:
-                row = timed_step(run)
+            while run.step < config.steps and (config.memorise or not memorised_from(run.log)):
+                untrained = {} if run.step else {"untrained": evaluate_quickly(run)}
+                row = timed_step(run) | untrained
                 last, stopping = run.step == config.steps, run.ranks.mean(len(asked)) > 0
                 settled = not run.watch.in_a_row  # else the weights may be spoilt: no score
-                if settled and (last or run.step % config.eval_every == 0):
+                if settled and (last or run.step in EARLY or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
                 run.write_log(row)
                 show(run, row)
-                if last or settled and (stopping or run.step % config.save_every == 0):
+                if last or settled and (stopping or "held_out" in row
+                                        or run.step % config.save_every == 0):
                     run.save(score=row.get("held_out"))
                 if stopping and not last:
                     say_stopped(run)

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from nanoseek import cli, generate, train
-from nanoseek.checkpoint import checkpoints, load_model
+from nanoseek.checkpoint import checkpoints, find_checkpoint, load_model
 from nanoseek.fast import speed_up
 from nanoseek.lab.price_tag import format_price_tag
+from nanoseek.scale import folder as folder_module
 from nanoseek.scale import run as run_module
+from nanoseek.scale import sizing
 from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
 from small_run import ROOT, final_weights, make_run, quick_ceiling, settings  # noqa: F401
@@ -113,6 +115,58 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
     with torch.no_grad():
         one, other = ours(torch.tensor([ids])), theirs(torch.tensor([ids])).logits
     assert ((one - other).norm() / other.norm()).item() <= 1e-5
+
+
+def test_a_run_that_only_memorises_stops_and_its_best_checkpoint_is_taken(tmp_path, monkeypatch,
+                                                                          capsys):
+    def scored(run):  # falls to step 8, then rises
+        return {"s0": 2.0 + abs(8 - run.step) / 10, "s1": 1.0}
+    monkeypatch.setattr(train, "evaluate_quickly", scored)
+    folder, model = make_run(tmp_path / "r")
+    more = {"steps": 60, "eval_every": 4, "save_every": 60, "learning_rate": 0.02}
+    run = train.train(settings(folder, model, **more))
+    rows = folder_module.read_log(folder)
+    assert run.step == 12 and [row["step"] for row in rows if "held_out" in row] == [4, 8, 10, 12]
+    assert rows[0]["untrained"] == {"s0": 2.8, "s1": 1.0}
+    assert "from step 8 on it learnt its text by heart" in capsys.readouterr().out
+    assert find_checkpoint(folder, best=True).name == "step-00000008"
+    assert find_checkpoint(folder).name == "step-00000012" and (folder / "cost.json").exists()
+    # It goes on from the newest where that is asked for.
+    assert train.train(settings(folder, model, memorise=True, **more), resume=True).step == 60
+
+
+def test_what_memorising_is():
+    def log(*rows):
+        return [{"step": n, "loss": loss, "held_out": held and {"a": held}}
+                for n, (loss, held) in enumerate(rows, start=1)]
+    worse = log((3, 3), (2, 2), (1.5, 2.1), (1, 2.2))
+    assert folder_module.memorised_from(worse) == 2
+    assert folder_module.memorised_from(worse[:3]) is None  # once may be chance
+    assert folder_module.memorised_from(log((3, 3), (2, 2), (1.5, 2.01), (1, 2.2))) is None
+    assert folder_module.memorised_from(log((3, 3), (2, 2), (9, 2.1), (9, 2.2))) is None  # diverged
+    assert folder_module.memorised_from(log((3, None), (2, None))) is None
+    # A source at 2 that worsens by a twentieth weighs less than one at 0.2 that halves.
+    mixed = [row | {"held_out": held} for row, held in zip(worse, (
+        {"a": 2.0, "b": 0.4}, {"a": 2.0, "b": 0.3}, {"a": 2.1, "b": 0.2}, {"a": 2.1, "b": 0.15}))]
+    assert folder_module.memorised_from(mixed) is None
+
+
+def test_steps_are_sized_to_the_text_and_kept(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    more = {"steps": 0, "warmup_steps": 2, "save_every": 10, "eval_every": 100, "keep": 99}
+    run = train.train(settings(folder, model, **more))
+    wanted = run.step
+    assert run.config.steps == wanted and f"{wanted} steps" in capsys.readouterr().out
+    for late in checkpoints(folder)[2:]:
+        shutil.rmtree(late)
+    again = train.train(settings(folder, model, minutes=1e-9, **more), resume=True)
+    assert again.step == wanted and "going on at step" in capsys.readouterr().out
+
+
+def test_the_context_of_each_preset_is_what_its_rows_train():
+    """Positions that no row reaches are never trained, and spoil scores and samples."""
+    for preset in train.TRAIN_PRESETS.values():
+        assert preset.model.max_position_embeddings == preset.row_length
 
 
 def test_the_plain_chapters_train_to_the_same_losses(tmp_path, monkeypatch):

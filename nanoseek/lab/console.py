@@ -7,6 +7,7 @@
 
 import contextlib
 import json
+import math
 import signal
 import statistics
 import sys
@@ -17,7 +18,7 @@ from nanoseek.evaluate import bits_per_byte, evaluate
 from nanoseek.generate import SAMPLING, write
 from nanoseek.lab.curve import write_curve
 from nanoseek.lab.price_tag import format_price_tag
-from nanoseek.scale.folder import fingerprint
+from nanoseek.scale.folder import fingerprint, memorised_from
 from nanoseek.scale.machine import peak_memory
 
 
@@ -35,6 +36,8 @@ def say_start(run):
             f"{parameters(config.model)['total']:,} parameters, {config.steps} steps of "
             f"{config.batch_size} rows × {config.row_length} tokens, {run.choices['precision']} "
             f"on {run.device.type}, {run.choices['threads']} threads, {run.ranks.size} rank(s)")
+    read = sum(math.prod(config.plan(step)[1:]) for step in range(config.steps)) / run.epoch
+    run.say(f"each token is read {read:.2g} times" + " at most" * (len(run.loader.weights) > 1))
 
 
 def say_stopped(run):
@@ -43,6 +46,9 @@ def say_stopped(run):
 
 def show(run, row):
     """Show a step: a line now and then, and after an evaluation its scores, samples and curve."""
+    if "untrained" in row:
+        run.say("untrained: held-out bits/byte  " + "  ".join(
+            f"{source} {bits:.3f}" for source, bits in row["untrained"].items()))
     if "skipped" in row:
         run.say(f"step {run.step} skipped: {row['skipped']}")
     config, scores, terminal = run.config, row.get("held_out"), sys.stdout.isatty()
@@ -53,6 +59,7 @@ def show(run, row):
     left = int((config.steps - run.step) * config.batch_size * config.row_length / pace)
     run.say(f"step {run.step:>5}/{config.steps}  loss {row['loss'] or float('nan'):.3f}  "
             f"{row['bits_per_byte'] or float('nan'):.3f} bits/byte  {pace:,.0f} tokens/s  "
+            f"epoch {run.tokens / run.epoch:.1f}  "
             f"{left // 60}:{left % 60:02d} left", flush=True,
             end="\r" if terminal and scores is None else "\n")
     if scores is None or not run.ranks.first:
@@ -60,8 +67,8 @@ def show(run, row):
     floors = {source: f" (floor {floor:.3f})" for source, floor in run.floors.items()}
     run.say("  held-out bits/byte, a quick look  " + "  ".join(
         f"{source} {bits:.3f}{floors.get(source, '')}" for source, bits in scores.items()))
-    # Not where the model is sliced: every token would gather the whole of it anew.
-    for source, documents in run.held_out.items() if not run.ranks.sliced else ():
+    # Not at first, and not where the model is sliced: every token would gather the whole of it.
+    for source, documents in run.held_out.items() if run.step > 50 and not run.ranks.sliced else ():
         prompt = run.tokenizer.decode(documents[0][1:9]).rstrip("\ufffd")
         text = f"{prompt}|" + "".join(write(run.model.eval(), run.tokenizer, prompt,
                                             max_new_tokens=60, seed=run.step, **SAMPLING))
@@ -77,6 +84,9 @@ def finish(run):
     if fingerprint(config.tokens_folder) != run.fingerprint:
         raise ValueError(f"{config.tokens_folder} was written anew while {run.folder} trained on "
                          "it: the checkpoints are whole, but have no text to be scored on")
+    if (step := memorised_from(run.log)) is not None:
+        run.say(f"from step {step} on it learnt its text by heart: held-out text got worse. The "
+                f"checkpoint of that step is the one that is used; --memorise goes on nevertheless")
     scores = evaluate(run.model.eval(), config.tokens_folder)
     tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
                     context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))

@@ -16,10 +16,10 @@ import torch
 from nanoseek import cli
 from nanoseek.checkpoint import find_checkpoint, read_json
 from nanoseek.data import TokenStream, read_manifest
-from nanoseek.evaluate import bits_per_byte, held_out
+from nanoseek.evaluate import bits_per_byte, held_out, nats, unigram_nats
 from nanoseek.lab.price_tag import columns
 from nanoseek.lab.subject import open_subject, spare_threads
-from nanoseek.scale.folder import read_log
+from nanoseek.scale.folder import memorised_from, read_log
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
 # What makes a run another recipe, rather than a sick one: bands of other numbers say nothing.
@@ -38,6 +38,10 @@ CAUSES = {
                  "Build the tokens and train again.",
     "copies": "duplicated data: the same documents come again and again, and the model learns "
               "them by heart. Deduplicate (python -m nanoseek.curate), or train for fewer epochs.",
+    "memorised": "it learnt its text by heart: held-out text got worse while it trained on. Give more "
+                 "text, fewer --steps (0: sized to the text) or a smaller model.",
+    "unigram": "worse than a model that knows only how frequent each token is. Look at the steps "
+               "and at the learning rate; or the held-out text is of another kind.",
     "init": "wrong initialisation: before its first step a model should know nothing, a loss of "
             "ln(vocabulary), with gradients of the usual size. Look at initializer_range.",
     "high": "learning rate too high.", "low": "learning rate too low.",
@@ -91,6 +95,9 @@ def measure(run):
                for entry in run.manifest["splits"]["train"].values()]
     different = {hash(s.document(n).tobytes()) for s in streams for n in range(len(s))}
     found["different training documents, share"] = len(different) / sum(map(len, streams))
+    for source, documents in run.texts.items():
+        found[f"bits over a unigram model's, {source}"] = nats(run.model, documents) / unigram_nats(
+            run.tokens, source, documents)
     splits = [held_out(run.tokens, SCORED_TOKENS, split) for split in ("held_out", "train")]
     repeated = []
     for source in run.floors:
@@ -122,7 +129,9 @@ def diagnose(run, measured, off):
         "shift": measured.get("repeats its input, share", 0) > 0.9,
         "tokenizer": any(run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
                          for documents in run.texts.values() for ids in documents),
-        "copies": measured["different training documents, share"] < 0.9}
+        "copies": measured["different training documents, share"] < 0.9,
+        "memorised": memorised_from(run.rows),
+        "unigram": any(name.startswith("bits over") and value > 1 for name, value in measured.items())}
     found = [cause for cause, there in faults.items() if there]
     if not found:
         found = [above if off[name] == "too high" else below for start, above, below in SYMPTOMS
@@ -142,6 +151,8 @@ def check(folder, bands=None):
                  if run.config.get(name, want) != want]:
         beside = f"of another recipe ({', '.join(other)}): checked is only what holds for every run"
         limits = {}
+    elif not run.floors:  # the healthy runs were trained on stories
+        beside, limits = "of other text than the bands: checked is only what holds for every run", {}
     measured, off = measure(run), {}
     rows = [("", "this run", "healthy" * bool(limits), "")]
     for name, value in measured.items():

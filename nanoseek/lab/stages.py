@@ -15,6 +15,7 @@ from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.scale.lock import lock_run_of
+from nanoseek.scale.sizing import vocabulary
 from nanoseek.tokenizer import Tokenizer
 
 
@@ -56,16 +57,20 @@ def learn_tokenizer(argv=None):
     parser.add_argument("command", choices=["train"])
     parser.add_argument("documents", help="JSON lines of {text, source, split}")
     parser.add_argument("tokenizer", help="the tokenizer.json to write")
-    parser.add_argument("--vocab_size", type=int, default=2048, help="ids in all (default 2048)")
+    parser.add_argument("--vocab_size", type=int, default=0,
+                        help="ids in all (default 0: sized to the text)")
     parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
     cli.check_output(args.tokenizer, args.documents)
     held = lock_run_of(args.tokenizer)  # until all is written
     texts = (d["text"] for d in read_documents(args.documents) if d.get("split") != "held_out")
+    if not (size := args.vocab_size):
+        texts = [*texts]
+        size = vocabulary(sum(len(text.encode()) for text in texts))
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
-        texts, args.vocab_size, progress=cli.say, max_token_length=args.max_token_length)
+        texts, size, progress=cli.say, max_token_length=args.max_token_length)
     with cli.writing(args.tokenizer) as new:
         tokenizer.save(new)
     print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")

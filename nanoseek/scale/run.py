@@ -8,9 +8,11 @@ counters and what was measured, so it takes the very steps that it would have ta
 """
 
 import concurrent.futures
+import dataclasses
 import hashlib
 import json
 import pathlib
+import statistics
 
 import torch
 
@@ -21,11 +23,12 @@ from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
 from nanoseek.model import Transformer, loss
 from nanoseek.optim import WEIGHT_DECAY, LossScale, LossWatch, build_optimizers, parse_ramp
-from nanoseek.scale import folder, machine
+from nanoseek.scale import folder, machine, sizing
 from nanoseek.scale.distributed import Ranks
 from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
+LITTLE_TEXT = 50_000  # bytes of training text; with fewer, a model hardly learns more than letters
 COUNTERS = ("step", "tokens", "length_sum", "seconds")
 
 
@@ -69,6 +72,10 @@ class Run:
         train, held = manifest["splits"]["train"], manifest["splits"]["held_out"]
         self.bytes_per_token = sum(share * train[source]["bytes"] / train[source]["tokens"]
                                    for source, share in self.loader.weights.items())
+        # After so many tokens in all, one of the sources begins anew.
+        self.epoch = min(train[source]["tokens"] / share
+                         for source, share in self.loader.weights.items())
+        self.text_bytes = sum(train[source]["bytes"] for source in self.loader.weights)
         self.held_out = held_out(tokens, QUICK_TOKENS)
         self.floors = {source: -entry["log2_probability"] / entry["bytes"]
                        for source, entry in held.items() if entry["log2_probability"]}
@@ -85,6 +92,10 @@ class Run:
         if not self.ranks.sliced:  # slicing moves what it slices
             self.model.to(self.device)
         self.choices = self.ranks.agree(lambda: self._choose(state.get("choices", {})))
+        if not config.steps:
+            steps = self.choices["steps"]
+            config = self.config = dataclasses.replace(
+                config, steps=steps, warmup_steps=min(config.warmup_steps, steps // 4))
         torch.set_num_threads(self.choices["threads"])
         self.scale = LossScale(self.choices["precision"] == "fp16")
         self.watch = LossWatch(config.spike)
@@ -102,7 +113,8 @@ class Run:
                 raise ValueError(f"{old} is not of this version ({error!r}): start anew") from None
 
     def _choose(self, kept):
-        """Return {"threads", "precision"} as set, as `kept` from a checkpoint, or as measured."""
+        """Return {"threads", "precision", "steps"} as set, as `kept` from a checkpoint, or as
+        measured."""
         size = self.rows_at_once, self.config.row_length
         threads = self.config.threads or kept.get("threads")
         precision = kept.get("precision", self.config.precision)
@@ -115,7 +127,23 @@ class Run:
         elif precision == "auto":
             precision, tried = machine.choose_precision(self.model, self.device, *size)
             print(f"precision {precision}, fastest of {tried} (ms)")
-        return {"threads": torch.get_num_threads(), "precision": precision}
+        steps = self.config.steps or kept.get("steps") or self._sized_steps(precision, size)
+        return {"threads": torch.get_num_threads(), "precision": precision, "steps": steps}
+
+    def _sized_steps(self, precision, size):
+        """Return as many steps as the text is worth and the minutes allow (scale/sizing.py)."""
+        config, largest = self.config, max(self.loader.weights, key=self.loader.weights.get)
+        ids = self.loader.sources[largest].stream.ids[:sizing.SAMPLE].tolist()
+        times = machine.step_times(self.model, self.device, precision, *size)
+        # A whole step takes about a quarter longer than its two passes.
+        second = 1.25e-3 * statistics.median(times) * config.accumulation
+        steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch, config.batch_size * config.row_length, second,
+                             config.minutes)
+        print(f"{self.text_bytes / 1e6:.2g} MB of text: {steps} steps, about {steps * second:.0f} s")
+        if self.text_bytes < LITTLE_TEXT:
+            print(f"{self.text_bytes:,} bytes are too little to learn more than letters and some "
+                  f"words: give {LITTLE_TEXT:,} or more")
+        return steps
 
     def state_dict(self):
         return {name: getattr(self, name) for name in COUNTERS} | {
@@ -139,7 +167,7 @@ class Run:
 
     def save(self, score=None):
         """Write a checkpoint of this step; score: {source: bits per byte}, if it was evaluated."""
-        state = self.state_dict() | {"score": sum(score.values()) / len(score) if score else None}
+        state = self.state_dict() | {"score": folder.overall(score) if score else None}
         weights = self.ranks.whole(self.model.state_dict())
         tensors = self.ranks.whole(folder.optimizer_tensors(self.model, self.optimizers))
         if self.ranks.first:

@@ -3,7 +3,7 @@
     python tutorials/experiments/waterfall.py                # all runs that are missing, then report
     python tutorials/experiments/waterfall.py --quick        # one seed, no trick taken out again
     python tutorials/experiments/waterfall.py --tune         # the learning rates below, as found
-    python tutorials/experiments/waterfall.py --report FILE  # the table of stored results
+    python tutorials/experiments/waterfall.py --report FILE  # of stored results: table and picture
     python tutorials/experiments/waterfall.py --plain FOLDER # the baseline's model, for the arena
 
 The quality is TARGET held-out bits per byte on clean stories; the corpus is a crawl of stories,
@@ -454,6 +454,11 @@ def plot(stored):
     axes.set_xlim(left=min(cost["total"][1] for _, cost, _ in rows) / 2)
     axes.set_xlabel(f"processor seconds to reach {stored['target']} bits per byte, one core "
                     "(logarithmic)")
+    for colour, words in (("#3b82c4", "saved"), ("#d0662c", "cost"),
+                          (grey, "the seeds do not tell")):
+        axes.barh(0, 0, color=colour, label=words)
+    axes.legend(title="this trick", loc="lower right", frameon=False, labelcolor=grey,
+                title_fontproperties={"weight": "normal"}).get_title().set_color(grey)
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     axes.tick_params(colors=grey)
@@ -478,7 +483,9 @@ def main():
         task, *arguments = json.loads(args.task)
         return print(json.dumps({"prepare": prepare, "train_once": train_once}[task](*arguments)))
     if args.report:
-        return print(table(json.loads(args.report.read_text("utf-8"))))
+        stored = json.loads(args.report.read_text("utf-8"))
+        plot(stored).savefig(args.report.with_suffix(".svg"), bbox_inches="tight")
+        return print(table(stored))
     runs = HERE.parent.parent / "runs"
     out = args.out or runs / ("waterfall-quick" if args.quick else "waterfall")
     out.mkdir(parents=True, exist_ok=True)
