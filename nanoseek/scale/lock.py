@@ -1,4 +1,7 @@
-"""One process in a run's folder at a time: no command changes what a run is training on."""
+"""One process in a run's folder at a time: no command changes what a run is training on.
+
+A process holds the lock for as long as it keeps the file that these functions return.
+"""
 
 import contextlib
 import os
@@ -19,9 +22,6 @@ def lock(folder):
 
 
 def lock_run_of(output):
-    """Return the lock of the run in whose folder a file is to be written, None if there is no run.
-
-    A command keeps it until all is written: it must not change what a run is training on.
-    """
+    """Return the lock of the run in whose folder a file will be written; None without a run."""
     folder = pathlib.Path(os.path.realpath(output)).parent
     return lock(folder) if (folder / ".lock").is_file() else None
