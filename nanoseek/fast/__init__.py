@@ -2,9 +2,9 @@
 
     model = speed_up(Transformer(config))     # the same weights under the same names
 
-attention.py, window.py, loss.py and decode.py replace parts of a model; onednn.py chooses the library
-of a process for matrix products. What each saves: `bench_model.py kernels` in tests/bench. Nothing
-is imported here at the top, so that commands without a model load no torch.
+attention.py, window.py, loss.py and decode.py replace parts of a model; onednn.py chooses the
+library of a process for matrix products. What each saves: `bench_model.py kernels` in tests/bench.
+Nothing is imported here at the top, so that commands without a model load no torch.
 """
 
 

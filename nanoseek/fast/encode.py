@@ -6,9 +6,8 @@ one chunk after the other, and looks up all pairs of the chunk, one by one, for 
 1. `spell_out` writes \p{L} and its kind as ranges of characters for `re`, the quicker engine.
 2. New chunks are merged together: a round does the next merge of every chunk in a few numpy calls.
    A round looks up thousands of pairs at once, by binary search among the sorted pairs.
-3. There are as many rounds as the longest chunk has merges. So a long chunk (a line without a space)
-   does its merge at all places at once. Then it needs a round per token, and not per place; the
-   chapter's way takes n² steps.
+3. There are as many rounds as the longest chunk has merges. So a long chunk, like a line without a
+   space, does its next merge at all places in one round. (The chapter's way takes n² steps.)
 
 The saving is printed by `python tests/bench/bench_tokenizer.py encode long`.
 """

@@ -1,7 +1,4 @@
-"""One process in a run's folder at a time: no command changes what a run is training on.
-
-A process holds the lock for as long as it keeps the file that these functions return.
-"""
+"""One process in a run's folder at a time: no command changes what a run is training on."""
 
 import contextlib
 import os
@@ -22,6 +19,7 @@ def lock(folder):
 
 
 def lock_run_of(output):
-    """Return the lock of the run in whose folder a file will be written; None without a run."""
+    """Return the lock, to be kept until all is written, of the run in whose folder a file will be
+    written; None where there is no run."""
     folder = pathlib.Path(os.path.realpath(output)).parent
     return lock(folder) if (folder / ".lock").is_file() else None
