@@ -2,11 +2,13 @@
 
 import ast
 import importlib.util
+import json
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -155,3 +157,59 @@ def test_the_page_for_teachers_knows_every_notebook_and_starter():
     rows = dict(re.findall(r"(?m)^\| `(\w+)\.py` \|.*\| (\d+) \|$", page))
     assert rows.keys() == SOURCES.keys()
     assert sum(map(int, rows.values())) == 100
+
+
+# The notebooks. These hold the rules below; the others follow.
+IN_FORM = ("01_tokenizer", "03_precision", "04_curation")
+
+
+def cells(name):
+    """Return a notebook's cells, each with its source as one text."""
+    content = json.loads((TUTORIALS / f"{name}.ipynb").read_text("utf-8"))
+    return [{**cell, "source": "".join(cell["source"])} for cell in content["cells"]]
+
+
+@pytest.mark.parametrize("name", IN_FORM)
+def test_code_cells_are_short_and_stored_as_executed_without_an_error(name):
+    code = [cell for cell in cells(name) if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    for cell in code:
+        assert len(cell["source"].splitlines()) <= 20, cell["source"]
+        assert max(map(len, cell["source"].splitlines())) <= 100, cell["source"]
+        assert all(output["output_type"] != "error" for output in cell["outputs"]), cell["source"]
+
+
+@pytest.mark.parametrize("name", IN_FORM)
+def test_guesses_begin_as_none_and_each_is_shown_beside_the_answer(name):
+    source = "\n".join(cell["source"] for cell in cells(name) if cell["cell_type"] == "code")
+    guesses = re.findall(r"(?m)^(my_guess\w*) = (.*?)(?: *#.*)?$", source)
+    assert guesses and {value for _, value in guesses} == {"None"}
+    for guess, _ in guesses:
+        assert len(re.findall(rf"\b{guess}\b", source)) > 1, f"{guess} is never shown"
+
+
+@pytest.mark.parametrize("name", IN_FORM)
+def test_exercises_are_stored_unsolved_with_a_folded_hint(name):
+    exercises = [(above, cell) for above, cell in zip(cells(name), cells(name)[1:])
+                 if "# check\n" in cell["source"]]
+    assert len(exercises) >= 4
+    for above, cell in exercises:
+        assert "<details><summary>Hint</summary>" in above["source"], above["source"]
+        (output,) = cell["outputs"]
+        assert "".join(output["text"]).startswith("not done yet"), cell["source"]
+
+
+@pytest.mark.parametrize("source, printed, error, state", [
+    ("not done yet", "not done yet: see", None, "open"), ("not done yet", "right", None, "right"),
+    ("not done yet", "", None, "nothing"), ("not done yet", "", "AssertionError", "AssertionError"),
+    ("older", "", "AssertionError", "open"), ("older", "", "NameError", "NameError"),
+    ("older", "7 rows", None, "right")])
+def test_the_check_of_the_solutions_tells_open_from_right_from_wrong(source, printed, error, state):
+    pytest.importorskip("nbclient")
+    file = TUTORIALS / "solutions" / "check.py"
+    spec = importlib.util.spec_from_file_location("check", file)
+    check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check)
+    outputs = [types.SimpleNamespace(output_type="stream", text=printed)] if printed else []
+    outputs += [types.SimpleNamespace(output_type="error", ename=error)] if error else []
+    assert check.state(types.SimpleNamespace(source=source, outputs=outputs)) == state
