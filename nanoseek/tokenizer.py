@@ -243,7 +243,7 @@ class Tokenizer:
             pass  # not written by `save`
         if importlib.util.find_spec("nanoseek") is None:
             raise ValueError(f"{path} was not written by `save`: this file alone cannot open it")
-        return importlib.import_module("nanoseek.lab.foreign_tokenizer").open_file(path, cls)
+        return importlib.import_module("nanoseek.lab.foreign_tokenizer").Library(path)
 
 
 def main():

@@ -28,7 +28,8 @@ import itertools
 
 import numpy as np
 
-from nanoseek.fast.encode import ID, WALL, PairTable, lay_out, merge_chunks, splitter
+from nanoseek.fast.encode import (ID, WALL, PairTable, every_second, lay_out, merge_chunks,
+                                  splitter)
 from nanoseek.tokenizer import Tokenizer, several
 
 SHORT = 2000  # characters: a shorter text that comes alone is encoded as in the chapter
@@ -87,11 +88,8 @@ def most_frequent_first(pairs, places, times, min_count):
 
 def join(symbols, sizes, places, a, b, z):
     """Merge the pair (a, b) into z at its places; return the pairs born (n,) and their places."""
-    if a == b:  # "aaa" has the pair twice but room for one merge: take every second of a run
-        places, number = np.sort(places), np.arange(len(places))
-        starts_run = np.diff(places, prepend=places[0]) != sizes[a]
-        start_of_run = np.maximum.accumulate(number * starts_run)
-        places = places[(number - start_of_run) % 2 == 0]
+    if a == b:
+        places = every_second(np.sort(places), sizes[a])
     after = places + sizes[z]
     symbols[places + sizes[a]] = WALL  # no symbol begins here any more
     symbols[places] = symbols[after - 1] = z

@@ -5,17 +5,14 @@ one chunk after the other, and looks up all pairs of the chunk, one by one, for 
 
 1. `spell_out` writes \p{L} and its kind as ranges of characters for `re`, the quicker engine.
 2. New chunks are merged together: a round does the next merge of every chunk in a few numpy calls.
-3. A round asks for thousands of pairs, and `PairTable`, a hash table in two arrays, answers them at
-   once. The slot of a pair (one integer) is the highest bits of the pair times 2^64 / φ (Fibonacci
-   hashing: Knuth, The Art of Computer Programming, volume 3, §6.4), or the next one that is free.
-4. There are as many rounds as the longest chunk has merges. So a very long chunk (a line without a
-   space) is merged by itself, with a heap: in n log n steps, where the chapter's way takes n².
+   A round looks up thousands of pairs at once, by binary search among the sorted pairs.
+3. There are as many rounds as the longest chunk has merges. So a long chunk, like a line without a
+   space, does its next merge at all places in one round. (The chapter's way takes n² steps.)
 
 The saving is printed by `python tests/bench/bench_tokenizer.py encode long`.
 """
 
 import functools
-import heapq
 import re
 
 import numpy as np
@@ -26,7 +23,7 @@ from nanoseek.tokenizer import WITH_GAPS
 ID = (1 << 32) - 1  # a pair is one integer: left id << 32 | right id
 WALL = -1           # stands between chunks, in place of an id
 NONE = 1 << 62      # in place of a key (see merge_chunks): these two are not merged
-LONG = 256          # bytes: a longer chunk is merged by itself
+LONG = 256          # bytes: a longer chunk merges at all places at once
 LARGE = 1 << 24     # characters: a longer text is cut bit by bit, to save memory
 
 
@@ -63,29 +60,18 @@ def splitter(pattern):
 
 
 class PairTable:
-    """A hash table {pair: new id << 32} of the merges, which looks up a whole array at once."""
+    """The pairs that merge, sorted, with their keys: new id << 32."""
 
     def __init__(self, merges):
-        self.key_of = {left << 32 | right: new << 32 for (left, right), new in merges.items()}
-        pairs, keys = np.array([[*self.key_of], [*self.key_of.values()]], np.int64)
-        bits = (4 * len(pairs) + 4).bit_length()  # at most a quarter of the slots is taken
-        self.shift, self.last = np.uint64(64 - bits), (1 << bits) - 1
-        self.pairs, self.keys = np.full(1 << bits, -1), np.full(1 << bits, NONE)
-        while len(pairs):
-            slots = self.find(pairs)
-            self.pairs[slots], self.keys[slots] = pairs, keys
-            lost = self.pairs[slots] != pairs  # of several for one slot, one stays
-            pairs, keys = pairs[lost], keys[lost]
+        pairs = np.array([left << 32 | right for left, right in merges], np.int64)
+        order = pairs.argsort()  # the n-th merge makes the id 256 + n
+        self.pairs, self.keys = np.append(pairs[order], NONE), np.append(order + 256 << 32, NONE)
 
-    def find(self, pairs):
-        """Return the slot of each pair (n,); of one that is not there a free one, with key NONE."""
-        product = pairs.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        slots, lost = (product >> self.shift).view(np.int64), np.arange(len(pairs))
-        while len(lost):
-            there = self.pairs[slots[lost]]
-            lost = lost[(there != pairs[lost]) & (there >= 0)]
-            slots[lost] = slots[lost] + 1 & self.last
-        return slots
+    def find(self, left, right):
+        """Return the keys of pairs of ids (n,), (n,): NONE for those that do not merge."""
+        pairs = left << 32 | right
+        slots = self.pairs.searchsorted(pairs)
+        return np.where(self.pairs[slots] == pairs, self.keys[slots], NONE)
 
 
 def lay_out(chunks):
@@ -94,6 +80,14 @@ def lay_out(chunks):
     symbols = np.frombuffer(b"\0" + b"\0".join(chunks) + b"\0", np.uint8).astype(np.int64)
     symbols[walls] = WALL
     return symbols, walls
+
+
+def every_second(places, size):
+    """Return where a symbol of `size` bytes merges with its like: "aaa" has the pair at two places
+    (sorted) but room for one merge, so of a run of neighbours every second is taken."""
+    number = np.arange(len(places))
+    start_of_run = np.maximum.accumulate(number * (np.diff(places, prepend=0) != size))
+    return places[(number - start_of_run) % 2 == 0]
 
 
 def merge_chunks(chunks, table, sizes):
@@ -105,44 +99,23 @@ def merge_chunks(chunks, table, sizes):
     """
     symbols, walls = lay_out(chunks)
     begins = symbols != WALL  # whether a symbol begins here
-    keys = np.append(table.keys[table.find(symbols[:-1] << 32 | symbols[1:])], NONE)
+    keys = np.append(table.find(symbols[:-1], symbols[1:]), NONE)
     keys |= np.arange(len(keys))
-    starts, ends = walls[:-1] + 1, walls[1:]
-    long = ends - starts > LONG
-    for start, end in zip(starts[long], ends[long]):
-        ids = merge_long(symbols[start:end].tolist(), table.key_of)
-        symbols[start:start + len(ids)] = ids
-        begins[start + len(ids):end] = False
-    spans = np.column_stack((starts, ends))[~long]
+    spans = np.column_stack((walls[:-1] + 1, walls[1:]))
     while len(spans):  # a round: the next merge of every chunk that has one
         best = np.minimum.reduceat(keys, spans.ravel())[::2]
         spans, best = spans[best < NONE], best[best < NONE]
-        places = best & ID
+        long = spans[:, 1] - spans[:, 0] > LONG
+        places = [best[~long] & ID]
+        for (start, end), key in zip(spans[long], best[long]):  # all keys up to key | ID are alike
+            alike = start + np.flatnonzero(keys[start:end] <= key | ID)
+            places.append(every_second(alike, sizes[symbols[alike[0]]]))
+        places = np.concatenate(places)
         middle = places + sizes[symbols[places]]
         after = middle + sizes[symbols[middle]]
-        before = places - sizes[symbols[places - 1]]
-        symbols[places] = symbols[after - 1] = best >> 32
+        symbols[places] = symbols[after - 1] = keys[places] >> 32
         begins[middle], keys[middle] = False, NONE
+        before = places - sizes[symbols[places - 1]]
         left, right = np.concatenate(((before, places), (places, after)), axis=1)
-        keys[left] = table.keys[table.find(symbols[left] << 32 | symbols[right])] | left
-    return symbols[begins], np.add.reduceat(begins, starts, dtype=np.int64)
-
-
-def merge_long(ids, key_of):
-    """Merge the ids of one chunk with a heap of keys, each checked when it comes up."""
-    end, get = len(ids), key_of.get
-    ids, before, after = [*ids, WALL], [*range(-1, end)], [*range(1, end + 1), end]
-    heap = sorted(key | i for i in range(end) if (key := get(ids[i] << 32 | ids[i + 1])))
-    while heap:
-        key = heapq.heappop(heap)
-        i = key & ID
-        middle = after[i]
-        if get(ids[i] << 32 | ids[middle], 0) | i != key:  # one of the two has been merged since
-            continue
-        ids[i], ids[middle] = key >> 32, WALL
-        after[i] = after[middle]
-        before[after[i]] = i
-        for i in (i, before[i]):  # before the first there is place -1: no id
-            if key := get(ids[i] << 32 | ids[after[i]]):
-                heapq.heappush(heap, key | i)
-    return [i for i in ids if i != WALL]
+        keys[left] = table.find(symbols[left], symbols[right]) | left
+    return symbols[begins], np.add.reduceat(begins, walls[:-1] + 1, dtype=np.int64)

@@ -42,7 +42,7 @@ def sign_test(differences, resamples=9999):
 def holm(differences):
     """Return the sign of the sum of each array of differences, 0 where it may be chance (Holm)."""
     p_values = [sign_test(values) for values in differences]
-    signs, order = [0] * len(p_values), sorted(range(len(p_values)), key=p_values.__getitem__)
+    signs, order = [0] * len(p_values), np.argsort(p_values, kind="stable")
     for rank, n in enumerate(order):
         if p_values[n] > LEVEL / (len(order) - rank):
             break
@@ -90,10 +90,9 @@ def mark(compared):
 
 def costs(subject):
     """Return the cells of COSTS, those of training by the run's cost.json; - where it has none."""
-    began = time.perf_counter()
-    written = generate(subject.model, [subject.begin or 0], 150)
+    began, path = time.perf_counter(), subject.run / "cost.json"
+    written = generate(subject.model, [subject.begin], 150)
     speed = f"{len(written) / (time.perf_counter() - began):,.0f}"
-    path = subject.run / "cost.json"
     if not path.is_file():
         return speed, "-", "-", "-"
     bill = read_json(path)
@@ -104,34 +103,8 @@ def costs(subject):
         raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 
 
-def format_table(rows):
-    """Return rows as a Markdown table that reads well on a screen, too; the first is its head."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
-
-
-def contest(folders, text, cloze, judged):
-    """Return the arena's report as Markdown, for arguments as in `main`; ValueError when a model
-    knows some of the documents."""
-    subjects = [open_subject(folder) for folder in folders]
-    spare_threads(*(s.model for s in subjects))
-    known = [path for s in subjects if (path := s.tokens.parent / "clean.jsonl").is_file()]
-    if not (text or known):
-        raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
-    documents, seen = held_out_documents(text or known[0]), [trained_on(s) for s in subjects]
-    texts = [d["text"].strip() for several in documents.values() for d in several]
-    for folder, trained in zip(folders, seen):
-        if count := sum(each in trained for each in texts):
-            raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to "
-                             "be scored: name text that no model has seen, with --text")
-    paid = [costs(s) for s in subjects]
-    rows = mark([*compare(subjects, documents, cloze, judged, set().union(*seen))])
-    head = ["", *(folder.rstrip("/") for folder in folders)]
-    return f"{format_table([head, *rows, *zip(COSTS, *paid)])}\n\n{LEGEND}"
-
-
 def main(argv):
+    """Print one table of all models; ValueError when one of them knows some of the documents."""
     parser = cli.Parser("nanoseek.evaluate arena", "Models side by side, each against the first.")
     parser.add_argument("folders", nargs="+", help="runs, checkpoints or Llama folders")
     parser.add_argument("--text", help="held-out JSON lines (default: a clean.jsonl of the runs)")
@@ -140,4 +113,23 @@ def main(argv):
     args = parser.parse_args(argv)
     if min(args.cloze, args.judged) < 0:
         parser.error("cloze and judged must be at least 0")
-    print(contest(args.folders, args.text, args.cloze, args.judged))
+    subjects = [open_subject(folder) for folder in args.folders]
+    spare_threads(*(s.model for s in subjects))
+    known = [path for s in subjects if (path := s.tokens.parent / "clean.jsonl").is_file()]
+    if not (args.text or known):
+        raise ValueError("none of the folders has a clean.jsonl: name held-out text with --text")
+    documents, seen = held_out_documents(args.text or known[0]), [trained_on(s) for s in subjects]
+    texts = [d["text"].strip() for several in documents.values() for d in several]
+    for folder, trained in zip(args.folders, seen):
+        if count := sum(text in trained for text in texts):
+            raise ValueError(f"{folder} was trained on {count} of the {len(texts)} documents to "
+                             "be scored: name text that no model has seen, with --text")
+    paid = [costs(s) for s in subjects]
+    rows = mark([*compare(subjects, documents, args.cloze, args.judged, set().union(*seen))])
+    table = [["", *(folder.rstrip("/") for folder in args.folders)], *rows, *zip(COSTS, *paid)]
+    # Markdown that reads well on a screen, too: each column as wide as its widest cell.
+    widths = [max(map(len, column)) for column in zip(*table)]
+    table.insert(1, ["-" * width for width in widths])
+    for line in table:
+        print(f"| {' | '.join(map(str.ljust, line, widths))} |")
+    print(f"\n{LEGEND}")

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from itertools import takewhile
 from statistics import median
 
 from nanoseek import cost
@@ -20,9 +21,7 @@ from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import columns, format_price_tag, show
 from nanoseek.model import PRESETS
 from nanoseek.scale.machine import pick_device
-from nanoseek.scale.run import parse_weights
 
-STORY_WEIGHTS = "stories_en=0.52,stories_zh=0.43,python_docs=0.05"  # as in the Makefile
 GUESSED_MFU = 0.3  # what training may reach on a machine that has not been measured
 TRIAL_SECONDS = 4.0  # of training, to measure it
 
@@ -79,15 +78,14 @@ def plan_here(given, data):
 
 def print_bill(bill):
     """Print what a config costs: its parts as a table, then the bill of its training."""
-    counts = {("training, a token", "FLOP"): bill["flops_per_token"]}
+    counts, rows = [("training, a token", "FLOP", bill["flops_per_token"])], []
     if "memory" in bill:
-        counts["parameters", ""] = bill.pop("parameters")
-        counts |= {(f"memory, checkpointing {mode}", "B"): parts
-                   for mode, parts in bill["memory"].items()}
-    rows = []
-    for (title, unit), parts in counts.items():
-        names = [*parts][:[*parts].index("total")]
-        shown = (f"{name} {show(parts[name], unit)}" for name in names if parts[name])
+        counts.append(("parameters", "", bill.pop("parameters")))
+        counts += [(f"memory, checkpointing {mode}", "B", parts)
+                   for mode, parts in bill["memory"].items()]
+    for title, unit, parts in counts:
+        added = takewhile(lambda name: name != "total", parts)  # what is behind it counts no more
+        shown = (f"{name} {show(parts[name], unit)}" for name in added if parts[name])
         rows.append((title, show(parts["total"], unit), " + ".join(shown)))
     print(columns(rows))
     print(format_price_tag(bill))
@@ -108,23 +106,19 @@ def print_plan(argv):
     for name in ("flops", "dollars", "minutes", "memory_gb"):
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--tokens", default="runs/tiny/tokens", help="folder of token shards")
-    parser.add_argument("--out", default="runs/plan", help="folder of the planned run")
     given = vars(parser.parse_args(argv))
-    data, out, minutes = (given.pop(name) for name in ("tokens", "out", "minutes"))
+    data, minutes = given.pop("tokens"), given.pop("minutes")
     given["seconds"] = minutes and 60 * minutes
-    here, weights = minutes is not None and given["gpu"] is None, []
+    here = minutes is not None and given["gpu"] is None
     if here or os.path.isdir(data):
-        manifest = read_manifest(data)
-        given["vocab_size"] = manifest["vocab_size"]
-        if manifest["splits"]["train"].keys() == parse_weights(STORY_WEIGHTS).keys():
-            weights = ["--weights", STORY_WEIGHTS]
+        given["vocab_size"] = read_manifest(data)["vocab_size"]
     if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
         given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     planned = plan_here(given, data) if here else plan(**given)
     print(format_price_tag(planned, [("law", planned["law"])]))
     for warning in planned["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"python {shlex.join(train_command(planned, data, out) + weights)}")
+    print(f"python {shlex.join(train_command(planned, data, 'runs/plan'))}")
 
 
 def main(argv=None):

@@ -18,7 +18,6 @@ Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSw
 """
 
 import bisect
-import functools
 import itertools
 import random
 from collections import namedtuple
@@ -42,7 +41,7 @@ Item = namedtuple("Item", "ability language context choices answer story")
 
 
 class _TracedStory(Writer):
-    """A story that remembers which slot wrote which piece, and where its sentences lie."""
+    """A story that remembers which slot wrote which piece, and where its sentences end."""
 
     def __init__(self, language, uniform):
         self.slots, self.tables = {}, {}  # number of a piece → Slot; variable → its Table
@@ -56,23 +55,15 @@ class _TracedStory(Writer):
             self.tables[slot.variable] = self.grammar.words(slot, self.state)
         return super().fill(slot)
 
-    def sentence(self, at):
-        """Return where the sentence begins and ends that has the character `at`."""
-        number = bisect.bisect_right(self.bounds, at)
-        return self.bounds[number - 1], self.bounds[number]
+    def sentence_end(self, at):
+        """Return where the sentence ends that has the character `at`."""
+        return self.bounds[bisect.bisect_right(self.bounds, at)]
 
-    @functools.cached_property  # few stories are asked: it takes long
-    def places(self):
-        """The beginning of each sentence → where the grammar may stand there."""
-        found = {0: START}
-        for begin, end in itertools.pairwise(self.bounds[:-1]):
-            found[end] = read_on(self.grammar, found[begin], self.text[begin:end])
-        return found
-
-    def rewrite(self, begin, end, entry_of):
-        """Return the text from the character `begin` to `end` with other words: entry_of(piece,
-        slot) says whose shall stand in a slot, None for what stood there."""
-        first, parts = bisect.bisect_right(self.begins, begin) - 1, []
+    def rest(self, begin, entry_of=lambda piece, slot: None):
+        """Return the text from the character `begin` to the end of its sentence. entry_of(piece,
+        slot) says whose word shall stand in a slot, None for what stood there."""
+        end, first = self.sentence_end(begin), bisect.bisect_right(self.begins, begin) - 1
+        parts = []
         for piece in range(first, bisect.bisect_left(self.begins, end)):
             slot = self.slots.get(piece)
             entry = entry_of(piece, slot) if slot and slot.key else None
@@ -89,71 +80,69 @@ def _pieces_in_question(story, ability, number):
     found = {}
     for piece, slot in story.slots.items():
         before = story.text[:story.begins[piece]]
-        if ability == "season" and slot.key:
-            for c in slot.conditions:
-                season = story.state[c.other]["text"] if c.other else c.value
-                if c.attribute == "season" and season in before:
-                    found[piece] = piece
+        if ability == "season":
+            seasons = [story.state[c.other]["text"] if c.other else c.value
+                       for c in slot.conditions if c.attribute == "season"]
+            if slot.key and any(season in before for season in seasons):
+                found[piece] = piece
         elif slot.again and slot.key.lstrip("^") in keys and slot.list in lists:
             entry = story.state[slot.variable]
             if entry["text"] in before and (ability != "pronoun" or entry["they"] == gender):
-                found.setdefault((story.sentence(len(before)), slot.variable), piece)
+                found.setdefault((story.sentence_end(len(before)), slot.variable), piece)
     return list(found.values())
 
 
 def _other_words(story, piece, ability):
     """Yield the rest of the sentence from a piece with other words in place of its word: first the
-    story's own, then draws from what the right one was drawn from."""
+    story's own, then draws from what the right one was drawn from, without end."""
     slot, (keys, _) = story.slots[piece], KEYS[ability]
     table = story.tables[slot.variable] if ability in DRAWN_ALIKE else \
         make_table(*zip(*story.grammar.lists[slot.list]))
     own = [entry for variable, entry in story.state.items() if variable != slot.variable
            and story.grammar.variables[variable] == slot.list]
-    begin = story.begins[piece]
-    for entry in itertools.chain(own, (story.choose(table) for _ in range(DRAWS))):
+    draws = (story.choose(table) for _ in itertools.count())
+    for entry in itertools.chain(own, draws):
         def entry_of(here, other):
             same = here == piece or other.variable == slot.variable != ""
             return entry if same and (not keys or other.key.lstrip("^") in keys) else None
-        yield story.rewrite(begin, story.sentence(begin)[1], entry_of)
+        yield story.rest(story.begins[piece], entry_of)
 
 
 def _other_endings(story, donors):
     """Yield the last sentences of other stories, about the people and things of this one."""
-    for _ in range(DRAWS):
+    while True:
         donor = donors[int(story.uniform() * len(donors))]
-        yield donor.rewrite(*donor.bounds[-2:], lambda piece, slot: (
+        yield donor.rest(donor.bounds[-2], lambda piece, slot: (
             story.state.get(slot.variable) if slot.again else None))
 
 
 def _question(story, ability, donors, number):
-    """Yield the Item of this number made from a story, if it offers one."""
+    """Return the Item of this number made from a story, or None where it offers none."""
     if ability == "ending":
         start, others = story.bounds[-2], _other_endings(story, donors)
-    else:
-        pieces = _pieces_in_question(story, ability, number)
-        if not pieces:
-            return
+    elif pieces := _pieces_in_question(story, ability, number):
         piece = pieces[int(story.uniform() * len(pieces))]
         start, others = story.begins[piece], _other_words(story, piece, ability)
-    begin, end = story.sentence(start)
-    right, wrong, wanted = story.text[start:end], [], CHOICES[ability] - 1
+    else:
+        return None
+    right, wrong, wanted = story.rest(start), [], CHOICES[ability] - 1
     if ability in DRAWN_ALIKE:
         others = list(itertools.islice(others, wanted))
         if len({right, *others}) <= wanted:
-            return
-    places = read_on(story.grammar, story.places[begin], story.text[begin:start])
-    for other in others:
+            return None
+    places = read_on(story.grammar, START, story.text[:start])
+    for other in itertools.islice(others, DRAWS):
         if other not in (right, *wrong) and not read_on(story.grammar, places, other):
             wrong.append(other)
         if len(wrong) == wanted:
             break
     else:
-        return
+        return None
     answer = number // 2 % 2 if ability == "pronoun" else number % CHOICES[ability]
     context = story.text[:start].rstrip()  # the space belongs to the word that follows it
     space, choices = story.text[len(context):start], [*wrong[:answer], right, *wrong[answer:]]
-    yield Item(ability, story.language, context, tuple(space + choice for choice in choices),
-               answer, story.text)
+    return Item(ability, story.language, context, tuple(space + choice for choice in choices),
+                answer, story.text)
 
 
 def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
@@ -170,6 +159,7 @@ def questions(count, seed=0, languages=LANGUAGES, avoid=frozenset()):
             story = _TracedStory(language, uniform)
             for ability, known in found.items():
                 if len(known) < count and story.text not in avoid:
-                    known.extend(_question(story, ability, donors, len(known)))
+                    if item := _question(story, ability, donors, len(known)):
+                        known.append(item)
         items += itertools.chain(*found.values())
     return items

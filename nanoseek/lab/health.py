@@ -38,8 +38,8 @@ CAUSES = {
                  "Build the tokens and train again.",
     "copies": "duplicated data: the same documents come again and again, and the model learns "
               "them by heart. Deduplicate (python -m nanoseek.curate), or train for fewer epochs.",
-    "memorised": "it learnt its text by heart: held-out text got worse while it trained on. Give more "
-                 "text, fewer --steps (0: sized to the text) or a smaller model.",
+    "memorised": "it learnt its text by heart: held-out text got worse while it trained on. Give "
+                 "more text, fewer --steps (0: sized to the text) or a smaller model.",
     "unigram": "worse than a model that knows only how frequent each token is. Look at the steps "
                "and at the learning rate; or the held-out text is of another kind.",
     "init": "wrong initialisation: before its first step a model should know nothing, a loss of "
@@ -131,7 +131,8 @@ def diagnose(run, measured, off):
                          for documents in run.texts.values() for ids in documents),
         "copies": measured["different training documents, share"] < 0.9,
         "memorised": memorised_from(run.rows),
-        "unigram": any(name.startswith("bits over") and value > 1 for name, value in measured.items())}
+        "unigram": any(name.startswith("bits over") and value > 1
+                       for name, value in measured.items())}
     found = [cause for cause, there in faults.items() if there]
     if not found:
         found = [above if off[name] == "too high" else below for start, above, below in SYMPTOMS
@@ -152,7 +153,8 @@ def check(folder, bands=None):
         beside = f"of another recipe ({', '.join(other)}): checked is only what holds for every run"
         limits = {}
     elif not run.floors:  # the healthy runs were trained on stories
-        beside, limits = "of other text than the bands: checked is only what holds for every run", {}
+        beside = "of other text than the bands: checked is only what holds for every run"
+        limits = {}
     measured, off = measure(run), {}
     rows = [("", "this run", "healthy" * bool(limits), "")]
     for name, value in measured.items():

@@ -9,22 +9,14 @@ import json
 import pathlib
 import warnings
 
-import regex
-
 from nanoseek import cli, duplicates
 from nanoseek.corpus.documents import read_documents, write_documents
-from nanoseek.corpus.own_text import read_text
 from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.scale.lock import lock_run_of
 from nanoseek.scale.sizing import vocabulary
-from nanoseek.tokenizer import DEFAULT_PATTERN, Tokenizer
-
-# What the engine of `tokenizers` reads otherwise than `regex`: some escapes (\w takes ² in),
-# [[:punct:]] and the like, (?m), a + behind {1,3}, set operations.
-READ_OTHERWISE = (r"\\[AbBGhHkKNORwWXyYzZ1-9]|\[\[:\^?\w+:|\(\?[a-z]*m|\{[\d,]+\}\+"
-                  r"|\[[^\]]*(?:--|\|\||~~)")
+from nanoseek.tokenizer import Tokenizer
 
 
 def clean(argv=None):
@@ -63,35 +55,22 @@ def learn_tokenizer(argv=None):
     """Documents → tokenizer.json."""
     parser = cli.Parser("nanoseek.tokenizer", "Learn a tokenizer from documents not held out.")
     parser.add_argument("command", choices=["train"])
-    parser.add_argument("documents", help="a .jsonl of {text, source, split}, a text, or a folder")
+    parser.add_argument("documents", help="JSON lines of {text, source, split}")
     parser.add_argument("tokenizer", help="the tokenizer.json to write")
     parser.add_argument("--vocab_size", type=int, default=0,
                         help="ids in all (default 0: sized to the text)")
     parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
-    parser.add_argument("--pattern", nargs="+", default=[DEFAULT_PATTERN],
-                        help="how to cut text into chunks; several run one after another")
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
     cli.check_output(args.tokenizer, args.documents)
-    if not args.tokenizer.endswith(".json"):  # documents .jsonl: were the two swapped?
-        raise ValueError(f"{args.tokenizer}: give the tokenizer to write a name in .json")
-    for pattern in args.pattern:
-        if odd := regex.search(READ_OTHERWISE, pattern):
-            raise ValueError(f"the split pattern uses {odd[0]}, which tokenizers reads otherwise")
-        try:
-            regex.compile(pattern, regex.V1)
-        except regex.error as error:
-            raise ValueError(f"the split pattern {pattern!r} does not compile: {error}") from None
     held = lock_run_of(args.tokenizer)  # until all is written
-    read = read_documents if args.documents.endswith(".jsonl") else read_text
-    texts = (d["text"] for d in read(args.documents) if d.get("split") != "held_out")
+    texts = (d["text"] for d in read_documents(args.documents) if d.get("split") != "held_out")
     if not (size := args.vocab_size):
         texts = [*texts]
         size = vocabulary(sum(len(text.encode()) for text in texts))
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
-        texts, size, pattern=args.pattern, progress=cli.say,
-        max_token_length=args.max_token_length)
+        texts, size, progress=cli.say, max_token_length=args.max_token_length)
     with cli.writing(args.tokenizer) as new:
         tokenizer.save(new)
     print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")

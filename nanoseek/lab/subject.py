@@ -5,7 +5,6 @@
     nats = text_nats(subject, ["Once there was a boy."]) # float64 array
 """
 
-import math
 import pathlib
 from collections import namedtuple
 
@@ -22,14 +21,14 @@ SMALL = 4_000_000  # weights of a model that one core scores as fast as two (mea
 
 
 class Subject(namedtuple("Subject", "model tokenizer begin end run tokens")):
-    """A model with what it needs to read text. begin, end: the ids before and after a document, or
-    None; run: its folder; tokens: the folder of what it was trained on, perhaps another run's, with
+    """A model with what it needs to read text. begin, end: the ids before and after a document;
+    run: its folder; tokens: the folder of what it was trained on, perhaps another run's, with
     clean.jsonl beside it."""
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
-        ids = [self.begin, *self.tokenizer.encode(text), self.end if whole else None]
-        return np.array([i for i in ids if i is not None], dtype=np.int64)
+        ids = [self.begin, *self.tokenizer.encode(text), self.end]
+        return np.array(ids if whole else ids[:-1], dtype=np.int64)
 
 
 def open_subject(folder, fast=True):
@@ -46,7 +45,7 @@ def open_subject(folder, fast=True):
     end = tokenizer.eot_id if end is None else end
     begin = end if begin is None else begin
     for value in (begin, end):
-        if value is not None and value not in range(size):
+        if value not in range(size):
             raise ValueError(f"{folder}: {value!r}, which begins or ends a document, is no id")
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     state = folder / "trainer.json"
@@ -84,7 +83,5 @@ def trained_on(subject):
 
 
 def text_nats(subject, texts):
-    """Return the nats of each text and its end, a float64 array. Where nothing can begin a text,
-    its first token is charged as drawn evenly from all."""
-    first = math.log(subject.model.config.vocab_size) if subject.begin is None else 0.0
-    return document_nats(subject.model, [subject.ids(text) for text in texts]) + first
+    """Return the nats of each text and its end, a float64 array."""
+    return document_nats(subject.model, [subject.ids(text) for text in texts])

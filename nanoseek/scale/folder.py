@@ -98,8 +98,8 @@ def overall(held_out):
 
 
 def memorised_from(log):
-    """Return the step from which on a run only learnt its text by heart, or None: since then held-out
-    text was predicted 2% worse, twice or more, and the training text better."""
+    """Return the step from which on a run only learnt its text by heart, or None: since then
+    held-out text was predicted 2% worse, twice or more, and the training text better."""
     scores = [(overall(row["held_out"]), row["step"]) for row in log if row.get("held_out")]
     best, step = min(scores, default=(0, 0))
     since = [score for score, later in scores if later > step]

@@ -19,9 +19,7 @@ def lock(folder):
 
 
 def lock_run_of(output):
-    """Return the lock of the run in whose folder a file is to be written, None if there is no run.
-
-    A command keeps it until all is written: it must not change what a run is training on.
-    """
+    """Return the lock, to be kept until all is written, of the run in whose folder a file will be
+    written; None where there is no run."""
     folder = pathlib.Path(os.path.realpath(output)).parent
     return lock(folder) if (folder / ".lock").is_file() else None

@@ -137,9 +137,10 @@ class Run:
         times = machine.step_times(self.model, self.device, precision, *size)
         # A whole step takes about a quarter longer than its two passes.
         second = 1.25e-3 * statistics.median(times) * config.accumulation
-        steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch, config.batch_size * config.row_length, second,
-                             config.minutes)
-        print(f"{self.text_bytes / 1e6:.2g} MB of text: {steps} steps, about {steps * second:.0f} s")
+        steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch,
+                             config.batch_size * config.row_length, second, config.minutes)
+        print(f"{self.text_bytes / 1e6:.2g} MB of text: {steps} steps, "
+              f"about {steps * second:.0f} s")
         if self.text_bytes < LITTLE_TEXT:
             print(f"{self.text_bytes:,} bytes are too little to learn more than letters and some "
                   f"words: give {LITTLE_TEXT:,} or more")

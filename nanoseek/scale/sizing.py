@@ -6,14 +6,14 @@
 A text is read several times, and each time teaches less. Too few steps leave something to learn;
 with too many the model learns the text by heart, and predicts other text worse. How often is best
 depends on how much of the text is rule and how much is surprise: code, which repeats its forms, is
-read more often than poems. A compressor tells the two apart in no time. The numbers below were found
-by tutorials/experiments/own_text.py, on texts from 20 kB to 11 MB.
+read more often than poems. A compressor tells the two apart in no time. The numbers below were
+found by tutorials/experiments/own_text.py.
 """
 
 import zlib
 
 SAMPLE = 250_000  # tokens of a text that are compressed
-EPOCHS = 1.7  # for each time that zlib makes the text smaller
+EPOCHS = 1.4  # for each time that zlib makes the text smaller
 LEAST_STEPS = 15
 
 

@@ -1,4 +1,4 @@
-"""fast/encode.py: patterns for another engine, the hash table, and many chunks merged at once."""
+"""fast/encode.py: patterns for another engine, the table of pairs, and many chunks merged at once."""
 
 import importlib.util
 import pathlib
@@ -46,12 +46,15 @@ def test_cuts_equal_the_chapters(pattern):
 def test_the_table_knows_its_pairs_and_no_others():
     rng = np.random.default_rng(0)
     for count in (0, 1, 7, 4000):
-        pairs = np.unique(rng.integers(0, 1 << 40, count))
+        pairs = rng.permutation(np.unique(rng.integers(0, 1 << 40, count)))
         table = encode.PairTable({divmod(pair, 1 << 32): 256 + i
                                   for i, pair in enumerate(pairs.tolist())})
-        assert (table.keys[table.find(pairs)] >> 32).tolist() == [*range(256, 256 + len(pairs))]
+        found = table.find(pairs >> 32, pairs & encode.ID)
+        assert (found >> 32).tolist() == [*range(256, 256 + len(pairs))]
         others = np.setdiff1d(rng.integers(0, 1 << 40, 5000), pairs)
-        assert set(table.keys[table.find(others)].tolist()) == {encode.NONE}
+        assert set(table.find(others >> 32, others & encode.ID).tolist()) == {encode.NONE}
+        assert table.find(np.array([encode.WALL, 97]), np.array([97, encode.WALL])).min() \
+            == encode.NONE  # a wall never merges
 
 
 @quick
@@ -69,4 +72,3 @@ def test_chunks_merge_as_in_the_chapter(chunks, long):
         encode.LONG = before
     found = [part.tolist() for part in np.split(ids, np.cumsum(counts))]
     assert found == [list(plain.merge(chunk)) for chunk in chunks] + [[]]
-    assert found[:-1] == [encode.merge_long(c.encode(), table.key_of) for c in chunks]

@@ -100,32 +100,25 @@ def test_the_usual_mfu_of_a_chip_is_the_median_of_its_bills():
 
 
 def test_a_plan_prints_a_command_that_train_reads(capsys):
-    bill.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "some/tokens",
-                 "--out", "my $run's"])
+    bill.main(["plan", "--dollars", "100", "--gpu", "H100", "--tokens", "my $token's"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("python -m nanoseek.train ")
     words = shlex.split(lines[-1])[3:]
     flags = dict(zip(words[::2], words[1::2]))
     planned = plan(dollars=100, gpu="H100")
     assert flags["--hidden_size"] == str(planned["config"]["hidden_size"])
-    assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "some/tokens"
-    assert flags["--out"] == "my $run's" and flags["--schedule"] == "multi_step"
+    assert flags["--steps"] == str(planned["steps"]) and flags["--tokens"] == "my $token's"
+    assert flags["--out"] == "runs/plan" and flags["--schedule"] == "multi_step"
     from nanoseek.train import TrainConfig
     known = {f"--{field.name}" for kind in (TrainConfig, ModelConfig)
              for field in dataclasses.fields(kind)}
     assert set(flags) <= known
 
 
-def test_the_planner_mixes_the_stories_as_the_makefile_does():
-    makefile = (pathlib.Path(__file__).parents[2] / "Makefile").read_text("utf-8")
-    assert f"--weights {bill.STORY_WEIGHTS}\n" in makefile
-
-
 @pytest.fixture
 def tokens(tmp_path):
-    """Token shards of the default recipe's sources, with a vocabulary of 512."""
-    documents = [{"text": "a" * 300, "source": source, "split": split}
-                 for source in ("stories_en", "stories_zh", "python_docs")
+    """Token shards with a vocabulary of 512."""
+    documents = [{"text": "a" * 300, "source": "a", "split": split}
                  for split in ("train", "held_out")]
     Tokenizer.train(["some text"], 257).save(tmp_path / "tokenizer.json")
     data.write_shards(documents, lambda text: list(text.encode()), tmp_path / "tokens", 512, 511,
@@ -151,7 +144,6 @@ def test_a_plan_in_minutes_fills_the_time(monkeypatch, capsys, tokens):
     shape = {name: int(flags[f"--{name}"]) for name in TINY if name[:3] not in ("voc", "tie")}
     assert all(trial[f"--{name}"] == str(size) for name, size in shape.items())
     assert flags["--optimizer"] == "muon"
-    assert flags["--weights"] == "stories_en=0.52,stories_zh=0.43,python_docs=0.05"
     # The steps fill the time at the speed that was measured, with the vocabulary of the tokens.
     each = cost.flops_per_token({**shape, "vocab_size": 512}, int(flags["--row_length"]))["total"]
     trained = int(flags["--steps"]) * int(flags["--batch_size"]) * int(flags["--row_length"])

@@ -1,4 +1,4 @@
-"""Others' tokenizer.json files: GPT-2's kind opened by ours, the rest through `tokenizers`."""
+"""Others' tokenizer.json files, opened through `tokenizers` and held beside it."""
 
 import importlib.util
 import json
@@ -15,8 +15,8 @@ import tokenizers
 
 import nanoseek.tokenizer
 from nanoseek.fast.bpe import FastTokenizer
-from nanoseek.lab.foreign_tokenizer import Library, Renumbered
-from nanoseek.tokenizer import GPT2_PATTERN, Tokenizer
+from nanoseek.lab.foreign_tokenizer import Library
+from nanoseek.tokenizer import Tokenizer
 
 path = pathlib.Path(__file__).parents[1] / "bench" / "diff_tokenizer.py"
 spec = importlib.util.spec_from_file_location("diff_tokenizer", path)
@@ -45,9 +45,8 @@ def test_every_style_encodes_as_its_library_does(texts, tmp_path, kind):
     strings = [diff.make_string(rng, characters, words) for _ in range(150)]
     for name, style in diff.styles().items():
         path = diff.build(style, texts, tmp_path, vocab_size=600)
-        assert isinstance(kind.load(path), Renumbered if name == "gpt2" else Library), name
-        pattern = GPT2_PATTERN if name == "gpt2" else None
-        assert diff.compare_strings(kind, path, strings, pattern) == [], name
+        assert isinstance(kind.load(path), Library), name
+        assert diff.compare_strings(kind, path, strings) == [], name
 
 
 def gpt2_kind(tokenizer):
@@ -86,10 +85,8 @@ def change(spec, place, value):
     ("added_tokens.0.single_word", True),
     ("added_tokens.0.special", False),
 ])
-def test_what_gpt2_does_not_set_is_left_to_the_library(small, tmp_path, monkeypatch, place, value):
+def test_every_setting_is_the_librarys(small, tmp_path, monkeypatch, place, value):
     content, path = gpt2_kind(small), tmp_path / "t.json"
-    path.write_text(json.dumps(content), encoding="utf-8")
-    assert isinstance(Tokenizer.load(path), Renumbered)
     change(content, place, value)
     path.write_text(json.dumps(content), encoding="utf-8")
     tokenizer, peer = Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
@@ -133,7 +130,7 @@ def test_a_unigram_tokenizer_of_the_library(tmp_path):
     assert Tokenizer.load(tmp_path / "again.json").encode(text) == ids
 
 
-def test_gpt2s_kind_keeps_its_ids_and_its_file(tmp_path):
+def test_a_file_is_saved_as_it_was(tmp_path):
     peer = tokenizers.ByteLevelBPETokenizer()
     peer.train_from_iterator(TEXTS, 300, special_tokens=["<s>", "<|endoftext|>"],
                              show_progress=False)

@@ -1,15 +1,14 @@
 """subject.py: a folder of anyone scored as transformers scores it, ids that fit, few threads."""
 
 import json
-import math
 import shutil
 
 import pytest
 import torch
 
-from nanoseek.evaluate import nats
 from nanoseek.lab import subject
 from nanoseek.lab.subject import open_subject, text_nats
+from nanoseek.tokenizer import Tokenizer
 
 
 def test_nats_agree_with_transformers_on_a_foreign_folder(folder):
@@ -52,14 +51,6 @@ def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
     assert text_nats(judged, [text])[0] == pytest.approx(total, rel=1e-4)
 
 
-def test_a_model_without_a_begin_is_charged_for_its_first_token(folder):
-    judged = open_subject(folder / "ours")
-    bare = judged._replace(begin=None, end=None)
-    ids = bare.ids("Tom slept.")
-    expected = math.log(300) + nats(judged.model, [ids])
-    assert text_nats(bare, ["Tom slept."])[0] == pytest.approx(expected)
-
-
 def test_small_models_have_one_core_to_themselves(monkeypatch):
     model, before = torch.nn.Linear(4, 4), torch.get_num_threads()
     torch.set_num_threads(2)
@@ -94,4 +85,15 @@ def test_a_document_cannot_begin_or_end_with_what_is_no_id(folder, tmp_path, nam
     config = tmp_path / "m" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
     with pytest.raises(ValueError, match="begins or ends a document, is no id"):
+        open_subject(tmp_path / "m")
+
+
+def test_a_model_without_any_token_that_ends_a_document_is_refused(tmp_path, folder):
+    shutil.copytree(folder / "ours", tmp_path / "m")
+    (tmp_path / "m" / "checksums.json").unlink()
+    config, bare = tmp_path / "m" / "config.json", Tokenizer([], special_tokens=[])
+    config.write_text(json.dumps(json.loads(config.read_text())
+                                 | {"bos_token_id": None, "eos_token_id": None}))
+    bare.save(tmp_path / "m" / "tokenizer.json")
+    with pytest.raises(ValueError, match="None, which begins or ends a document, is no id"):
         open_subject(tmp_path / "m")

@@ -5,9 +5,8 @@
 
 Each text goes the way of `make train-tiny TEXT=…`: curated, encoded with a vocabulary by its size,
 trained with the preset `own` for so many steps (0: what scale/sizing.py says), scored on what was
-held out. own_text.json keeps a row for each trial; those that stand there are not run again. The
-table shows, for each text, the rule's own run beside the best number of steps that was tried in no
-more steps than fit into the time: the rule should stay within 3% of it.
+held out. own_text.json keeps a row for each trial: the scores of the best checkpoint and of the last.
+The first trials stored only the last, and their seconds are those of a busy machine.
 """
 
 import argparse
@@ -68,18 +67,14 @@ def trial(text, steps, vocab_size, threads):
 
 
 def show(rows):
-    """Print a line a text: the rule's run, and the best that was found in its time or less."""
-    print(f"{'text':<22}{'MB':>7}{'ids':>6}{'steps':>7}{'epochs':>7}{'seconds':>8}{'best':>7}"
-          f"{'end':>7}{'unigram':>8}   {'best of a search':>20}{'over it':>9}")
-    for name in dict.fromkeys(row["text"] for row in sorted(rows, key=lambda row: row["bytes"])):
-        mine = [row for row in rows if row["text"] == name]
-        for row in (row for row in mine if row["ruled"]):
-            other = min(mine, key=lambda r: r["best"] if r["seconds"] <= 200 else 99)
-            print(f"{name:<22}{row['bytes'] / 1e6:>7.2f}{row['vocab_size']:>6}{row['steps']:>7}"
-                  f"{row['epochs']:>7.1f}{row['seconds']:>8.0f}{row['best']:>7.3f}"
-                  f"{row['end']:>7.3f}{row['unigram']:>8.3f}   {other['best']:.3f} "
-                  f"({other['vocab_size']} ids, {other['steps']} steps)"
-                  f"{row['best'] / other['best'] - 1:>9.1%}")
+    """Print a line for each trial; those with a star took the steps of the rule."""
+    print(f"{'text':<22}{'MB':>7}{'ids':>6}{'steps':>8}{'epochs':>7}{'seconds':>8}{'best':>7}"
+          f"{'end':>7}{'unigram':>8}")
+    for row in sorted(rows, key=lambda row: (row["bytes"], row["text"], row["steps"])):
+        scores = [f"{row[name]:.3f}" if row[name] else "-" for name in ("best", "end", "unigram")]
+        print(f"{row['text']:<22}{row['bytes'] / 1e6:>7.2f}{row['vocab_size']:>6}{row['steps']:>7}"
+              f"{'*' if row['ruled'] else ' '}{row['epochs']:>7.1f}{row['seconds']:>8.0f}"
+              f"{scores[0]:>7}{scores[1]:>7}{scores[2]:>8}")
 
 
 def main():
