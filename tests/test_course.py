@@ -160,7 +160,8 @@ def test_the_page_for_teachers_knows_every_notebook_and_starter():
 
 
 # The notebooks. These hold the rules below; the others follow.
-IN_FORM = ("01_tokenizer", "03_precision", "04_curation")
+IN_FORM = ("00_model", "01_tokenizer", "03_precision", "04_curation")
+IN_CHINESE = sorted(path.stem for path in (TUTORIALS / "zh").glob("*.ipynb"))
 
 
 def cells(name):
@@ -169,7 +170,7 @@ def cells(name):
     return [{**cell, "source": "".join(cell["source"])} for cell in content["cells"]]
 
 
-@pytest.mark.parametrize("name", IN_FORM)
+@pytest.mark.parametrize("name", [*IN_FORM, *(f"zh/{name}" for name in IN_CHINESE)])
 def test_code_cells_are_short_and_stored_as_executed_without_an_error(name):
     code = [cell for cell in cells(name) if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
@@ -197,6 +198,20 @@ def test_exercises_are_stored_unsolved_with_a_folded_hint(name):
         assert "<details><summary>Hint</summary>" in above["source"], above["source"]
         (output,) = cell["outputs"]
         assert "".join(output["text"]).startswith("not done yet"), cell["source"]
+
+
+@pytest.mark.parametrize("name", IN_CHINESE)
+def test_a_notebook_in_chinese_has_the_cells_and_the_code_of_the_english_one(name):
+    english, chinese = cells(name), cells(f"zh/{name}")
+    assert [cell["cell_type"] for cell in chinese] == [cell["cell_type"] for cell in english]
+    for ours, theirs in zip(chinese, english):
+        if ours["cell_type"] == "code":  # only the language of the stories may differ
+            assert ours["source"] == theirs["source"].replace('LANGUAGE = "en"', 'LANGUAGE = "zh"')
+        else:
+            assert re.search("[\u4e00-\u9fff]", ours["source"]), ours["source"]
+            for mark in (r"(?m)^#+ ", "<details>", "\\$\\$", r"(?m)^\|"):
+                assert len(re.findall(mark, ours["source"])) == len(
+                    re.findall(mark, theirs["source"])), ours["source"]
 
 
 @pytest.mark.parametrize("source, printed, error, state", [
