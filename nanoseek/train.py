@@ -152,7 +152,9 @@ def train(config, resume=False, restart_on_new_data=False):
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
             while run.step < config.steps and (config.memorise or not memorised_from(run.log)):
-                untrained = {} if run.step else {"untrained": evaluate_quickly(run)}
+                # Not where the model is sliced: what scoring gathers first cannot be trained on.
+                untrained = ({} if run.step or run.ranks.sliced
+                             else {"untrained": evaluate_quickly(run)})
                 row = timed_step(run) | untrained
                 last, stopping = run.step == config.steps, run.ranks.mean(len(asked)) > 0
                 settled = not run.watch.in_a_row  # else the weights may be spoilt: no score

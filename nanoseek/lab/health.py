@@ -95,7 +95,8 @@ def measure(run):
                for entry in run.manifest["splits"]["train"].values()]
     different = {hash(s.document(n).tobytes()) for s in streams for n in range(len(s))}
     found["different training documents, share"] = len(different) / sum(map(len, streams))
-    for source, documents in run.texts.items():
+    for source in run.floors or run.texts:
+        documents = run.texts[source]
         found[f"bits over a unigram model's, {source}"] = nats(run.model, documents) / unigram_nats(
             run.tokens, source, documents)
     splits = [held_out(run.tokens, SCORED_TOKENS, split) for split in ("held_out", "train")]
@@ -129,16 +130,18 @@ def diagnose(run, measured, off):
         "shift": measured.get("repeats its input, share", 0) > 0.9,
         "tokenizer": any(run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
                          for documents in run.texts.values() for ids in documents),
-        "copies": measured["different training documents, share"] < 0.9,
-        "memorised": memorised_from(run.rows),
-        "unigram": any(name.startswith("bits over") and value > 1
-                       for name, value in measured.items())}
+        "copies": measured["different training documents, share"] < 0.9}
     found = [cause for cause, there in faults.items() if there]
+    if not found and memorised_from(run.rows):
+        found = ["memorised"]
     if not found:
         found = [above if off[name] == "too high" else below for start, above, below in SYMPTOMS
                  for name in off if name.startswith(start)]
         if "high" in found and "warmup" in found:  # the first step is high as all others are
             found.remove("warmup")
+    if not any(found) and any(name.startswith("bits over") and value > 1
+                              for name, value in measured.items()):
+        found = ["unigram"]
     return list(dict.fromkeys(filter(None, found))) or ["unknown"] * bool(off)
 
 

@@ -130,7 +130,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caps
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     train.train(settings(folder, model), resume=True)
     said = "".join(capsys.readouterr())
-    assert "passed over a damaged checkpoint" in said and "going on at step 8" in said
+    assert "passed over a damaged checkpoint" in said and "going on at step 10" in said
     assert final_weights(folder) == expected
 
 
@@ -150,7 +150,7 @@ def test_what_was_measured_is_kept_on_resume(tmp_path, monkeypatch):
     Run(config, False).save()
     for name in ("choose_precision", "choose_threads"):
         monkeypatch.setattr(machine, name, lambda *_: pytest.fail("measured again"))
-    assert Run(config, True).choices == {"precision": "bf16", "threads": 1}
+    assert Run(config, True).choices == {"precision": "bf16", "threads": 1, "steps": 12}
     # Naming what was measured is no change; naming another precision is.
     Run(dataclasses.replace(config, precision="bf16"), True)
     with pytest.raises(ValueError, match="precision from auto to fp32"):
