@@ -237,9 +237,9 @@ def test_a_run_that_keeps_diverging_stops_and_names_the_last_good_checkpoint(
 def test_a_run_whose_last_step_diverges_saves_nothing_of_it(tmp_path, monkeypatch):
     folder, model = make_run(tmp_path / "r")
     spoil(monkeypatch, {6, 12})  # evaluations were due after both
-    with pytest.raises(ValueError, match="step 12 diverged: the loss is nan.*step-00000008"):
+    with pytest.raises(ValueError, match="step 12 diverged: the loss is nan.*step-00000010"):
         train.train(settings(folder, model))
-    assert [path.name for path in checkpoints(folder)] == ["step-00000004", "step-00000008"]
+    assert [path.name for path in checkpoints(folder)] == ["step-00000008", "step-00000010"]
     assert not (folder / "cost.json").exists()
 
 
@@ -305,7 +305,7 @@ def test_ramps_give_each_step_its_shape(tmp_path):
     (["--preset", "huge"], "invalid choice: 'huge'"),
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--document_mask", "perhaps"], "neither true nor false"),
-    (["--steps", "0"], "steps is 0"),
+    (["--steps", "-1"], "steps is -1"),
     (["--num_attention_heads", "5"], "does not divide into num_attention_heads 5"),
     (["--num_key_value_heads", "3"], "num_key_value_heads 3"),
     (["--row_length", "1000"], "row_length 1000 exceeds"),
@@ -355,7 +355,7 @@ def test_help_shows_the_values_of_the_preset(capsys):
             train.main(["--preset", preset, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         assert f"those of --preset {preset}." in said
-        assert f"how often the weights move (default {config.steps})" in said
+        assert f"sized to the text (default {config.steps})" in said
         assert f"--hidden_size int (default {config.model.hidden_size})" in said
 
 

@@ -50,7 +50,7 @@ CAUSES = {
 SYMPTOMS = (  # the beginning of a measure's name, the cause if it is too high, if it is too low
     ("held-out over training", "copies", None), ("first loss", "init", "init"),
     ("gradient norm, first step", "init", "init"), ("learning rate, highest", "high", "low"),
-    ("learning rate, first step", "warmup", None))
+    ("learning rate, first step", "warmup", None), ("bits over a unigram", "unigram", None))
 
 
 class Record:
@@ -139,9 +139,6 @@ def diagnose(run, measured, off):
                  for name in off if name.startswith(start)]
         if "high" in found and "warmup" in found:  # the first step is high as all others are
             found.remove("warmup")
-    if not any(found) and any(name.startswith("bits over") and value > 1
-                              for name, value in measured.items()):
-        found = ["unigram"]
     return list(dict.fromkeys(filter(None, found))) or ["unknown"] * bool(off)
 
 
@@ -161,7 +158,7 @@ def check(folder, bands=None):
     measured, off = measure(run), {}
     rows = [("", "this run", "healthy" * bool(limits), "")]
     for name, value in measured.items():
-        least, most = limits.get(name, (-inf, inf))
+        least, most = limits.get(name, (-inf, 1 if name.startswith("bits over") else inf))
         if not least <= value <= most:
             off[name] = "too high" if value > most else "too low"
         band = f"{least:.4g} – {most:.4g}" if name in limits else ""
