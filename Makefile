@@ -101,7 +101,8 @@ else
 train-tiny: $(RUN)/report.txt
 	@cat $(RUN)/report.txt
 	@echo
-	@echo '$(RUN) is trained. More: make sample PROMPT="…"; the curve: $(RUN)/curve.svg;'
+	@printf '%s is trained. More: make sample %sPROMPT="…"; the curve: %s/curve.svg;\n' '$(RUN)' \
+	    "$${TEXT:+TEXT=\"$$TEXT\" }" '$(RUN)'
 	@echo 'what it cost: $(PY) -m nanoseek.cost $(RUN)'
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a

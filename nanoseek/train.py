@@ -151,7 +151,8 @@ def train(config, resume=False, restart_on_new_data=False):
         config = run.config  # with its steps, where they were sized to the text
         say_start(run)
         with stop_requests(run.ranks.size) as asked:
-            while run.step < config.steps and (config.memorise or not memorised_from(run.log)):
+            enough = memorised_from(run.log) and not config.memorise
+            while run.step < config.steps and not enough:
                 # Not where the model is sliced: what scoring gathers first cannot be trained on.
                 untrained = ({} if run.step or run.ranks.sliced
                              else {"untrained": evaluate_quickly(run)})
@@ -160,6 +161,7 @@ def train(config, resume=False, restart_on_new_data=False):
                 settled = not run.watch.in_a_row  # else the weights may be spoilt: no score
                 if settled and (last or run.step in EARLY or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
+                    enough = memorised_from([*run.log, row]) and not config.memorise
                 run.write_log(row)
                 show(run, row)
                 if last or settled and (stopping or "held_out" in row

@@ -214,17 +214,34 @@ def test_a_notebook_in_chinese_has_the_cells_and_the_code_of_the_english_one(nam
                     re.findall(mark, theirs["source"])), ours["source"]
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location("script", TUTORIALS / name)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def test_blank_copies_hold_the_sources_and_no_answers_and_spare_what_a_student_wrote(tmp_path):
+    blank = script("blank.py").blank
+    names = sorted(path.name for path in TUTORIALS.rglob("[0-9]*.ipynb"))
+    assert sorted(blank(TUTORIALS, tmp_path)) == names
+    for path in TUTORIALS.rglob("[0-9]*.ipynb"):
+        copy = json.loads((tmp_path / path.relative_to(TUTORIALS)).read_text("utf-8"))
+        sources = [cell["source"] for cell in json.loads(path.read_text("utf-8"))["cells"]]
+        assert [cell["source"] for cell in copy["cells"]] == sources
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in copy["cells"])
+    (tmp_path / "01_tokenizer.ipynb").write_text("a student's work")
+    assert blank(TUTORIALS, tmp_path) == []
+    assert (tmp_path / "01_tokenizer.ipynb").read_text() == "a student's work"
+
+
 @pytest.mark.parametrize("source, printed, error, state", [
     ("not done yet", "not done yet: see", None, "open"), ("not done yet", "right", None, "right"),
     ("not done yet", "", None, "nothing"), ("not done yet", "", "AssertionError", "AssertionError"),
     ("older", "", "AssertionError", "open"), ("older", "", "NameError", "NameError"),
     ("older", "7 rows", None, "right")])
 def test_the_check_of_the_solutions_tells_open_from_right_from_wrong(source, printed, error, state):
-    pytest.importorskip("nbclient")
-    file = TUTORIALS / "solutions" / "check.py"
-    spec = importlib.util.spec_from_file_location("check", file)
-    check = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check)
+    check = script("solutions/check.py")
     outputs = [types.SimpleNamespace(output_type="stream", text=printed)] if printed else []
     outputs += [types.SimpleNamespace(output_type="error", ename=error)] if error else []
     assert check.state(types.SimpleNamespace(source=source, outputs=outputs)) == state

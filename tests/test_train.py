@@ -1,5 +1,6 @@
 """train.py: it learns, skips what would spoil the weights, and answers bad settings in one line."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -15,7 +16,6 @@ from nanoseek.fast import speed_up
 from nanoseek.lab.price_tag import format_price_tag
 from nanoseek.scale import folder as folder_module
 from nanoseek.scale import run as run_module
-from nanoseek.scale import sizing
 from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
 from small_run import ROOT, final_weights, make_run, quick_ceiling, settings  # noqa: F401
@@ -151,16 +151,31 @@ def test_what_memorising_is():
     assert folder_module.memorised_from(mixed) is None
 
 
-def test_steps_are_sized_to_the_text_and_kept(tmp_path, capsys):
+def test_steps_are_sized_to_the_text_and_kept(tmp_path, monkeypatch, capsys):
     folder, model = make_run(tmp_path / "r")
-    more = {"steps": 0, "warmup_steps": 2, "save_every": 10, "eval_every": 100, "keep": 99}
-    run = train.train(settings(folder, model, **more))
-    wanted = run.step
-    assert run.config.steps == wanted and f"{wanted} steps" in capsys.readouterr().out
-    for late in checkpoints(folder)[2:]:
+    more = {"steps": 0, "warmup_steps": 20, "save_every": 10, "eval_every": 100, "keep": 99}
+    # Measured passes of 8 s make a step of 10 s: 24 in 4 minutes.
+    monkeypatch.setattr(run_module.machine, "step_times", lambda *_: [7e3, 8e3, 9e3])
+    run = train.train(settings(folder, model, minutes=4.0, **more))
+    assert run.step == 24 and run.config.warmup_steps == 6
+    assert "24 steps, about 240 s" in capsys.readouterr().out
+    for late in checkpoints(folder)[1:]:
         shutil.rmtree(late)
     again = train.train(settings(folder, model, minutes=1e-9, **more), resume=True)
-    assert again.step == wanted and "going on at step" in capsys.readouterr().out
+    assert again.step == 24 and "going on at step 10" in capsys.readouterr().out
+    # Where time is no limit, the text is: its tokens are read some times.
+    monkeypatch.setattr(run_module.machine, "step_times", lambda *_: [1e-3])
+    folder, model = make_run(tmp_path / "other")
+    run = Run(settings(folder, model, **more), resume=False)
+    assert 1 < run.config.steps * 4 * 16 / run.epoch < 20
+
+
+def test_a_run_goes_on_with_the_context_that_it_is_given(tmp_path):
+    """Runs of before had a context of which their rows trained a half."""
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, dataclasses.replace(model, max_position_embeddings=64), steps=4))
+    run = train.train(settings(folder, model, steps=4), resume=True)
+    assert run.model.config.max_position_embeddings == model.max_position_embeddings == 32
 
 
 def test_the_context_of_each_preset_is_what_its_rows_train():

@@ -3,10 +3,9 @@
     python tutorials/blank.py runs/lab      # what stands there already is left as it is
 """
 
+import json
 import pathlib
 import sys
-
-import nbformat
 
 
 def blank(source, folder):
@@ -15,12 +14,12 @@ def blank(source, folder):
     for path in sorted(source.rglob("[0-9]*.ipynb")):
         copy = folder / path.relative_to(source)
         if not copy.exists():  # else a student is at work in it
-            notebook = nbformat.read(path, 4)
-            for cell in notebook.cells:
-                if cell.cell_type == "code":
-                    cell.outputs, cell.execution_count = [], None
+            notebook = json.loads(path.read_text("utf-8"))
+            for cell in notebook["cells"]:
+                if cell["cell_type"] == "code":
+                    cell |= {"outputs": [], "execution_count": None}
             copy.parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(notebook, copy)
+            copy.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", "utf-8")
             made.append(copy.name)
     return made
 

@@ -24,6 +24,7 @@ import math
 import torch
 import torch.nn.functional as F
 
+from nanoseek.fast.onednn import multiplies_fp32
 from nanoseek.model import Attention
 
 SHORT = 256  # keys up to which plain products can be faster: see the top of this file
@@ -85,8 +86,7 @@ class FastAttention(Attention):
     def attend(self, q, k, v, mask):
         if WIDE_VECTORS and q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
                 and not torch.compiler.is_compiling() \
-                and (q.dtype == torch.bfloat16 or q.dtype == torch.float32
-                     and torch.backends.mkldnn.matmul.fp32_precision == "bf16"):  # see onednn.py
+                and (multiplies_fp32() if q.dtype == torch.float32 else q.dtype == torch.bfloat16):
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])

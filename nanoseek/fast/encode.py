@@ -66,6 +66,8 @@ class PairTable:
         pairs = np.array([left << 32 | right for left, right in merges], np.int64)
         order = pairs.argsort()  # the n-th merge makes the id 256 + n
         self.pairs, self.keys = np.append(pairs[order], NONE), np.append(order + 256 << 32, NONE)
+        # Most lookups are those of bytes; walls (-1) are the last row and column, and never merge.
+        self.of_bytes = np.pad(self.find(*np.mgrid[:256, :256]), (0, 1), constant_values=NONE)
 
     def find(self, left, right):
         """Return the keys of pairs of ids (n,), (n,): NONE for those that do not merge."""
@@ -99,7 +101,7 @@ def merge_chunks(chunks, table, sizes):
     """
     symbols, walls = lay_out(chunks)
     begins = symbols != WALL  # whether a symbol begins here
-    keys = np.append(table.find(symbols[:-1], symbols[1:]), NONE)
+    keys = np.append(table.of_bytes[symbols[:-1], symbols[1:]], NONE)
     keys |= np.arange(len(keys))
     spans = np.column_stack((walls[:-1] + 1, walls[1:]))
     while len(spans):  # a round: the next merge of every chunk that has one

@@ -10,8 +10,8 @@ row, and the weight w. With y = n∘w, r = √(Σx²/C + eps) and g = ∂loss/�
     ∂n = g∘w,  and  ∂r/∂xᵢ = xᵢ/(C·r) = nᵢ/C
     ∂xᵢ = ∂nᵢ/r − Σⱼ ∂nⱼ·xⱼ/r² · ∂r/∂xᵢ = (∂nᵢ − nᵢ·m)/r  with  m = Σⱼ ∂nⱼ·nⱼ / C
 
-So the part of ∂n along n falls away: a longer x has the same n. The product g∘n serves twice.
-The saving is printed by `python tests/bench/bench_model.py kernels`.
+So the part of ∂n along n falls away: a longer x has the same n. The product g∘n serves twice. The
+time of a norm is printed by `bench_model.py kernels`; a whole step saves memory more than time.
 """
 
 import torch

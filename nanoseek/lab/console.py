@@ -59,8 +59,7 @@ def show(run, row):
     left = int((config.steps - run.step) * config.batch_size * config.row_length / pace)
     run.say(f"step {run.step:>5}/{config.steps}  loss {row['loss'] or float('nan'):.3f}  "
             f"{row['bits_per_byte'] or float('nan'):.3f} bits/byte  {pace:,.0f} tokens/s  "
-            f"epoch {run.tokens / run.epoch:.1f}  "
-            f"{left // 60}:{left % 60:02d} left", flush=True,
+            f"epoch {run.tokens / run.epoch:.1f}  {left // 60}:{left % 60:02d} left", flush=True,
             end="\r" if terminal and scores is None else "\n")
     if scores is None or not run.ranks.first:
         return
@@ -85,8 +84,8 @@ def finish(run):
         raise ValueError(f"{config.tokens_folder} was written anew while {run.folder} trained on "
                          "it: the checkpoints are whole, but have no text to be scored on")
     if (step := memorised_from(run.log)) is not None:
-        run.say(f"from step {step} on it learnt its text by heart: held-out text got worse. The "
-                f"checkpoint of that step is the one that is used; --memorise goes on nevertheless")
+        run.say(f"from step {step} on it learnt its text by heart: held-out text got worse. That "
+                "step's checkpoint is the one that is used; --memorise goes on nevertheless")
     scores = evaluate(run.model.eval(), config.tokens_folder)
     tag = price_tag(config.model, tokens=run.tokens, seconds=run.seconds, ceiling=run.ceiling,
                     context=run.length_sum / run.tokens, peak_bytes=peak_memory(run.device))

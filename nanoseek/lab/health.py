@@ -22,10 +22,6 @@ from nanoseek.lab.subject import open_subject, spare_threads
 from nanoseek.scale.folder import memorised_from, read_log
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
-# What makes a run another recipe, rather than a sick one: bands of other numbers say nothing.
-RECIPE = ("steps", "batch_size", "row_length", "optimizer", "schedule", "vocab_size",
-          "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-          "num_key_value_heads", "tie_word_embeddings")
 NEEDED = {"step", "loss", "gradient_norm", "learning_rate"}  # in each row of log.jsonl
 LANDMARKS = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the steps
 SCORED_TOKENS = 20000  # of each source and split, to compare training and held-out text
@@ -96,9 +92,8 @@ def measure(run):
     different = {hash(s.document(n).tobytes()) for s in streams for n in range(len(s))}
     found["different training documents, share"] = len(different) / sum(map(len, streams))
     for source in run.floors or run.texts:
-        documents = run.texts[source]
-        found[f"bits over a unigram model's, {source}"] = nats(run.model, documents) / unigram_nats(
-            run.tokens, source, documents)
+        found[f"bits over a unigram model's, {source}"] = nats(run.model, run.texts[source]) / (
+            unigram_nats(run.tokens, source, run.texts[source]))
     splits = [held_out(run.tokens, SCORED_TOKENS, split) for split in ("held_out", "train")]
     repeated = []
     for source in run.floors:
@@ -148,12 +143,10 @@ def check(folder, bands=None):
     run, limits = Record(folder), bands["bands"]
     spare_threads(run.model)
     beside = f"beside {bands['seeds']} healthy runs of the tiny recipe"
-    if other := [f"{name} {run.config[name]} for {want}" for name, want in bands["recipe"].items()
-                 if run.config.get(name, want) != want]:
+    other = [f"{name} {run.config[name]} for {want}" for name, want in bands["recipe"].items()
+             if run.config.get(name, want) != want]
+    if other := other + ["text without a grammar"] * (not run.floors):
         beside = f"of another recipe ({', '.join(other)}): checked is only what holds for every run"
-        limits = {}
-    elif not run.floors:  # the healthy runs were trained on stories
-        beside = "of other text than the bands: checked is only what holds for every run"
         limits = {}
     measured, off = measure(run), {}
     rows = [("", "this run", "healthy" * bool(limits), "")]

@@ -75,7 +75,6 @@ class Run:
         # After so many tokens in all, one of the sources begins anew.
         self.epoch = min(train[source]["tokens"] / share
                          for source, share in self.loader.weights.items())
-        self.text_bytes = sum(train[source]["bytes"] for source in self.loader.weights)
         self.held_out = held_out(tokens, QUICK_TOKENS)
         self.floors = {source: -entry["log2_probability"] / entry["bytes"]
                        for source, entry in held.items() if entry["log2_probability"]}
@@ -108,13 +107,13 @@ class Run:
             folder.load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
             try:
                 folder.check_settings(self, state, branching=old.parent.parent != self.folder)
+                self.model.config = config.model  # only the context may be another one
                 self.load_state_dict(state)
             except (KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{old} is not of this version ({error!r}): start anew") from None
 
     def _choose(self, kept):
-        """Return {"threads", "precision", "steps"} as set, as `kept` from a checkpoint, or as
-        measured."""
+        """Return {"threads", "precision", "steps"} as set, `kept` from a checkpoint or measured."""
         size = self.rows_at_once, self.config.row_length
         threads = self.config.threads or kept.get("threads")
         precision = kept.get("precision", self.config.precision)
@@ -130,20 +129,22 @@ class Run:
         steps = self.config.steps or kept.get("steps") or self._sized_steps(precision, size)
         return {"threads": torch.get_num_threads(), "precision": precision, "steps": steps}
 
-    def _sized_steps(self, precision, size):
+    def _sized_steps(self, precision, shape):
         """Return as many steps as the text is worth and the minutes allow (scale/sizing.py)."""
+        if self.ranks.sliced:
+            raise ValueError("steps 0 measures a whole model, and this one is sliced: give --steps")
         config, largest = self.config, max(self.loader.weights, key=self.loader.weights.get)
         ids = self.loader.sources[largest].stream.ids[:sizing.SAMPLE].tolist()
-        times = machine.step_times(self.model, self.device, precision, *size)
+        times = machine.step_times(self.model, self.device, precision, *shape)
         # A whole step takes about a quarter longer than its two passes.
         second = 1.25e-3 * statistics.median(times) * config.accumulation
         steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch,
                              config.batch_size * config.row_length, second, config.minutes)
-        print(f"{self.text_bytes / 1e6:.2g} MB of text: {steps} steps, "
-              f"about {steps * second:.0f} s")
-        if self.text_bytes < LITTLE_TEXT:
-            print(f"{self.text_bytes:,} bytes are too little to learn more than letters and some "
-                  f"words: give {LITTLE_TEXT:,} or more")
+        size = self.epoch * self.bytes_per_token
+        print(f"{size / 1e6:.2g} MB of text: {steps} steps, about {steps * second:.0f} s")
+        if size < LITTLE_TEXT:
+            print(f"{size:,.0f} bytes are too little to learn more than letters and some words: "
+                  f"give {LITTLE_TEXT:,} or more")
         return steps
 
     def state_dict(self):

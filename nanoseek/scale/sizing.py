@@ -6,8 +6,8 @@
 A text is read several times, and each time teaches less. Too few steps leave something to learn;
 with too many the model learns the text by heart, and predicts other text worse. How often is best
 depends on how much of the text is rule and how much is surprise: code, which repeats its forms, is
-read more often than poems. A compressor tells the two apart in no time. The numbers below were
-found by tutorials/experiments/own_text.py.
+read more often than poems. A compressor tells the two apart in no time. The numbers below rest on
+the trials that tutorials/experiments/own_text.py prints.
 """
 
 import zlib
@@ -18,16 +18,14 @@ LEAST_STEPS = 15
 
 
 def vocabulary(text_bytes):
-    """Return how many ids to train on a text of so many bytes. In a longer text each of many
-    tokens occurs often enough to be learnt."""
+    """Return how many ids to train: the longer a text, the more tokens occur often enough."""
     return next((size for size, most in ((512, 6e4), (1024, 2e6), (2048, 8e6))
                  if text_bytes <= most), 4096)
 
 
 def steps(sample, text_tokens, step_tokens, seconds_per_step, minutes):
-    """Return how many steps a text is worth, or as many as fit into the time.
-
-    sample: the beginning of the text as bytes; text_tokens: in all; step_tokens: in a step."""
+    """Return how many steps a text of so many tokens is worth, of which `sample` is the beginning
+    in bytes, or as many as fit into the time."""
     epochs = EPOCHS * len(sample) / len(zlib.compress(sample))
     worth, possible = epochs * text_tokens / step_tokens, 60 * minutes / seconds_per_step
     return max(LEAST_STEPS, round(min(worth, possible)))

@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import torch.nn.functional as F
 
-from reference_bands import make_bands
+from reference_bands import RECIPE, make_bands
 
 from nanoseek import data, model, train as loop
 from nanoseek.lab import health
@@ -164,7 +164,7 @@ def small_bands(config, folder, tokens, seeds):
     measured = [health.measure(health.Record(run))
                 for run in healthy(config, folder, tokens, seeds)]
     flat = {**dataclasses.asdict(config), **dataclasses.asdict(config.model)}
-    return {"recipe": {name: flat[name] for name in health.RECIPE}, "seeds": len(measured),
+    return {"recipe": {name: flat[name] for name in RECIPE}, "seeds": len(measured),
             "bands": make_bands(measured)}
 
 

@@ -25,6 +25,10 @@ sys.path.insert(0, str(ROOT))
 from nanoseek.lab import health
 from nanoseek.train import TRAIN_PRESETS
 
+# What makes a run another recipe, rather than a sick one: bands of other numbers say nothing.
+RECIPE = ("steps", "batch_size", "row_length", "optimizer", "schedule", "vocab_size",
+          "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "tie_word_embeddings")
 DATA = ("raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "tokens")
 # A band reaches from the least healthy value over this factor to the greatest times it.
 FACTORS = {"learning rate": 1.5, "gradient norm": 2.0, "repeats": 4.0, "different": 1.02,
@@ -80,7 +84,7 @@ def main(argv=None):
         parser.error("seeds must be at least 2: one run shows no spread")
     folder = pathlib.Path(args.folder).resolve() / recipe_hash(args.variables)
     runs = [health.Record(train_seed(folder, seed, args.variables)) for seed in range(args.seeds)]
-    bands = {"recipe": {name: runs[0].config[name] for name in health.RECIPE},
+    bands = {"recipe": {name: runs[0].config[name] for name in RECIPE},
              "seeds": args.seeds, "bands": make_bands([health.measure(r) for r in runs])}
     part = pathlib.Path(f"{args.output}.part")
     part.write_text(json.dumps(bands, indent=1) + "\n", encoding="utf-8")

@@ -15,10 +15,6 @@ import re
 import sys
 import time
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-
 HERE = pathlib.Path(__file__).parent
 CHECK = "# check\n"
 
@@ -36,12 +32,15 @@ def state(cell):
 
 def run(notebook, exercises):
     """Execute a notebook; return the state of each exercise."""
+    from nbclient import NotebookClient  # here, as `state` needs neither package
     NotebookClient(notebook, resources={"metadata": {"path": HERE.parent}}).execute()
     return [state(cell) for cell in exercises]
 
 
 def check(solutions, folder):
     """Return (whether a notebook and its solutions are as they should be, what to say of it)."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
     began, name = time.monotonic(), f"{solutions.stem}.ipynb"
     notebook = nbformat.read(HERE.parent / name, 4)
     exercises = [cell for cell in notebook.cells
