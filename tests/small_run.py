@@ -50,7 +50,7 @@ def command(folder, *more):
             "--hidden_size", "16", "--intermediate_size", "24", "--num_hidden_layers", "2",
             "--num_attention_heads", "2", "--num_key_value_heads", "1", "--eval_every", "30",
             "--max_position_embeddings", "32", "--save_every", "5", "--device", "cpu",
-            "--threads", "1", "--precision", "fp32",
+            "--threads", "1", "--precision", "fp32", "--memorise",  # else a text this small ends it
             "--resume", *more]
 
 
