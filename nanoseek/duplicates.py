@@ -27,9 +27,8 @@ FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 
 
 
 def grams(text):
-    """Return the set of a text's grams; a text shorter than a gram is filled up to one."""
-    text = text.ljust(GRAM, "\0")
-    return {text[i:i + GRAM] for i in range(len(text) - GRAM + 1)}
+    """Return the set of a text's grams; a text shorter than a gram is the only one of its own."""
+    return {text[i:i + GRAM] for i in range(max(1, len(text) - GRAM + 1))}
 
 
 def jaccard(left, right):
