@@ -67,7 +67,7 @@ help:
 	@echo 'nanoseek: how a DeepSeek-style language model is trained cheaply'
 	@echo
 	@echo '  make train-tiny              train the bilingual story model: a few minutes'
-	@echo '  make train-tiny TEXT=path    the same with your own text: a file, folder, jsonl or URL'
+	@echo '  make train-tiny TEXT=path    the same with your own text: a file, folder, URL, or several'
 	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
 	@echo '  make test                    run the tests'
 	@echo '  make tutorials               execute the notebooks into runs/tutorials'

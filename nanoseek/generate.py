@@ -6,6 +6,7 @@ Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (a
 """
 
 import math
+import sys
 
 import torch
 
@@ -61,12 +62,16 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, top_k=0, top_p
         yield new[:, 0]
 
 
-def stream(model, ids, max_new_tokens=200, stop_ids=(), **settings):
-    """Yield new ids (ints) after the prompt, until one of stop_ids, which is not yielded."""
+def stream(model, ids, max_new_tokens=200, stop_ids=(), when_full=None, **settings):
+    """Yield new ids (ints) after the prompt, until one of stop_ids, which is not yielded. Where the
+    context ends first, its length is given to when_full."""
     for tokens in sample_steps(model, [ids], max_new_tokens, **settings):
         if (token := tokens.item()) in stop_ids:
             return
         yield token
+    context = model.config.max_position_embeddings
+    if when_full and len(ids) + max_new_tokens > context:
+        when_full(context)
 
 
 def generate_many(model, prompts, max_new_tokens=200, stop_ids=(), **settings):
@@ -93,7 +98,11 @@ def write(model, tokenizer, prompt, **settings):
     """Yield the text that follows `prompt`, piece by piece, never half a character."""
     eot = [] if tokenizer.eot_id is None else [tokenizer.eot_id]  # begins a document, and ends it
     ids = stream(model, eot + list(tokenizer.encode(prompt)), stop_ids=eot, **settings)
-    yield from tokenizer.decode_stream(ids)
+    held = ""  # "\ufffd" is shown when more follows: at the end it is half of a character
+    for piece in tokenizer.decode_stream(ids):
+        text = held + piece
+        yield (whole := text.rstrip("\ufffd"))
+        held = text[len(whole):]
 
 
 def main(argv=None):
@@ -116,7 +125,9 @@ def main(argv=None):
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
         speed_up(model)
-    pieces = write(model, tokenizer, **settings)  # a bad prompt is refused before anything shows
+    pieces = write(model, tokenizer, **settings, when_full=lambda context: print(
+        f"\nthe context of {context} tokens is full", file=sys.stderr))
+    # A bad prompt is refused before anything shows.
     print(settings["prompt"] + next(pieces, ""), end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)

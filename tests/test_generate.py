@@ -105,6 +105,22 @@ def test_bad_requests_are_refused(model, ids, settings, message):
         generate.generate(model, ids, 5, **settings)
 
 
+def test_the_end_of_the_context_is_told_and_no_other_end(model):
+    for count, stop, told in ((36, [], []), (37, [], []), (38, [], [40]), (500, [], [40]),
+                              (500, range(61), [])):
+        full = []
+        list(generate.stream(model, [1, 2, 3], count, stop, when_full=full.append))
+        assert full == told
+
+
+@pytest.mark.parametrize("written, shown", [
+    ("天地".encode(), "天地"), ("天地".encode()[:-1], "天"), ("天地".encode()[:-2], "天"),
+    (b"\x80a\xffb", "\ufffda\ufffdb"), (b"a\xff\xff", "a"), (b"\x80", ""), (b"a\n", "a\n")])
+def test_a_text_that_ends_inside_a_character_ends_before_it(monkeypatch, model, written, shown):
+    monkeypatch.setattr(generate, "stream", lambda *_, **__: iter(written))
+    assert "".join(generate.write(model, Tokenizer([]), "")) == shown  # its first ids are bytes
+
+
 def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeypatch, capsys):
     Tokenizer.train(["low lower lowest"] * 9, vocab_size=264).save(tmp_path / "tokenizer.json")
     monkeypatch.setattr(generate, "find_checkpoint", lambda folder, best: tmp_path)
@@ -116,7 +132,9 @@ def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeyp
                                         max_position_embeddings=40, initializer_range=0.3)).eval()
         monkeypatch.setattr(generate, "load_model", lambda folder: model)
         generate.main(["folder", "--prompt", prompt, "--temperature", "0", *flags])
-        texts.append(capsys.readouterr().out)
+        said = capsys.readouterr()
+        texts.append(said.out)
+        assert said.err == "the context of 40 tokens is full\n"
         kinds.append(type(model))
     assert kinds == [FastTransformer, Transformer]
     assert texts[0] == texts[1] and texts[0].startswith("low") and len(texts[0]) > 5

@@ -85,10 +85,14 @@ def test_ctrl_c_and_the_same_command_goes_on(tmp_path, text):
         make(run, text, TRAIN_ARGS=SMALL.replace("--steps 20", "--steps 150")))
 
 
-def test_a_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path):
-    path = tmp_path / "empty.txt"
-    path.write_text("")
-    process = make(tmp_path / "run", path)
+@pytest.mark.parametrize("name, content", [
+    ("empty.txt", ""), ("binary.txt", "\0"), ("table.csv", "text\na\n"), ("nowhere.txt", None),
+    ("broken.jsonl", "{")])
+def test_a_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    process = make(tmp_path / "run", tmp_path / name)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2 and "Traceback" not in output and "empty" in output
-    assert not list((tmp_path / "run").glob("*"))
+    assert process.returncode == 2 and "Traceback" not in output and name in output
+    assert len(output.splitlines()) == 2  # and make's own
+    assert not (tmp_path / "run").exists()

@@ -55,7 +55,8 @@ def write_documents(documents, path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with cli.writing(path) as new:
-        with open(new, "w", encoding="utf-8", newline="\n") as out:
+        # "?" for what UTF-8 cannot hold: a source may be named after a file from another system.
+        with open(new, "w", encoding="utf-8", errors="replace", newline="\n") as out:
             out.writelines(json.dumps(d, ensure_ascii=False) + "\n" for d in documents)
         if new.stat().st_size == 0:
             raise ValueError(f"{path}: there is no document to write")

@@ -6,7 +6,7 @@ import sys
 from nanoseek import cli
 from nanoseek.corpus.dirt import plant_dirt
 from nanoseek.corpus.documents import read_documents, write_documents
-from nanoseek.corpus.own_text import read_text
+from nanoseek.corpus.own_text import names_in, read_text
 from nanoseek.corpus.python_docs import python_docs
 from nanoseek.corpus.stories import LANGUAGES, stories
 
@@ -16,7 +16,7 @@ class CorpusConfig:
     """What to gather: on the command line either the default corpus or a text of your own."""
     stories: int = cli.setting(40000, "how many stories, half in each language", least=0)
     python_docs: bool = cli.setting(True, "add this Python's documentation")
-    text: str = cli.setting("", "your own text instead: a file, folder, .jsonl or http(s) address")
+    text: str = cli.setting("", "your own text instead: files, folders, http(s) addresses")
     dirt: float = cli.setting(0.0, "share of dirty documents to plant", least=0, below=1)
     seed: int = cli.setting(0, "which stories, and which dirt")
 
@@ -44,7 +44,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.text == "":
         raise ValueError("--text is empty: name a file, a folder or an address")
-    cli.check_output(args.output, *[args.text] if args.text else [])
+    cli.check_output(args.output, *names_in(args.text) if args.text else [])
     held = lock_run_of(args.output)  # until all is written
     base = CorpusConfig(stories=0, python_docs=False) if args.text else CorpusConfig()
     changed, sizes = write_documents(gather(cli.from_flags(base, args)), args.output), {}

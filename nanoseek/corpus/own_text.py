@@ -1,45 +1,72 @@
-"""The reader's own text: a file, a folder of files, a .jsonl file, or an address.
+"""The reader's own text: a file, a folder of files, a .jsonl file, or an address; or several.
 
     read_text("~/books/dream.txt")       # two documents: nine tenths to train on, a tenth held out
     read_text("~/notes")                 # a document for each text or code, those of each .jsonl
+    read_text("a.txt 'my page.html'")    # several, written as for a shell: of each as if alone
 
 A single document is one long text and cut in two. Of many, curation will hold some out.
 """
 
 import collections
+import contextlib
+import html.parser
 import http.client
 import os
 import pathlib
 import re
+import shlex
 import urllib.parse
 import urllib.request
 
 from nanoseek import cli
 from nanoseek.corpus.documents import parse_documents
 
-TEXT_ENDINGS = (".txt .md .rst .tex .jsonl .py .js .ts .java .c .h .cpp .hpp .go .rs .rb .sh .lua "
-                ".sql .r .jl").split()
+TEXT_ENDINGS = (".txt .md .rst .tex .html .htm .jsonl .py .js .ts .java .c .h .cpp .hpp .go .rs "
+                ".rb .sh .lua .sql .r .jl").split()
+INLINE = ("a abbr b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small "
+          "span strike strong sub sup time tt u var wbr").split()  # tags of HTML within a line
+WEB = re.compile(r"https?://")
+
+
+def names_in(text):
+    """Return the paths and addresses that a text names: itself where there is such a path, else
+    its words, which are split as a shell does it."""
+    def there(name):
+        return WEB.match(name) or os.path.exists(os.path.expanduser(name))
+
+    with contextlib.suppress(ValueError):  # "it's.txt": a quote without its end
+        # A mistyped path with spaces is no list of names: of a list, one exists at least.
+        if not there(text) and any(map(there, shlex.split(text))):
+            return shlex.split(text)
+    return [text]
 
 
 def read_text(path_or_url):
-    """Return the documents of a text file, a .jsonl file, a folder of them, or an address.
+    """Return the documents of a text file, a .jsonl file, a folder, an address, or of several.
 
     Source: the folder's name, or the stem of the file. ValueError where no text can be read."""
-    name = os.path.expanduser(path_or_url)
-    path = pathlib.Path(name)
-    if re.match(r"https?://", name):
+    return [document for name in names_in(path_or_url) for document in _read(name)]
+
+
+def _read(name):
+    """Return the documents of one file, folder or address."""
+    path = pathlib.Path(os.path.expanduser(name))
+    if WEB.match(name):
         documents = _documents(*_fetch(name), name)
     elif path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()
-                 and "/." not in f"/{file.relative_to(path).as_posix()}"]
-        taken = [file for file in files if file.suffix.lower() in TEXT_ENDINGS]
-        documents = [document | {"source": path.resolve().name} for file in taken
+        found = [file for file in sorted(path.rglob("*"))
+                 if "/." not in f"/{file.relative_to(path).as_posix()}"]
+        files = [file for file in found if file.is_file()]
+        documents = [document | {"source": path.resolve().name} for file in files
+                     if file.suffix.lower() in TEXT_ENDINGS
                      for document in _documents(file, file.read_bytes(), file)]
         kinds = collections.Counter(file.suffix.lower() or file.name for file in files)
+        kinds.update(f"folder that may not be opened ({file})" for file in found
+                     if file.is_dir() and not os.access(file, os.R_OK | os.X_OK))
         for what, there in (("reads", True), ("skips", False)):
-            if found := [f"{count} {kind}" for kind, count in kinds.most_common()
+            if these := [f"{count} {kind}" for kind, count in kinds.most_common()
                          if (kind in TEXT_ENDINGS) == there]:
-                cli.say(f"{name}: {what} {', '.join(found)}")
+                cli.say(f"{name}: {what} {', '.join(these)}")
     elif path.is_file():
         documents = _documents(path, path.read_bytes(), name)
     else:
@@ -52,27 +79,55 @@ def _fetch(url):
     path = pathlib.PurePosixPath(urllib.parse.unquote(re.sub(r"^https?://|[?#].*", "", url)))
     try:
         with urllib.request.urlopen(url, timeout=60) as reply:
-            if reply.headers.get_content_type() == "text/html":
-                raise ValueError(f"{url}: this is a web page; give the address of a text file")
-            return path, reply.read()
+            page = reply.headers.get_content_type() == "text/html"
+            return path.with_suffix(".html") if page else path, reply.read()
     except (OSError, http.client.HTTPException) as error:  # a download that broke off, too
         raise ValueError(f"{url}: cannot be fetched ({error})") from None
 
 
 def _documents(file, data, name):
     """Return the documents in the bytes of a file; name: what a mistake is reported as."""
-    if file.suffix.lower() == ".jsonl":
+    kind = file.suffix.lower()
+    if kind == ".jsonl":
         return parse_documents(data.split(b"\n"), name, file.stem)
-    if b"\0" in data:
+    if kind in (".json", ".csv"):
+        raise ValueError(f'{name}: write it as .jsonl, for each document a line {{"text": "…"}}: '
+                         "json.dumps makes one of a dict, such as csv.DictReader yields")
+    if b"\0" in data or data.startswith(b"%PDF"):
         raise ValueError(f"{name}: this is a binary file or UTF-16; save a text as UTF-8")
     try:
-        return [{"text": data.decode("utf-8-sig"), "source": file.stem}]
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         sample = data[:100_000].decode("gb18030", "ignore")
         chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
-        likely = "gb18030" if chinese > len(sample) / 3 else "windows-1252"
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8, it may be {likely}: save "
-                         f"it, for instance, with iconv -f {likely} -t utf-8") from None
+        likely, other = (("gb18030", "big5") if chinese > len(sample) / 3
+                         else ("windows-1252", "windows-1251"))
+        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8; it may be {likely}, or "
+                         f"{other}: save it with iconv -f {likely} -t utf-8") from None
+    return [{"text": _Page(text).text if kind in (".html", ".htm") else text, "source": file.stem}]
+
+
+class _Page(html.parser.HTMLParser):
+    """A web page as `text`: without scripts and styles, and a block of it ends a line."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.pieces, self.block = [], ""
+        self.feed(page.replace("<![", "<!"))  # <![if …]> is no HTML, and stops the parser
+        self.close()
+        self.text = re.sub(r" ?\n(?: ?\n)*(?: (?! ))?", "\n", "".join(self.pieces)).strip()
+
+    def handle_starttag(self, tag, attributes=()):
+        if tag.strip("/") not in INLINE:
+            self.pieces.append("\n")
+            self.block = tag  # the last that began or, with a slash, ended
+
+    def handle_endtag(self, tag):
+        self.handle_starttag("/" + tag)
+
+    def handle_data(self, data):
+        if self.block not in ("script", "style"):
+            self.pieces.append(data if self.block == "pre" else re.sub(r"\s+", " ", data))
 
 
 def _as_corpus(documents, name):

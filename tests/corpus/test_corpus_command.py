@@ -43,8 +43,32 @@ def test_own_text_stands_alone(tmp_path):
     assert {d["source"] for d in corpus.read_documents(tmp_path / "raw.jsonl")} == {"my dream"}
 
 
+def test_several_texts_are_sources_of_their_own_and_none_is_written_over(tmp_path):
+    for name in ("my dream.txt", "b.txt", "sub/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LINES, encoding="utf-8")
+    done = run(tmp_path, "raw.jsonl", "--text", "'my dream.txt' b.txt")
+    assert done.returncode == 0, done.stderr
+    assert [(d["source"], d["split"]) for d in corpus.read_documents(tmp_path / "raw.jsonl")] == [
+        (source, split) for source in ("my dream", "b") for split in ("train", "held_out")]
+    done = run(tmp_path, "sub/c.txt", "--text", "b.txt sub")
+    assert done.returncode == 2 and "would be read and written" in done.stderr
+    assert (tmp_path / "sub" / "c.txt").read_text("utf-8") == LINES
+
+
+def test_a_file_whose_name_is_no_utf_8_is_taken(tmp_path):
+    try:
+        pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text(LINES)
+    except OSError:
+        pytest.skip("this disk takes only names in UTF-8")
+    done = run(tmp_path, "raw.jsonl", "--text", os.fsdecode(b"caf\xe9.txt"))
+    assert done.returncode == 0, done.stderr
+    assert {d["source"] for d in corpus.read_documents(tmp_path / "raw.jsonl")} == {"caf?"}
+
+
 @pytest.mark.parametrize("arguments, message", [
-    (("--text", "nowhere.txt"), "no such file"), (("--stories", "many"), "invalid int"),
+    (("--text", "nowhere.txt"), "no such file"),
+    (("--text", "nowhere.txt it's"), "nowhere.txt it's: no such"), (("--stories", "many"), "invalid int"),
     (("--stories", "-3"), "stories is -3: it must be at least 0"),
     (("--dirt", "2"), "dirt is 2.0: it must be at least 0 and below 1"),
     (("--unknown", "1"), "unrecognized"),
