@@ -25,7 +25,7 @@ TEXT_ENDINGS = (".txt .md .rst .tex .html .htm .jsonl .py .js .ts .java .c .h .c
                 ".rb .sh .lua .sql .r .jl").split()
 INLINE = ("a abbr b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small "
           "span strike strong sub sup time tt u var wbr").split()  # tags of HTML within a line
-WEB = re.compile(r"https?://")
+WEB = re.compile(r"https?://\S+$")
 
 
 def names_in(text):
@@ -45,7 +45,8 @@ def read_text(path_or_url):
     """Return the documents of a text file, a .jsonl file, a folder, an address, or of several.
 
     Source: the folder's name, or the stem of the file. ValueError where no text can be read."""
-    return [document for name in names_in(path_or_url) for document in _read(name)]
+    names = names_in(os.fspath(path_or_url))
+    return [document for name in names for document in _read(name)]
 
 
 def _read(name):
