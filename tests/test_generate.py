@@ -134,7 +134,7 @@ def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeyp
         generate.main(["folder", "--prompt", prompt, "--temperature", "0", *flags])
         said = capsys.readouterr()
         texts.append(said.out)
-        assert said.err == "the context of 40 tokens is full\n"
+        assert said.err == "\nthe context of 40 tokens is full\n"
         kinds.append(type(model))
     assert kinds == [FastTransformer, Transformer]
     assert texts[0] == texts[1] and texts[0].startswith("low") and len(texts[0]) > 5

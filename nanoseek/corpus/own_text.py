@@ -99,12 +99,8 @@ def _documents(file, data, name):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        sample = data[:100_000].decode("gb18030", "ignore")
-        chinese = sum("\u4e00" <= character <= "\u9fff" for character in sample)
-        likely, other = (("gb18030", "big5") if chinese > len(sample) / 3
-                         else ("windows-1252", "windows-1251"))
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8; it may be {likely}, or "
-                         f"{other}: save it with iconv -f {likely} -t utf-8") from None
+        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8: save it with iconv -t utf-8 "
+                         "-f windows-1252, or -f gb18030 if it is Chinese") from None
     return [{"text": _Page(text).text if kind in (".html", ".htm") else text, "source": file.stem}]
 
 

@@ -149,8 +149,8 @@ def test_a_jsonl_file_is_many_documents_and_one_document_is_a_long_text(module, 
 @pytest.mark.parametrize("name, content, message", [
     ("a.txt", b"", "no text"), ("a.txt", b" \n", "no text"), ("a.jsonl", b"", "no text"),
     ("a.txt", b"\x7fELF\x00\x01", "binary"), ("a.txt", b"%PDF-1.4\n\xb5", "binary"),
-    ("a.txt", "天地".encode("gb18030"), "it may be gb18030, or big5"),
-    ("a.txt", "Un café très agréable".encode("cp1252"), "it may be windows-1252, or"),
+    ("a.txt", "天地".encode("gb18030"), "-f gb18030 if"),
+    ("a.txt", "Un café très agréable".encode("cp1252"), "-t utf-8 -f windows-1252"),
     ("a.txt", "text".encode("utf-16"), "UTF-16"), ("a.txt", b"x", "too short"),
     ("a.jsonl", b"{", "line 1"),
 ])
