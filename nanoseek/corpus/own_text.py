@@ -9,7 +9,7 @@ A single document is one long text and cut in two. Of many, curation will hold s
 
 import collections
 import contextlib
-import html.parser
+import html
 import http.client
 import os
 import pathlib
@@ -23,8 +23,7 @@ from nanoseek.corpus.documents import parse_documents
 
 TEXT_ENDINGS = (".txt .md .rst .tex .html .htm .jsonl .py .js .ts .java .c .h .cpp .hpp .go .rs "
                 ".rb .sh .lua .sql .r .jl").split()
-INLINE = ("a abbr b bdi bdo big cite code data del dfn em font i ins kbd label mark q s samp small "
-          "span strike strong sub sup time tt u var wbr").split()  # tags of HTML within a line
+INLINE = "a|abbr|b|cite|code|del|em|font|i|img|ins|kbd|mark|q|s|small|span|strong|sub|sup|tt|u|var"
 WEB = re.compile(r"https?://\S+$")
 
 
@@ -101,30 +100,16 @@ def _documents(file, data, name):
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8: save it with iconv -t utf-8 "
                          "-f windows-1252, or -f gb18030 if it is Chinese") from None
-    return [{"text": _Page(text).text if kind in (".html", ".htm") else text, "source": file.stem}]
+    return [{"text": page_text(text) if kind in (".html", ".htm") else text, "source": file.stem}]
 
 
-class _Page(html.parser.HTMLParser):
-    """A web page as `text`: without scripts and styles, and a block of it ends a line."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.pieces, self.block = [], ""
-        self.feed(page.replace("<![", "<!"))  # <![if …]> is no HTML, and stops the parser
-        self.close()
-        self.text = re.sub(r" ?\n(?: ?\n)*(?: (?! ))?", "\n", "".join(self.pieces)).strip()
-
-    def handle_starttag(self, tag, attributes=()):
-        if tag.strip("/") not in INLINE:
-            self.pieces.append("\n")
-            self.block = tag  # the last that began or, with a slash, ended
-
-    def handle_endtag(self, tag):
-        self.handle_starttag("/" + tag)
-
-    def handle_data(self, data):
-        if self.block not in ("script", "style"):
-            self.pieces.append(data if self.block == "pre" else re.sub(r"\s+", " ", data))
+def page_text(page):
+    """Return the text of a web page: no scripts, styles and comments; a block of it ends a line."""
+    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<!--.*?-->|<!.*?>", "", page)
+    tag = r"""</?%s(?:"[^"]*"|'[^']*'|[^"'>])*>"""  # quotes may hold a ">"
+    page = re.sub(tag % rf"(?!(?:{INLINE})\b)[a-zA-Z]", "\n", page)
+    page = html.unescape(re.sub(tag % "[a-zA-Z]", "", page))
+    return re.sub(r"[^\S\n]*\n\s*\n", "\n", page).strip()
 
 
 def _as_corpus(documents, name):
