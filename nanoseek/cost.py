@@ -105,9 +105,9 @@ def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and those of its products."""
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
-    # A norm keeps its normalised input and a scale, in fp32. Autocast makes a copy of that for
-    # each of the five products that read it; in fp32 the products share it.
-    norms = 2 * 4 * (hidden + 1) + hidden * each * (2 if each == 4 else 5)
+    # A norm keeps its input, a scale and the normalised input, in fp32. The products that read its
+    # result share it in fp32; autocast makes a copy for each of the five.
+    norms = 2 * 4 * (2 * hidden + 1) + hidden * each * (2 if each == 4 else 5)
     # Queries, output, keys and values (three copies where a window reaches two blocks back), and
     # a log-sum-exp for each head; of the MLP gate, silu(gate), up and their product.
     attention = 2 * (queries + (3 if windowed else 1) * keys) * each + 4 * heads
@@ -133,7 +133,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     # One mask serves all layers. That of a window spans three blocks, each half the window.
     mask = int(1.5 * seen) if seen < context else context if document_mask else 0
     # Above the layers: the last norm, and the loss's gradients for its input and for the head.
-    end = tokens * (4 * (2 * hidden + 1) + mask * each) + 4 * count["embedding"]
+    end = tokens * (4 * (3 * hidden + 1) + mask * each) + 4 * count["embedding"]
     parts = {"weights": 4 * count["total"], "gradients": 4 * count["total"],
              "optimizer": 8 * count["total"] - (4 * matrices if optimizer == "muon" else 0),
              "weight_copies": each * matrices if each < 4 else 0,

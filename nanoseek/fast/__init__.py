@@ -2,7 +2,7 @@
 
     model = speed_up(Transformer(config))     # the same weights under the same names
 
-attention.py, window.py, loss.py, norm.py and decode.py replace parts of a model; onednn.py chooses
+attention.py, window.py, loss.py and decode.py replace parts of a model; onednn.py chooses
 the library of a process for matrix products. What each saves: `bench_model.py kernels` in
 tests/bench. Nothing is imported here at the top, so that commands without a model load no torch.
 """
@@ -17,10 +17,9 @@ def speed_up(model):
     from nanoseek import model as chapter
     from nanoseek.fast.decode import FastTransformer
     from nanoseek.fast.loss import FastHead
-    from nanoseek.fast.norm import FastRMSNorm
     from nanoseek.fast.window import WindowAttention
-    faster = {chapter.Attention: WindowAttention, chapter.RMSNorm: FastRMSNorm,
-              chapter.Head: FastHead, chapter.Transformer: FastTransformer}
+    faster = {chapter.Attention: WindowAttention, chapter.Head: FastHead,
+              chapter.Transformer: FastTransformer}
     for module in model.modules():
         module.__class__ = faster.get(type(module), type(module))
     return model

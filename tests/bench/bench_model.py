@@ -36,12 +36,11 @@ from nanoseek.cost import flops_per_token, measure_ceiling, memory
 from nanoseek.fast import speed_up
 from nanoseek.fast.attention import FastAttention, ShortAttention
 from nanoseek.fast.loss import FastHead, LinearCrossEntropy, product_dtype
-from nanoseek.fast.norm import FastRMSNorm
 from nanoseek.fast.onednn import use_exact_onednn
 from nanoseek.fast.window import FastMask
 from nanoseek.generate import generate
-from nanoseek.model import (CHECKPOINTING, PRESETS, Attention, Head, ModelConfig, RMSNorm,
-                            Transformer, loss)
+from nanoseek.model import (CHECKPOINTING, PRESETS, Attention, Head, ModelConfig, Transformer,
+                            loss)
 from nanoseek.scale.machine import autocast
 
 SHAPES = {  # name: (config, rows, tokens in a row)
@@ -121,8 +120,7 @@ class TorchsAttention(FastAttention):
 KERNELS = {
     "plain": {}, "attention": {Attention: BlockAttention, Transformer: FastMask},
     "torch's, causal": {Attention: TorchsAttention, Transformer: FastMask},
-    "loss": {Head: FastHead}, "torch's linear_ce": {Head: TorchsHead},
-    "norm": {RMSNorm: FastRMSNorm}}
+    "loss": {Head: FastHead}, "torch's linear_ce": {Head: TorchsHead}}
 
 
 def replaced(model, kinds):
