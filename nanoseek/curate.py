@@ -74,8 +74,9 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         drop_near_duplicates(kept, config.threshold, find_near_duplicates, report)
     kept = left(kept)
     mark_splits(kept, config.held_out)
-    if config.passage_letters:
-        cut_passages(kept, given, config.passage_letters, report)
+    if config.passage_letters:  # held-out text comes first: training loses what it has, too
+        order = sorted(kept, key=lambda d: (d["split"] != "held_out", id(d) not in given))
+        cut_passages(order, given, config.passage_letters, "repeated passages", report)
     cut_held_out(left(kept), report)
     kept = left(kept)
     if not kept:
@@ -144,9 +145,6 @@ def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
     for cluster in find_near_duplicates([document["text"] for document in documents], threshold):
         members = [documents[n] for n in cluster]
         texts = [document["text"] for document in members]
-        # A long text and a tenth of it that is held out may share most 5-grams without being
-        # copies, so of documents that came with a split only equally long ones are compared.
-        given = ["split" in document for document in members]
         signatures, kept = duplicates.minhash_signatures(texts), []
         least = duplicates.worth_checking(texts, threshold, signatures.shape[1])
         # Typical is the text whose signature agrees most with those of the first 64.
@@ -154,10 +152,10 @@ def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
         for n in sorted(range(len(members)), key=lambda n: (
                 members[n].get("split") != "held_out", -agreement[n])):
             estimates = duplicates.estimate_jaccard(signatures[kept], signatures[n])
+            # Parts of a long text may share most 5-grams, but no copy is twice as long.
             twins = [(duplicates.jaccard(texts[k], texts[n]), k)
                      for k, estimate in zip(kept, estimates) if estimate >= min(least[k], least[n])
-                     and not (given[k] and given[n]
-                              and not 0.5 < len(texts[k]) / len(texts[n]) < 2)]
+                     and 0.5 < len(texts[k]) / len(texts[n]) < 2]
             score, twin = max(twins, default=(0, n))
             if score < threshold or members[n].get("split") == "held_out":
                 kept.append(n)
@@ -181,34 +179,27 @@ def mark_splits(documents, share):
 
 def cut_held_out(documents, report):
     """Cut held-out text out of training documents: texts that they quote whole, long passages."""
-    held_out = [d["text"] for d in documents if d["split"] == "held_out"]
+    held_out = [document for document in documents if document["split"] == "held_out"]
     training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
-    quotes = [text for text in held_out if letters(text) >= SHORT_QUOTE]
+    quotes = [d["text"] for d in held_out if letters(d["text"]) >= SHORT_QUOTE]
     for number, quote in quotations([document["text"] for document in training], quotes):
         if quote in (text := training[number]["text"]):  # it may have been cut with another one
             text = normalise(text.replace(quote, ""))
             shorten(training[number], text, "quotes held-out text", report, quote)
-    texts = held_out + [document["text"] for document in training]
-    found = repeated_passages(texts, LONG_QUOTE, originals=len(held_out))
-    for document, spans in zip(training, found[len(held_out):]):
-        cut_spans(document, spans, "quotes held-out text", report)
+    cut_passages(held_out + training, {id(document) for document in held_out}, LONG_QUOTE,
+                 "quotes held-out text", report, originals=len(held_out))
 
 
-def cut_passages(documents, given, least, report):
-    """Cut out what an earlier document has; held-out text comes first, then given splits."""
-    order = sorted(documents, key=lambda d: (d["split"] != "held_out", id(d) not in given))
-    found = repeated_passages([document["text"] for document in order], least)
-    for document, spans in zip(order, found):
+def cut_passages(documents, whole, least, reason, report, originals=None):
+    """Cut out what an earlier document has, or one of the originals; `whole`: ids of those that
+    stay as they are."""
+    found = repeated_passages([document["text"] for document in documents], least, originals)
+    for document, spans in zip(documents, found):
         # Stories of the grammar share sentences by nature, and their known probability, from
         # which the floor is computed, holds for the whole text only.
-        if id(document) not in given and "log2_probability" not in document:
-            cut_spans(document, spans, "repeated passages", report)
-
-
-def cut_spans(document, spans, reason, report):
-    if spans:
-        text = document["text"]
-        shorten(document, cut(text, spans), reason, report, text[slice(*spans[0])])
+        if spans and id(document) not in whole and "log2_probability" not in document:
+            text = document["text"]
+            shorten(document, cut(text, spans), reason, report, text[slice(*spans[0])])
 
 
 def digest(text):

@@ -9,7 +9,6 @@ Glossary: *unit* a word, or one character of a script written without spaces, as
 """
 
 import collections
-import functools
 import itertools
 import math
 import operator
@@ -30,12 +29,12 @@ PLAIN = {
     **dict.fromkeys([*range(9), *range(0x0E, 0x20), 0x7F, 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE,
                      0xFFFF]),
 }
-NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
 
-# All characters beyond ASCII of Unicode's categories P and Z (punctuation, spaces) and M (marks).
+# Characters of Unicode's categories P and Z (punctuation and spaces beyond ASCII), and M (marks:
+# accents and vowel signs that are characters of their own).
 BEYOND = [(unicodedata.category(c)[0], c) for c in map(chr, range(0x80, 0x10000))]
 PUNCTUATION = "".join(c for category, c in BEYOND if category in "PZ")
-MARKS = "".join(c for category, c in BEYOND if category == "M")
+MARK = "[" + "".join(c for category, c in BEYOND if category == "M") + "]"
 
 # What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, for what
 # parts two numbers, and for a point, comma, colon or hyphen inside or before a number.
@@ -49,11 +48,8 @@ def normalise(text):
 
     Full-width letters and digits become ASCII, odd spaces plain ones, ligatures letters, half of a
     surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go."""
-    text = text.replace("\r\n", "\n")
-    if not text.isascii():  # half of a surrogate pair has no UTF-8 form
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    if NOT_PLAIN.search(text):  # rare, and translating is slow
-        text = text.translate(PLAIN)
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8 form
+    text = text.replace("\r\n", "\n").translate(PLAIN)
     lines = unicodedata.normalize("NFC", text).rstrip().split("\n")
     text = "\n".join(line.rstrip(" \t") for line in lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
@@ -62,8 +58,8 @@ def normalise(text):
 def fold(text):
     """Return what copies share: a text without spaces and punctuation, in lower case and one width:
     fold("Hello, World!") == fold("hello world"), but fold("x+1.5") != fold("x-15")."""
-    if not text.isascii():  # the block of characters in another width than usual
-        text = re.sub("[\uff00-\uffef]+", lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    # This block of Unicode has the characters in another width than usual.
+    text = re.sub("[\uff00-\uffef]+", lambda m: unicodedata.normalize("NFKC", m[0]), text)
     return OUTSIDE.sub("", BETWEEN_NUMBERS.sub("\0", INSIDE.sub("", text.casefold())))
 
 
@@ -83,9 +79,7 @@ JUDGED = 100_000      # characters of a text that the rules look at
 FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than this is foreign
 
 # Lines that many texts begin or end with by nature: of code, and questions.
-OWN_LINE = re.compile(r"\s*(import|from|#include|package|using|use|require|library|const|if __name__)"
-                      r"\b|.*[?？؟:;{]$")
-MARK = f"[{MARKS}]"  # accents and vowel signs that are characters of their own
+OWN_LINE = re.compile(r"\s*(import|from|#include|package|require|use|using)\b|.*[?？؟:;{]$")
 MARK_IN_WORD = re.compile(rf"{MARK}(?<![{UNSPACED}].)")
 # A word may have an apostrophe or a + inside: "don't", and Base64, whose words are longest.
 UNIT = re.compile(rf"[{UNSPACED}]{MARK}*|[^\W_{UNSPACED}]+(?:['’+][^\W_{UNSPACED}]+)*")
@@ -93,7 +87,7 @@ HASHTAG = re.compile(r"#\w(?<=\S #.)")  # not a # that begins a comment or a hea
 LINK = re.compile(r"(?:https?://|www\.)\S+")
 UNPRINTABLE = re.compile("[\x80-\x9f\ue000-\uf8ff\ufffd]")
 # UTF-8 that was read as Latin-1 or Windows-1252: a first byte, and the one or two that it asks for.
-NEXT = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+NEXT = "[\u0080-\u00bf\ufffd" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore") + "]"
 MISREAD = re.compile(f"[\u00c2-\u00ef](?:(?<=\u00c2) |{NEXT}(?:(?<=[\u00c2-\u00df].)|{NEXT}))")
 
 
@@ -125,9 +119,8 @@ def measures(text):
     runs = list(zip(*(units[start:] for start in range(5))))
     yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 15 else 0
     # Keywords are few words in ever new order; a refrain repeats its words in the same order.
-    in_paragraphs = len(units) > max(49, 20 * len(lines))  # verse and formulas are in short lines
-    yield "few different words", (len(set(units[:200])) / len(set(runs[:200])) if in_paragraphs
-                                  else 1)
+    prose = len(units) > max(49, 20 * len(lines))  # verse and formulas are in short lines
+    yield "few different words", len(set(units[:200])) / len(set(runs[:200])) if prose else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
 
 
@@ -138,8 +131,6 @@ def share(pattern, text):
 
 def mojibake(text, lines):
     """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
-    if text.isascii():
-        return 0
     for line in lines[:5]:
         foreign = re.sub(r"[\x00-\x7f]", "", line)
         try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
@@ -152,15 +143,10 @@ def mojibake(text, lines):
 
 def script(text):
     """Return the script of most of a hundred letters, as Unicode names it ("LATIN"), or ""."""
-    counts = collections.Counter(map(script_of, text[:400:4]))
-    counts[""] = 0
-    return max(counts, key=counts.get)
-
-
-@functools.lru_cache(1 << 16)
-def script_of(character):
-    name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
-    return "CJK" if name in ("HIRAGANA", "KATAKANA") else name  # Japanese has all three
+    names = (unicodedata.name(c, "").split(" ")[0] for c in text[:400:4] if c.isalpha())
+    counts = collections.Counter(names)
+    counts["CJK"] += counts.pop("HIRAGANA", 0) + counts.pop("KATAKANA", 0)  # Japanese has all three
+    return max(counts, key=counts.get) if any(counts.values()) else ""
 
 
 def faults(texts):
