@@ -1,5 +1,6 @@
 """cleaning.py: one spelling, rules that catch their kind and spare good text, boilerplate."""
 
+import base64
 import random
 import re
 import unicodedata
@@ -29,6 +30,7 @@ def test_normalised_text_is_nfc_clean_and_stays_as_it_is(module, text):
     ("你好，世界！（真的）", "你好，世界！（真的）"), ("10² ½ ™", "10² ½ ™"),
     ("\ufeffa\u200bb\u00adc", "abc"), ("  indented\n    code  ", "  indented\n    code"),
     ("a\u00a0b\u3000c", "a b c"), ("\ud800x", "?x"), ("\x00\x1b", ""),
+    ("\x93Don\x92t!\x94 5 \x80", "“Don’t!” 5 €"), ("a\x85b", "a\nb"),
 ])
 def test_normalise_folds_what_is_safe_and_leaves_the_rest(module, raw, clean):
     assert module.normalise(raw) == clean
@@ -75,7 +77,7 @@ def test_each_rule_catches_its_kind(module, rule, text):
 
 @pytest.mark.parametrize("text", [
     # Written for this test: Vietnamese, Polish, Finnish, Turkish, Swahili, Hindi, Tamil, Thai,
-    # Burmese, Arabic, Greek, Japanese, Chinese verse, code with comments.
+    # Burmese, Arabic, Greek, long German words, Japanese, Chinese verse, code with comments.
     "Chiếc cối xay cũ nằm bên bờ sông, và từ mùa thu đến giờ chưa ai nghe thấy tiếng nó quay. " * 2,
     "Stary młyn stoi nad rzeką i od jesieni nikt go nie słyszał, choć woda płynie jak dawniej.",
     "Vanhan myllyn ratas seisoo hiljaa, eikä kukaan muista, milloin jauhoja viimeksi kuljetettiin.",
@@ -87,6 +89,7 @@ def test_each_rule_catches_its_kind(module, rule, text):
     "ဆန်စက်ဟောင်းသည် မြစ်ကမ်းဘေးတွင် ရပ်နေပြီး ဆောင်းဦးကတည်းက ၎င်း၏အသံကို မည်သူမျှ မကြားရပါ။",
     "تقف الطاحونة القديمة على ضفة النهر، ومنذ الخريف لم يسمع أحد صوتها.",
     "Ο παλιός μύλος στέκει δίπλα στο ποτάμι και από το φθινόπωρο κανείς δεν τον έχει ακούσει.",
+    "Für Straßenbahnhaltestellen und Lebensmittelverpackungen gelten Verwaltungsvorschriften.",
     "古い水車小屋は川のそばに立っていて、秋からだれもその音を聞いていません。",
     "江上晚来风渐起，舟中客子听新雨。半生行路知何处，一夜潮声到枕边。灯影摇窗人未睡，故山明月几回圆。",
     "# Count the words.\ncounts = {}\nfor word in words:\n    # one more of this word\n"
@@ -119,6 +122,13 @@ NUMBERS = "One Two Three Four Five Six Seven Eight Nine Ten".split()
 ])
 def test_lines_that_repeat_by_nature_break_no_rule(module, text):
     assert module.broken_rule(module.normalise(text)) is None
+
+
+def test_base64_is_told_from_languages_of_long_words_whatever_it_holds(module):
+    rng = random.Random(3)
+    for _ in range(200):
+        text = base64.encodebytes(rng.randbytes(rng.randrange(200, 900))).decode()
+        assert module.broken_rule(module.normalise(text)) == "words too long"
 
 
 def test_each_rule_is_measured_and_names_its_limits_and_source(module):
