@@ -8,12 +8,12 @@ r"""Clean raw documents: normalise, judge, drop copies, hold some out, and say w
 Stages, in this order (the report counts what each removed, and shows examples):
     normalise        one spelling for each text: NFC and the safe part of NFKC (Unicode Annex 15)
     copies           equal texts, and texts equal but for case, spacing, punctuation and width
-    boilerplate      first and last lines that many documents share are taken off
+    boilerplate      lines that frame many documents of a source are taken off
     quality          no broken rule, and no foreign script (corpus/cleaning.py)
     near-duplicates  Jaccard index of 5-grams of characters at least 0.8 (duplicates.py)
     split            "train" or "held_out" for every document, by a hash of its text
-    held-out text    whole texts and long passages of it are cut out of training documents
     passages         what an earlier document has as well is cut out (corpus/passages.py)
+    held-out text    whole texts and long passages of it are cut out of training documents
 
 A document that comes with a split keeps it, is not judged, and only held-out text is cut from it.
 """
@@ -26,10 +26,10 @@ import re
 from nanoseek import cli, duplicates
 from nanoseek.corpus import cleaning
 from nanoseek.corpus.cleaning import cut, fold, normalise
-from nanoseek.corpus.passages import quotations, repeated_passages
+from nanoseek.corpus.passages import letters, quotations, repeated_passages
 
-SHORT_QUOTE = 50  # bytes: a shorter text may stand in another one by chance
-LONG_QUOTE = 300  # bytes: a passage of this length is cut even where it is not the whole text
+SHORT_QUOTE = 50  # letters: a shorter text may stand in another one by chance
+LONG_QUOTE = 300  # letters: a passage of this length is cut even where it is not the whole text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +38,13 @@ class CurateConfig:
 
     held_out: float = cli.setting(0.02, "share of each source never trained on", least=0, below=1)
     quality: bool = cli.setting(True, "apply the quality rules")
-    boilerplate: int = cli.setting(5, "documents that share a first or last line until it is cut")
+    boilerplate: int = cli.setting(5, "documents that share a first and last line until it is cut")
     threshold: float = cli.setting(0.8, "Jaccard index of near-duplicates", least=0, most=1)
-    passage_bytes: int = cli.setting(300, "length from which a repeated passage is cut out")
+    passage_letters: int = cli.setting(300, "length from which a repeated passage is cut out")
 
     def __post_init__(self):
         cli.check_limits(self)
-        for name, least in (("boilerplate", 2), ("passage_bytes", 32)):
+        for name, least in (("boilerplate", 2), ("passage_letters", 32)):
             if (value := getattr(self, name)) and value < least:
                 raise ValueError(f"{name} is {value}: it must be at least {least}, or 0")
 
@@ -74,14 +74,13 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         drop_near_duplicates(kept, config.threshold, find_near_duplicates, report)
     kept = left(kept)
     mark_splits(kept, config.held_out)
-    cut_held_out(kept, given, report)
-    if config.passage_bytes:
-        cut_passages(left(kept), given, config.passage_bytes, report)
-        cut_held_out(left(kept), given, report)  # what was held out may have become shorter
+    if config.passage_letters:  # held-out text comes first: training loses what it has, too
+        order = sorted(kept, key=lambda d: (d["split"] != "held_out", id(d) not in given))
+        cut_passages(order, given, config.passage_letters, "repeated passages", report)
+    cut_held_out(left(kept), report)
     kept = left(kept)
     if not kept:
-        reasons = (f"{name} ({entry['documents']})" for name, entry in report["removed"].items())
-        raise ValueError("no document is left; removed: " + (", ".join(reasons) or "none"))
+        raise ValueError(f"no document is left; removed: {', '.join(report['removed']) or 'none'}")
     for document in kept:
         for name in ("out", f"out, {document['split']}"):
             count(report, "totals", name, document["text"])
@@ -98,12 +97,13 @@ def normalised(documents, report):
             raise ValueError(f'document {number}: "split" must be "train" or "held_out"')
         count(report, "totals", "in", document["text"])
         clean = document | {"text": normalise(document["text"])}
+        if not clean["text"]:
+            count(report, "removed", "empty", document["text"])
+            continue
         if clean["text"] != document["text"]:  # the probability was that of the other text
             clean.pop("log2_probability", None)
-        if clean["text"]:
-            yield clean
-        else:
-            count(report, "removed", "empty", document["text"])
+            count(report, "cut", "spelling and spaces", document["text"], clean["text"])
+        yield clean
 
 
 def without_copies(documents, report):
@@ -113,11 +113,9 @@ def without_copies(documents, report):
         key = digest(fold(document["text"]) or document["text"])
         rival = best.setdefault(key, document)
         if rival is not document:
-            equal = document["text"] == rival["text"]
             if rank(document) < rank(rival):
                 best[key], document = document, rival
-            how = "copy" if equal else "copy but for case, spacing, punctuation"
-            count(report, "removed", how, document["text"])
+            count(report, "removed", "copy", document["text"])
     return list(best.values())
 
 
@@ -128,8 +126,11 @@ def rank(document):
 
 
 def cut_boilerplate(documents, least, report):
-    """Remove first and last lines that at least `least` documents share."""
-    lines = cleaning.boilerplate_lines([document["text"] for document in documents], least)
+    """Remove first and last lines that frame at least `least` documents of a source."""
+    texts = collections.defaultdict(list)
+    for document in documents:
+        texts[document["source"]].append(document["text"])
+    lines = set().union(*(cleaning.boilerplate_lines(each, least) for each in texts.values()))
     for document in documents if lines else ():
         text = cleaning.strip_lines(document["text"], lines)
         if text != document["text"]:
@@ -141,13 +142,9 @@ def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
 
     In a cluster, where A is near B and B near C, A and C may have little in common. So its texts
     are taken in turn, the most typical first, and kept unless near one that is kept already."""
-    given = collections.Counter(document["source"] for document in documents if "split" in document)
     for cluster in find_near_duplicates([document["text"] for document in documents], threshold):
         members = [documents[n] for n in cluster]
         texts = [document["text"] for document in members]
-        # Where a source has two documents that came with a split, they are halves of a long text:
-        # these share most 5-grams without being copies of each other.
-        half_of = ["split" in d and given[d["source"]] == 2 and d["source"] for d in members]
         signatures, kept = duplicates.minhash_signatures(texts), []
         least = duplicates.worth_checking(texts, threshold, signatures.shape[1])
         # Typical is the text whose signature agrees most with those of the first 64.
@@ -155,9 +152,10 @@ def drop_near_duplicates(documents, threshold, find_near_duplicates, report):
         for n in sorted(range(len(members)), key=lambda n: (
                 members[n].get("split") != "held_out", -agreement[n])):
             estimates = duplicates.estimate_jaccard(signatures[kept], signatures[n])
+            # Parts of a long text may share most 5-grams, but no copy is twice as long.
             twins = [(duplicates.jaccard(texts[k], texts[n]), k)
                      for k, estimate in zip(kept, estimates) if estimate >= min(least[k], least[n])
-                     and not (half_of[n] and half_of[k] == half_of[n])]
+                     and 0.5 < len(texts[k]) / len(texts[n]) < 2]
             score, twin = max(twins, default=(0, n))
             if score < threshold or members[n].get("split") == "held_out":
                 kept.append(n)
@@ -179,38 +177,29 @@ def mark_splits(documents, share):
             min(pairs, key=lambda pair: pair[0])[1]["split"] = "held_out"
 
 
-def cut_held_out(documents, given, report):
-    """Cut held-out text out of training documents: texts that they quote whole, and long passages
-    from those that came with a split; `cut_passages` does the latter for the others."""
-    held_out = [d["text"] for d in documents if d["split"] == "held_out"]
+def cut_held_out(documents, report):
+    """Cut held-out text out of training documents: texts that they quote whole, long passages."""
+    held_out = [document for document in documents if document["split"] == "held_out"]
     training = [d for d in documents if d["split"] == "train" and "log2_probability" not in d]
-    quotes = [text for text in held_out if len(text.encode()) >= SHORT_QUOTE]
+    quotes = [d["text"] for d in held_out if letters(d["text"]) >= SHORT_QUOTE]
     for number, quote in quotations([document["text"] for document in training], quotes):
         if quote in (text := training[number]["text"]):  # it may have been cut with another one
             text = normalise(text.replace(quote, ""))
             shorten(training[number], text, "quotes held-out text", report, quote)
-    long = [document for document in training if id(document) in given]
-    texts = held_out + [document["text"] for document in long]
-    found = repeated_passages(texts, LONG_QUOTE, len(held_out)) if long else []
-    for document, spans in zip(long, found[len(held_out):]):
-        cut_spans(document, spans, "quotes held-out text", report)
+    cut_passages(held_out + training, {id(document) for document in held_out}, LONG_QUOTE,
+                 "quotes held-out text", report, originals=len(held_out))
 
 
-def cut_passages(documents, given, passage_bytes, report):
-    """Cut out what an earlier document has; first come given splits, then what is held out."""
-    order = sorted(documents, key=lambda d: (id(d) not in given, d["split"] != "held_out"))
-    found = repeated_passages([document["text"] for document in order], passage_bytes)
-    for document, spans in zip(order, found):
+def cut_passages(documents, whole, least, reason, report, originals=None):
+    """Cut out what an earlier document has, or one of the originals; `whole`: ids of those that
+    stay as they are."""
+    found = repeated_passages([document["text"] for document in documents], least, originals)
+    for document, spans in zip(documents, found):
         # Stories of the grammar share sentences by nature, and their known probability, from
         # which the floor is computed, holds for the whole text only.
-        if id(document) not in given and "log2_probability" not in document:
-            cut_spans(document, spans, "repeated passages", report)
-
-
-def cut_spans(document, spans, reason, report):
-    if spans:
-        text = document["text"]
-        shorten(document, cut(text, spans), reason, report, text[slice(*spans[0])])
+        if spans and id(document) not in whole and "log2_probability" not in document:
+            text = document["text"]
+            shorten(document, cut(text, spans), reason, report, text[slice(*spans[0])])
 
 
 def digest(text):

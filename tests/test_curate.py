@@ -164,7 +164,7 @@ def test_a_text_goes_only_if_it_is_near_one_that_is_kept(module):
     words = passages(random.Random(6), 1, 300)[0].split()
     windows = [" ".join(words[start:start + 150]) for start in range(0, 144, 12)]
     kept, report = module.curate([{"text": text, "source": "s"} for text in windows],
-                                 module.CurateConfig(passage_bytes=0, held_out=0))
+                                 module.CurateConfig(passage_letters=0, held_out=0))
     left = [d["text"] for d in kept]
     assert 2 <= len(left) < len(windows)
     assert all(text in left or max(duplicates.jaccard(text, other) for other in left) >= 0.8
@@ -196,6 +196,26 @@ def test_probabilities_stay_with_unchanged_texts_only(module):
     assert documents[1]["log2_probability"] == -60.0 and "split" not in documents[0]
 
 
+def test_only_unequal_parts_of_one_text_are_taken_for_its_halves(module):
+    rng = random.Random(2)
+    saga = "".join(rng.choices("ACGT", k=40_000))  # any two long parts share all 5-grams
+    halves = [{"text": saga[:36_000], "source": "dna", "split": "train"},
+              {"text": saga[36_000:], "source": "dna", "split": "held_out"}]
+    assert len(module.curate(halves)[0]) == 2
+    held, = passages(rng, 1, 150)
+    copy = held.replace(held[300:310], "other word")
+    pair = [{"text": copy, "source": "a", "split": "train"},
+            {"text": held, "source": "a", "split": "held_out"}]
+    assert [d["text"] for d in module.curate(pair)[0]] == [held]
+
+
+def test_a_language_of_three_bytes_a_letter_is_cut_no_sooner(module):
+    shared = "".join(random.Random(1).choices("दनमकरत सलपयजब", k=200))  # 550 bytes or so
+    documents = [{"text": f"{word} {shared}", "source": "s"} for word in passages(random.Random(3), 2, 60)]
+    assert "repeated passages" not in module.curate(documents, module.CurateConfig(
+        quality=False, threshold=0, held_out=0))[1]["cut"]
+
+
 def test_shared_passages_are_cut_but_not_out_of_stories(module):
     shared = bilingual(2)[0]["text"]
     assert len(shared) > 300
@@ -216,6 +236,9 @@ def test_the_report_accounts_for_every_document(module):
     assert sum(e["documents"] for e in removed.values()) == len(dirty) - len(kept)
     assert all(1 <= len(entry["examples"]) <= 3 for entry in removed.values())
     assert totals["out"]["bytes"] == sum(len(d["text"].encode()) for d in kept)
+    gone = [*removed.values(), *report["cut"].values()]
+    assert totals["in"]["bytes"] - totals["out"]["bytes"] == sum(e["bytes"] for e in gone)
+    assert report["cut"]["spelling and spaces"]["documents"] > 9
     json.dumps(report, allow_nan=False)
     lines = stages.curation_table(report).splitlines()
     assert len(lines) == len(totals) + len(removed) + len(report["cut"])
@@ -232,14 +255,14 @@ def test_documents_that_cannot_be_curated_are_refused(module, documents, message
 
 
 @pytest.mark.parametrize("setting", [{"held_out": 1.0}, {"held_out": -0.1}, {"threshold": 2.0},
-                                     {"passage_bytes": 5}, {"boilerplate": 1}])
+                                     {"passage_letters": 5}, {"boilerplate": 1}])
 def test_settings_out_of_range_are_refused(module, setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         module.CurateConfig(**setting)
 
 
 def test_every_stage_can_be_turned_off(module):
-    off = module.CurateConfig(quality=False, boilerplate=0, threshold=0, passage_bytes=0)
+    off = module.CurateConfig(quality=False, boilerplate=0, threshold=0, passage_letters=0)
     kept, report = module.curate([{"text": "short", "source": "s"}], off)
     assert len(kept) == 1 and report["removed"] == {}
 

@@ -9,25 +9,19 @@ Glossary: *unit* a word, or one character of a script written without spaces, as
 """
 
 import collections
-import functools
+import itertools
 import math
 import operator
 import re
 import unicodedata
 
-from nanoseek.corpus.passages import UNSPACED
-
-
-
-def characters(kinds):
-    """Return all characters of Unicode categories whose first letter is among `kinds`."""
-    every = map(chr, range(0x80, 0x10000))
-    return "".join(c for c in every if unicodedata.category(c)[0] in kinds)
-
+from nanoseek.corpus.passages import UNSPACED, letters
 
 # What NFKC changes safely. The rest of it is unsafe: 10² would become 102, ½ would become 1⁄2,
-# and the full-width punctuation of proper Chinese (，！？) would become ASCII.
+# and the full-width punctuation of proper Chinese (，！？) would become ASCII. Control characters
+# above 0x7F are those that Windows-1252 has in their places: quotation marks, dashes, €.
 PLAIN = {
+    **{code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)},
     **{code: code - 0xFEE0 for a, b in ("０９", "ＡＺ", "ａｚ") for code in range(ord(a), ord(b) + 1)},
     **dict(zip(range(0xFB00, 0xFB07), ("ff", "fi", "fl", "ffi", "ffl", "st", "st"))),
     **dict.fromkeys([0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
@@ -35,11 +29,18 @@ PLAIN = {
     **dict.fromkeys([*range(9), *range(0x0E, 0x20), 0x7F, 0xAD, 0x200B, 0x2060, 0xFEFF, 0xFFFE,
                      0xFFFF]),
 }
-# What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, and
-# for a point, comma, colon or hyphen inside a number.
-INSIDE = re.compile(r"[.,:-](?:(?!\d)|(?<!\d.))")
-OUTSIDE = re.compile(r"[\s_!?;'\"()\[\]{}" + characters("PZ") + "]+")
-NOT_PLAIN = re.compile("[" + "".join(map(re.escape, map(chr, PLAIN))) + "]")
+
+# Characters of Unicode's categories P and Z (punctuation and spaces beyond ASCII), and M (marks:
+# accents and vowel signs that are characters of their own).
+BEYOND = [(unicodedata.category(c)[0], c) for c in map(chr, range(0x80, 0x10000))]
+PUNCTUATION = "".join(c for category, c in BEYOND if category in "PZ")
+MARK = "[" + "".join(c for category, c in BEYOND if category == "M") + "]"
+
+# What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, for what
+# parts two numbers, and for a point, comma, colon or hyphen inside or before a number.
+INSIDE = re.compile(r"[.,:-](?:(?!\d)|(?<=[^\W\d].))")
+OUTSIDE = re.compile(r"[\s_!?;'\"()\[\]{}" + PUNCTUATION + "]+")
+BETWEEN_NUMBERS = re.compile(rf"(?<=\d){OUTSIDE.pattern}(?=\d)")
 
 
 def normalise(text):
@@ -47,11 +48,8 @@ def normalise(text):
 
     Full-width letters and digits become ASCII, odd spaces plain ones, ligatures letters, half of a
     surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go."""
-    text = text.replace("\r\n", "\n")
-    if not text.isascii():  # half of a surrogate pair has no UTF-8 form
-        text = text.encode("utf-8", "replace").decode("utf-8")
-    if NOT_PLAIN.search(text):  # rare, and translating is slow
-        text = text.translate(PLAIN)
+    text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8 form
+    text = text.replace("\r\n", "\n").translate(PLAIN)
     lines = unicodedata.normalize("NFC", text).rstrip().split("\n")
     text = "\n".join(line.rstrip(" \t") for line in lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
@@ -60,34 +58,36 @@ def normalise(text):
 def fold(text):
     """Return what copies share: a text without spaces and punctuation, in lower case and one width:
     fold("Hello, World!") == fold("hello world"), but fold("x+1.5") != fold("x-15")."""
-    text = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return OUTSIDE.sub("", INSIDE.sub("", text.casefold()))
+    # This block of Unicode has the characters in another width than usual.
+    text = re.sub("[\uff00-\uffef]+", lambda m: unicodedata.normalize("NFKC", m[0]), text)
+    return OUTSIDE.sub("", BETWEEN_NUMBERS.sub("\0", INSIDE.sub("", text.casefold())))
 
 
 LIMITS = {  # rule: least, most, source with its own limit
     "too few words": (5, math.inf, "Gopher: 50"),
-    "words too long": (0, 19, "Gopher: 10, a plain mean"),
-    "mostly numbers": (0, 0.5, "Gopher: 0.2 of words without a letter"),
+    "words too long": (0, 26, "Gopher: 10, a plain mean"),
+    "mostly numbers": (0, 0.75, "Gopher: 0.2 of words without a letter"),
     "symbols": (0, 0.1, "Gopher: 0.1 to a word"),
     "mojibake": (0, 0.05, "our own"),
     "unprintable": (0, 0.02, "our own"),
     "links": (0, 0.3, "our own"),
-    "repeated phrases": (0, 0.5, "Gopher: 0.15 of characters, five words"),
-    "repeated lines": (0, 0.3, "Gopher: 0.2 of characters"),
-    "few different words": (0.25, 1, "our own"),
-    "lines too short": (2, math.inf, "our own"),
+    "repeated phrases": (0, 0.8, "Gopher: 0.15 of characters, five words"),
+    "few different words": (0.26, math.inf, "our own"),
+    "lines too short": (1.1, math.inf, "our own"),
 }
 JUDGED = 100_000      # characters of a text that the rules look at
 FOREIGN_SHARE = 0.05  # of documents and of text: what is in a script rarer than this is foreign
 
-MARK = f"[{characters('M')}]"  # accents and vowel signs that are characters of their own
+# Lines that many texts begin or end with by nature: of code, and questions.
+OWN_LINE = re.compile(r"\s*(import|from|#include|package|require|use|using)\b|.*[?？؟:;{]$")
 MARK_IN_WORD = re.compile(rf"{MARK}(?<![{UNSPACED}].)")
-UNIT = re.compile(rf"[{UNSPACED}]{MARK}*|[^\W_{UNSPACED}]+(?:['’][^\W_{UNSPACED}]+)*")
+# A word may have an apostrophe or a + inside: "don't", and Base64, whose words are longest.
+UNIT = re.compile(rf"[{UNSPACED}]{MARK}*|[^\W_{UNSPACED}]+(?:['’+][^\W_{UNSPACED}]+)*")
 HASHTAG = re.compile(r"#\w(?<=\S #.)")  # not a # that begins a comment or a heading
 LINK = re.compile(r"(?:https?://|www\.)\S+")
 UNPRINTABLE = re.compile("[\x80-\x9f\ue000-\uf8ff\ufffd]")
 # UTF-8 that was read as Latin-1 or Windows-1252: a first byte, and the one or two that it asks for.
-NEXT = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+NEXT = "[\u0080-\u00bf\ufffd" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore") + "]"
 MISREAD = re.compile(f"[\u00c2-\u00ef](?:(?<=\u00c2) |{NEXT}(?:(?<=[\u00c2-\u00df].)|{NEXT}))")
 
 
@@ -109,19 +109,18 @@ def measures(text):
     # How long the word is that a letter stands in, on average.
     yield "words too long", sum(map(operator.mul, sizes, sizes)) / sum(sizes)
     yield "mostly numbers", sum(map(str.isdigit, units)) / len(units)
-    tags = len(HASHTAG.findall(text))
-    dots = text.count("…") - text.count("……") + text.count("...")  # Chinese has …… for one
-    yield "symbols", (tags + dots) / len(units)
+    # Four dots lead to the number of a page; three are an ellipsis, common in halting speech.
+    yield "symbols", (len(HASHTAG.findall(text)) + text.count("....")) / len(units)
     yield "mojibake", mojibake(text, lines)
     yield "unprintable", share(UNPRINTABLE, text)
     yield "links", share(LINK, text)
-    # A text with few phrases, lines or words repeats them by chance: the rule says nothing of it.
+    # A text with few phrases or words repeats them by chance: the rule says nothing of it. Songs,
+    # proofs and dialogue repeat by nature: each phrase may be there five times.
     runs = list(zip(*(units[start:] for start in range(5))))
     yield "repeated phrases", 1 - len(set(runs)) / len(runs) if len(runs) > 15 else 0
-    once, size = sum(map(len, set(lines))), sum(map(len, lines))
-    yield "repeated lines", 1 - once / size if len(lines) > 4 else 0
-    first = units[:200]
-    yield "few different words", len(set(first)) / len(first) if len(units) > 49 else 1
+    # Keywords are few words in ever new order; a refrain repeats its words in the same order.
+    prose = len(units) > max(49, 20 * len(lines))  # verse and formulas are in short lines
+    yield "few different words", len(set(units[:200])) / len(set(runs[:200])) if prose else 1
     yield "lines too short", len(units) / len(lines) if len(lines) > 9 else math.inf
 
 
@@ -132,8 +131,6 @@ def share(pattern, text):
 
 def mojibake(text, lines):
     """Return the share of characters that are UTF-8 read as GBK, Latin-1 or Windows-1252."""
-    if text.isascii():
-        return 0
     for line in lines[:5]:
         foreign = re.sub(r"[\x00-\x7f]", "", line)
         try:  # real Chinese, written as GBK, is all but never valid UTF-8; misread UTF-8 always is
@@ -146,17 +143,10 @@ def mojibake(text, lines):
 
 def script(text):
     """Return the script of most of a hundred letters, as Unicode names it ("LATIN"), or ""."""
-    counts = collections.Counter(map(script_of, text[:400:4]))
-    counts[""] = 0
-    if counts["HIRAGANA"] * 10 > counts["CJK"]:  # Japanese: CJK characters and kana
-        counts["CJK"] = 0
-    return max(counts, key=counts.get)
-
-
-@functools.lru_cache(1 << 16)
-def script_of(character):
-    name = unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
-    return name.replace("KATAKANA", "HIRAGANA")
+    names = (unicodedata.name(c, "").split(" ")[0] for c in text[:400:4] if c.isalpha())
+    counts = collections.Counter(names)
+    counts["CJK"] += counts.pop("HIRAGANA", 0) + counts.pop("KATAKANA", 0)  # Japanese has all three
+    return max(counts, key=counts.get) if any(counts.values()) else ""
 
 
 def faults(texts):
@@ -171,14 +161,21 @@ def faults(texts):
 
 
 def boilerplate_lines(texts, least):
-    """Return the set of lines that are among the first or last three of at least so many texts."""
+    """Return the set of lines that frame many of the texts of a source.
+
+    Two of the first three and last three lines do so if `least` texts, and one of 500, have both. A
+    line without such company may be the text's own, as "And they lived happily ever after." is; so
+    four times `least` texts, and one of five, must have it."""
     counts = collections.Counter()
     for text in texts:
-        head, tail = ([line for line in part.split("\n") if line.strip()]
-                      for part in (text[:1000], text[-1000:]))
-        counts.update({*head[:3], *tail[-3:]} if len(head) > 1 else ())  # else it is all there is
-    return {line for line, number in counts.items()
-            if number >= least and len(line.encode()) >= 24}  # shorter ones may be literature
+        lines = [line for line in text.split("\n") if line.strip()]
+        ends = min(3, len(lines) // 2)  # the only paragraph is neither
+        found = {line for line in lines[:ends] + lines[len(lines) - ends:]
+                 if letters(line) >= 24 and not OWN_LINE.match(line)}
+        counts.update(itertools.combinations_with_replacement(sorted(found), 2))
+    together, alone = max(least, len(texts) / 500), max(4 * least, len(texts) / 5)
+    return {line for (one, other), number in counts.items() for line in (one, other)
+            if number >= (alone if one == other else together)}
 
 
 def strip_lines(text, lines):

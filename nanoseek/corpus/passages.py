@@ -16,17 +16,25 @@ import numpy as np
 UNSPACED = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f"
             "\u3040-\u30ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
             "\U00020000-\U0003ffff")
+# Full-width characters: those of Chinese, Japanese and Korean, with their punctuation.
+WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 PAIR = re.compile(rf"[^\W_{UNSPACED}]{{2}}")  # two characters of one word
 CHUNK = 1 << 17  # bytes hashed at once: the arrays stay in the cache; chunks overlap by a passage
 BYTE_HASHES = np.random.default_rng(8).integers(2**63, size=256, dtype=np.uint64)
 FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
 
 
-def repeated_passages(texts, passage_bytes=300, originals=None):
-    """Return for each text the (start, end) of what an earlier text has as well, in characters.
-    originals: only the first so many texts count as earlier (all, unless given)."""
-    window = 1 << (passage_bytes * 2 // 3).bit_length() - 1
-    width = 1 << (passage_bytes - window + 1).bit_length() - 1  # a passage holds so many windows
+def letters(text):
+    """Return the length of a text in letters; a full-width character says as much as three. So a
+    text is about as long in each language, while in UTF-8 a Hindi letter has three bytes."""
+    return len(text) + 2 * len(WIDE.findall(text))
+
+
+def repeated_passages(texts, least=300, originals=None):
+    """Return for each text the (start, end), in characters, of what an earlier text has as well, if
+    of `least` letters. originals: only so many texts count as earlier (all, unless given)."""
+    window = 1 << (least * 2 // 3).bit_length() - 1  # in bytes: no text has fewer than letters
+    width = 1 << (least - window + 1).bit_length() - 1  # a passage holds so many windows
     data = [np.frombuffer(text.encode(), np.uint8) for text in texts]
     bounds = np.cumsum([0, *map(len, data)])  # where each text begins when all are laid end to end
     copies, spans = {}, [[] for _ in texts]  # copies: hash → (first, latest) (text, place)
@@ -39,7 +47,8 @@ def repeated_passages(texts, passage_bytes=300, originals=None):
             if other != text and place >= done:
                 start = place - common(data[text][:place][::-1], data[other][:its_place][::-1])
                 end = place + common(data[text][place:], data[other][its_place:])
-                spans[text] += [(max(start, done), end)] if end - start >= passage_bytes else []
+                if letters(data[text][start:end].tobytes().decode("utf-8", "ignore")) >= least:
+                    spans[text].append((max(start, done), end))
     return [[*whole_words(text, found)] if found else [] for text, found in zip(texts, spans)]
 
 

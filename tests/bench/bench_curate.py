@@ -253,11 +253,11 @@ def corpus_stages(count=40_000):
     size = sum(len(d["text"].encode()) for d in documents) / 1e6
     print(f"gather   {time.perf_counter() - started:>6.1f} s  {len(documents):,} documents, "
           f"{size:.1f} MB")
-    off = dict(quality=False, boilerplate=0, threshold=0.0, passage_bytes=0)
+    off = dict(quality=False, boilerplate=0, threshold=0.0, passage_letters=0)
     for name, settings in (("copies", off), ("boilerplate", off | {"boilerplate": 5}),
                            ("quality", off | {"quality": True}),
                            ("near-dup.", off | {"threshold": 0.8}),
-                           ("passages", off | {"passage_bytes": 300}), ("all", {})):
+                           ("passages", off | {"passage_letters": 300}), ("all", {})):
         started = time.process_time()
         kept, _ = clean_fast(documents, **settings)
         print(f"{name:<12}{time.process_time() - started:>6.1f} s of processor, "

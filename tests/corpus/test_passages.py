@@ -51,6 +51,31 @@ def test_chunks_leave_no_trace_in_passages(module, monkeypatch):
     assert module.repeated_passages(texts, 64) == passages
 
 
+def test_a_passage_is_as_long_in_every_script(module):
+    rng = random.Random(5)
+    for alphabet, weight in (("abcdefghij klmnop", 1), ("दनमकरत सलपयजब", 1), ("абвгдежзий клмно", 1),
+                             ("天地玄黄宇宙洪荒日月盈昃", 3), ("가나다라마바사아자차카타", 3)):
+        for size, found in ((270, 0), (330, 1)):
+            shared = random_text(rng, size // weight, alphabet)
+            assert module.letters(shared) == size
+            texts = [f"{random_text(rng, 90, alphabet)}\n{shared}\n{random_text(rng, 90, alphabet)}"
+                     for _ in range(2)]
+            spans = module.repeated_passages(texts, 300)
+            assert list(map(len, spans)) == [0, found], (alphabet, size)
+
+
+def test_quotations_are_those_that_a_naive_search_finds(module, monkeypatch):
+    rng = random.Random(7)
+    quotes = [random_text(rng, rng.randrange(32, 90), "天地abc ") for _ in range(40)]
+    texts = [random_text(rng, 200, "天地abc ") + rng.choice(quotes) + random_text(rng, 50, "ab")
+             for _ in range(60)]
+    naive = {(number, quote) for number, text in enumerate(texts) for quote in quotes if quote in text}
+    for size in (module.CHUNK, 300):
+        monkeypatch.setattr(module, "CHUNK", size)
+        found = {pair for pair in module.quotations(texts, quotes) if pair[1] in texts[pair[0]]}
+        assert found == naive and len(naive) >= 60
+
+
 def test_passages_of_little_and_of_one_pattern(module):
     assert module.repeated_passages([]) == []
     assert module.repeated_passages(["", "short", ""]) == [[], [], []]
