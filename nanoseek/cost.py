@@ -234,10 +234,6 @@ def cost(config, context=None, tokens=None, gpu=None, active_parameters=None, **
     return {**result, **rent(result.get("flops"), gpu, **given)}
 
 
-def main():
+if __name__ == "__main__":
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.bill", None))
-
-
-if __name__ == "__main__":
-    main()

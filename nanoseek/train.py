@@ -70,7 +70,7 @@ class TrainConfig:
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
     decay_share: float = setting(0.2, "share of the steps in which wsd decays", above=0, most=1)
     warmup_steps: int = setting(20, "steps over which the rate rises to its peak", least=0)
-    spike: float = setting(3.0, "stop if losses stay so many nats over their median; 0: no", least=0)
+    spike: float = setting(3.0, "stop where losses stay so many nats above usual; 0: no", least=0)
     # On what, and how fast.
     device: str = setting("auto", "cpu, cuda, mps, or auto")
     precision: str = setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured",

@@ -1,14 +1,12 @@
 """Is a source that is hard to predict learnt, though its losses lie far above the usual?
 
-    python tests/bench/hard_source.py           # a minute or two
-    python tests/bench/hard_source.py --spike 0 # nothing is a leap: what is possible
+    python tests/bench/hard_source.py    # a minute or two
 
 19 of 20 rows are English stories. The others are subwords drawn at random, each with the space before
 it one token, so that their entropy is known. A step sees one row, as the step of a large model on
 one GPU does, and every twentieth loss leaps.
 """
 
-import argparse
 import math
 import pathlib
 import random
@@ -45,14 +43,10 @@ def write_tokens(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--spike", type=float, default=TrainConfig.spike)
-    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         entropy = write_tokens(folder := pathlib.Path(folder))
         run = train(TrainConfig(
-            out=str(folder), steps=args.steps, batch_size=1, row_length=128, spike=args.spike,
+            out=str(folder), steps=2000, batch_size=1, row_length=128,
             weights=",".join(f"{name}={share}" for name, share in WEIGHTS.items()),
             device="cpu", precision="fp32", threads=1, eval_every=500, save_every=10 ** 6,
             model=ModelConfig(1024, **SHAPE)))
