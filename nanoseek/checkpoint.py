@@ -18,6 +18,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 import textwrap
 
 import torch
@@ -107,6 +108,8 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
     it. weights: the model's tensors, where each rank holds a slice of them.
     """
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
+    for stale in folder.parent.glob(".writing-*"):  # of this run, when it was killed while it saved
+        shutil.rmtree(stale, ignore_errors=True)
     with _writing_folder(folder) as new:
         _write_model(model, new, tokenizer, weights)
         _write_tensors(new / "trainer.safetensors", tensors)
@@ -183,11 +186,10 @@ def verify(folder):
 @contextlib.contextmanager
 def _writing_folder(folder):
     """Yield a new folder, which takes the place of `folder` when the block ends well."""
-    for stale in folder.parent.glob(".writing-*"):  # of a run that was killed while it saved
-        shutil.rmtree(stale, ignore_errors=True)
-    new, old = (folder.with_name(f".writing-{age}-{folder.name}") for age in ("new", "old"))
-    new.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as room:
+        new, old = pathlib.Path(room, "new"), pathlib.Path(room, "old")
+        new.mkdir()
         yield new
         _write_json(new / "checksums.json", {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -198,10 +200,11 @@ def _writing_folder(folder):
                 os.fsync(file.fileno())
         if folder.exists():
             os.replace(folder, old)
-        os.replace(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        try:
+            os.replace(new, folder)
+        finally:
+            if not folder.exists() and old.exists():
+                os.replace(old, folder)
 
 
 def _write_json(path, value):

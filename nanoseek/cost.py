@@ -1,7 +1,7 @@
 """Count what a model costs: parameters, FLOPs, bytes, hours, dollars, kWh.
 
     cost(config, tokens=2e12, gpu="H800")["dollars"]                       # on rented GPUs
-    price_tag(config, tokens=8e6, seconds=120, ceiling=measure_ceiling())  # of a run measured here
+    price_tag(config, 8e6, seconds=120, ceiling=measure_ceiling(), context=256)  # of a run here
 
 A config is any object or dict with the fields of Hugging Face's Llama; num_key_value_heads,
 head_dim, tie_word_embeddings (False unless given, as there) and sliding_window are optional.
@@ -175,11 +175,10 @@ def _spent(hours, rent_name, assumed):
             "convention": CONVENTION, "assumptions": assumed}
 
 
-def price_tag(config, tokens, seconds, ceiling, context=None, peak_bytes=None, **given):
-    """Return the bill of a run that was measured. ceiling: in FLOP/s; context: the length of the
-    rows (max_position_embeddings unless given); given: values that replace ASSUMED."""
+def price_tag(config, tokens, seconds, ceiling, context, peak_bytes=None, **given):
+    """Return the bill of a run that was measured. ceiling: in FLOP/s; context: the length of its
+    rows, where they differ their mean weighted by tokens; given: values that replace ASSUMED."""
     speed = positive("tokens", tokens) / positive("seconds", seconds)
-    context = _field(config, "max_position_embeddings") if context is None else context
     count, each = parameters(config), flops_per_token(config, context)["total"]
     return {"parameters": count["total"], "matmul_parameters": count["matmul"],
             "context": context, "tokens": tokens, "flops_per_token": each, "flops": each * tokens,
@@ -235,10 +234,6 @@ def cost(config, context=None, tokens=None, gpu=None, active_parameters=None, **
     return {**result, **rent(result.get("flops"), gpu, **given)}
 
 
-def main():
+if __name__ == "__main__":
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.bill", None))
-
-
-if __name__ == "__main__":
-    main()

@@ -76,6 +76,8 @@ def _write_sources(documents, encode, batched, folder, manifest):
     shards, documents = {}, iter(documents)  # shards: (split, source) → _Shard
     size, eot_id = manifest["vocab_size"] or 1 << 32, manifest["eot_id"]
     while group := list(itertools.islice(documents, BATCH_DOCUMENTS)):
+        if wrong := [d for d in group if not isinstance(d, dict) or not {"text", "source"} <= {*d}]:
+            raise ValueError(f'{wrong[0]!r:.60} is no document: {{"text": "…", "source": "…"}}')
         texts = [document["text"] for document in group]
         for document, ids in zip(group, encode(texts) if batched else map(encode, texts)):
             ids = np.asarray(ids)
@@ -156,9 +158,6 @@ class TokenStream:
         if not whole or sha256 and hashlib.sha256(found).hexdigest() != sha256:
             raise ValueError(f"{path} is missing, cut short or altered: build the tokens again")
         return np.asarray(found)
-
-    def __len__(self):
-        return len(self.lengths)
 
     def read(self, positions):
         """Return the ids at these positions (both int64); after the last token comes the first."""
@@ -289,10 +288,6 @@ def _weights(weights, entries):
     return {source: weight for source, weight in weights.items() if weight}
 
 
-def main():
+if __name__ == "__main__":
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.stages", None, "encode"))
-
-
-if __name__ == "__main__":
-    main()

@@ -240,6 +240,8 @@ class Transformer(nn.Module):
 
     def embed(self, ids, cache=None):
         """Return the vectors (B, T, C) of ids; ValueError for unknown ones, or more than fit."""
+        if ids.ndim != 2:
+            raise ValueError(f"ids are of shape {tuple(ids.shape)}, not (B, T): ids[None] is a row")
         end, cap = ids.shape[1], self.config.max_position_embeddings
         if cache is not None:  # the shortest row decides; `generate` stops the others
             end += cache.length - (0 if cache.starts is None else int(cache.starts.max()))
@@ -272,12 +274,10 @@ class Transformer(nn.Module):
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False, **more)
 
 
-def loss(model, inputs, targets, document_ids=None, scored=None):
+def loss(model, inputs, targets, document_ids=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
-    scored (B, T) bool (else ValueError): which targets count. The others never meet the head."""
+    Targets below 0, such as the usual −100, do not count: they never meet the head."""
     hidden = model.hidden(inputs, document_ids)
-    if scored is not None:
-        if scored.dtype != torch.bool or scored.shape != targets.shape:
-            raise ValueError(f"scored must be bool, of the targets' shape {tuple(targets.shape)}")
-        hidden, targets = hidden[scored], targets[scored]
+    if not torch.compiler.is_compiling() and targets.min() < 0:
+        hidden, targets = hidden[targets >= 0], targets[targets >= 0]
     return model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())

@@ -1,4 +1,4 @@
-"""Optimizers (AdamW, Muon), schedules, ramps, loss scaling, and finding steps to skip.
+"""Optimizers (AdamW, Muon), schedules, ramps, loss scaling, and telling when a run diverges.
 
     optimizers = build_optimizers(model, "muon", learning_rate=3e-3, weight_decay=0.1)
     factor = schedule_factor("multi_step", step, total_steps=400, warmup_steps=20)
@@ -18,7 +18,8 @@ OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("linear", "multi_step", "wsd", "cosine", "constant")
 BETAS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 0.1, 1.0  # DeepSeek LLM §2.3
 FIRST_SCALE, GROW_AFTER = 2.0 ** 16, 2000  # the defaults of torch.amp.GradScaler
-RECENT = 32  # steps that a loss is compared with
+RECENT = 32  # usual losses that a loss is compared with
+PATIENCE = 16  # bad steps in a row, leaps or not finite, after which a run has diverged
 
 
 def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
@@ -88,23 +89,24 @@ class LossScale:
 
 
 class LossWatch:
-    """Find the steps that would spoil the weights: a loss that is not finite, or far too high."""
+    """Tell a run that diverges from one that meets a hard batch.
+
+    A loss may leap because the weights are spoilt, or because the batch is hard, which must be
+    learnt like any other. What follows tells: after a hard batch losses are as usual again.
+    """
 
     def __init__(self, spike):
-        self.spike = spike  # so many nats above the median of the `recent` losses; 0: no limit
-        self.recent, self.in_a_row = [], 0  # the last good losses; steps skipped since then
+        self.spike = spike  # a leap: so many nats above the median of `recent`; 0: no limit
+        self.recent, self.in_a_row = [], 0  # the last usual losses; the steps since then
 
     def reason_to_skip(self, loss, gradient_norm):
-        """Return why a step with this loss (nats per token) must be skipped, or None."""
+        """Return why a step with this loss (nats per token) would spoil the weights, or None."""
         usual = statistics.median(self.recent) if len(self.recent) == RECENT else math.inf
-        self.in_a_row += 1  # unless this step turns out to be good: see below
-        if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        if not math.isfinite(gradient_norm):
-            return f"the gradient is not finite (loss {loss:.3f})"
-        if self.spike and loss > usual + self.spike:
-            return f"the loss leapt to {loss:.3f} from about {usual:.3f}"
-        self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
+        self.in_a_row += 1
+        if not math.isfinite(loss) or not math.isfinite(gradient_norm):
+            return f"the loss is {loss:.3f}, the norm of its gradient {gradient_norm:.3f}"
+        if not self.spike or loss <= usual + self.spike:
+            self.in_a_row, self.recent = 0, [*self.recent[1 - RECENT:], loss]
         return None
 
     def state_dict(self):
@@ -171,12 +173,16 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
+    tables = [part for part in model.modules() if isinstance(part, torch.nn.Embedding)]
+    heads = [part for part in model.modules() if isinstance(part, torch.nn.Linear)
+             and part.out_features in {table.num_embeddings for table in tables}]
+    of_tokens = {id(part.weight) for part in [*tables, *heads[-1:]]}  # the last: the head itself
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in of_tokens]
+    rest = [p for p in model.parameters() if p.ndim != 2 or id(p) in of_tokens]
     # No weight decay for these: a rare token's row would fade between its few gradients.
     groups = [{"params": rest, "weight_decay": 0.0, "factor": embedding_factor,
                "lr": learning_rate * embedding_factor}]
-    muon = [Muon(matrices, learning_rate, weight_decay)] if name == "muon" else []
+    muon = [Muon(matrices, learning_rate, weight_decay)] if name == "muon" and matrices else []
     if not muon:
         groups.append({"params": matrices, "weight_decay": weight_decay})
     return [*muon, torch.optim.AdamW(groups, learning_rate, (BETAS[0], beta2), fused=True)]

@@ -3,14 +3,14 @@
     train(TrainConfig(out="runs/tiny", steps=100))
 
 A step takes a batch, adds up the gradients of its micro-batches, clips them and moves the weights,
-unless its loss shows that they would be spoilt. The run's folder gets checkpoints/, log.jsonl (a
+unless its loss or gradient is not finite. The run's folder gets checkpoints/, log.jsonl (a
 row a step), curve.svg, and at the end cost.json, the price tag. A run that was stopped goes on with
 --resume and ends with the same weights, bit for bit on the same machine and torch. --branch_from
 goes on from another run's checkpoint, in a new folder. Under torchrun, several ranks share the run.
 
 A Run (scale/run.py) holds the model, its optimizers, the data and all counters: micro_batches()
 yields (batch, its share of the step, whether it is the last); loss(*batch) is a loss; `ranks` are
-all processes, `scale` is the loss scale of fp16, `watch` tells a bad step, `choices` are measured.
+all processes, `scale` is the loss scale of fp16, `watch` tells divergence, `choices` are measured.
 
 Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0; the
 tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
@@ -34,7 +34,7 @@ from nanoseek.fast.onednn import use_exact_onednn
 from nanoseek.lab.console import (evaluate_quickly, finish, say_start, say_stopped, show,
                                   stop_requests)
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
-from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, SCHEDULES, parse_ramp, ramp_value,
+from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, PATIENCE, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
 from nanoseek.scale.folder import memorised_from, set_aside_run_on_other_data
@@ -43,7 +43,6 @@ from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
 EARLY = (10, 30, 100, 300)  # steps after which held-out text is scored besides
-PATIENCE = 3  # diverged steps in a row that are skipped before the run stops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,7 @@ class TrainConfig:
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
     decay_share: float = setting(0.2, "share of the steps in which wsd decays", above=0, most=1)
     warmup_steps: int = setting(20, "steps over which the rate rises to its peak", least=0)
-    spike: float = setting(3.0, "skip losses so many nats over the recent median; 0: none", least=0)
+    spike: float = setting(3.0, "stop where losses stay so many nats above usual; 0: no", least=0)
     # On what, and how fast.
     device: str = setting("auto", "cpu, cuda, mps, or auto")
     precision: str = setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured",
@@ -158,7 +157,8 @@ def train(config, resume=False, restart_on_new_data=False):
                              else {"untrained": evaluate_quickly(run)})
                 row = timed_step(run) | untrained
                 last, stopping = run.step == config.steps, run.ranks.mean(len(asked)) > 0
-                settled = not run.watch.in_a_row  # else the weights may be spoilt: no score
+                # A leap alone is a hard batch; more may be spoilt weights: no score, no checkpoint.
+                settled = run.watch.in_a_row <= 1 and row["loss"] is not None
                 if settled and (last or run.step in EARLY or run.step % config.eval_every == 0):
                     row["held_out"] = evaluate_quickly(run)
                     enough = memorised_from([*run.log, row]) and not config.memorise
@@ -227,16 +227,14 @@ def clip_gradients(run):
 
 
 def reason_to_skip(run, loss, norm):
-    """Return why this step must not move the weights, or None.
-
-    Raises ValueError when too many in a row diverged, or the last one: the weights are lost.
-    """
+    """Return why this step must not move the weights, or None; ValueError if the run diverged."""
     overflowed = run.scale.value > 1 and math.isfinite(loss) and not math.isfinite(norm)
     run.scale.update(overflowed)
     if overflowed:  # of the scaled gradient: the model is well, only the scale was too large
         return f"the gradient overflowed fp16; the loss scale is now {run.scale.value:g}"
     reason, step = run.watch.reason_to_skip(loss, norm), run.step + 1
     if run.watch.in_a_row > PATIENCE or step == run.config.steps and not math.isfinite(loss):
+        reason = reason or f"the loss leapt to {loss:.3f} and did not come down again"
         raise ValueError(f"step {step} diverged: {reason}. The last good checkpoint is "
                          f"{newest_intact(run.folder) or 'not there yet'}: go on from it with "
                          "--branch_from, another --out and a lower --learning_rate")

@@ -277,6 +277,33 @@ def test_what_a_killed_save_left_is_cleared_away(tmp_path, model):
     assert len(checkpoint.checkpoints(tmp_path)) == 2
 
 
+def test_two_saves_side_by_side_do_not_disturb_each_other(tmp_path, model):
+    for one, other in (("a", "b"), ("c", "c")):  # in one place, and under one name
+        with checkpoint._writing_folder(tmp_path / one) as new:
+            checkpoint._write_model(model, new, None)
+            checkpoint.save_model(model, tmp_path / other)
+    assert {path.name for path in tmp_path.iterdir()} == {*"abc"}
+    for name in "abc":
+        checkpoint.verify(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, model, monkeypatch):
+    checkpoint.save_model(model, tmp_path / "m")
+    before, real = (tmp_path / "m" / "model.safetensors").read_bytes(), os.replace
+
+    def fail(source, target):
+        if source.name == "new":  # the folder that stood there has made way already
+            raise KeyboardInterrupt
+        real(source, target)
+    monkeypatch.setattr(os, "replace", fail)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_model(model, tmp_path / "m")
+    checkpoint.verify(tmp_path / "m")
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no model"):
         checkpoint.load_model(tmp_path)

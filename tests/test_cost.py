@@ -289,7 +289,9 @@ def test_price_tag_by_hand(module):
 
 @pytest.mark.contract
 def test_price_tag_states_what_it_assumes(module):
-    tag = module.price_tag(ModelConfig(**TINY), 1000, 10, 1e9)
+    with pytest.raises(TypeError, match="context"):  # the longest row possible would be no bill
+        module.price_tag(ModelConfig(**TINY), 1000, 10, 1e9)
+    tag = module.price_tag(ModelConfig(**TINY), 1000, 10, 1e9, 64)
     assert tag["context"] == 64 and tag["convention"]
     assert tag["assumptions"].keys() == {"watts", "dollars_per_kwh", "dollars_per_hour", "pue"}
     assert all(entry["value"] > 0 and entry["source"] for entry in tag["assumptions"].values())
@@ -370,12 +372,12 @@ def test_a_config_without_a_field_names_it(module, field):
     (lambda m: m.memory(TINY, 1, 8, precision="fp8"), "fp32, bf16, fp16"),
     (lambda m: m.memory(TINY, 0, 8), "batch"),
     (lambda m: m.flops_per_token(TINY, -1), "context"),
-    (lambda m: m.price_tag(TINY, 0, 1, 1), "tokens"),
+    (lambda m: m.price_tag(TINY, 0, 1, 1, 8), "tokens"),
     (lambda m: m.price_tag(TINY, 1, 1, 1, context=0), "context"),
-    (lambda m: m.price_tag(TINY, 1, math.nan, 1), "seconds"),
-    (lambda m: m.price_tag(TINY, 1, 1, 0), "ceiling"),
-    (lambda m: m.price_tag(TINY, 1, 1, 1, watts=-5), "watts"),
-    (lambda m: m.price_tag(TINY, 1, 1, 1, volts=5), "unknown assumption 'volts'"),
+    (lambda m: m.price_tag(TINY, 1, math.nan, 1, 8), "seconds"),
+    (lambda m: m.price_tag(TINY, 1, 1, 0, 8), "ceiling"),
+    (lambda m: m.price_tag(TINY, 1, 1, 1, 8, watts=-5), "watts"),
+    (lambda m: m.price_tag(TINY, 1, 1, 1, 8, volts=5), "unknown assumption 'volts'"),
     (lambda m: m.cost(TINY, gpu="H100"), "tokens"),
     (lambda m: m.cost(TINY, tokens=9, gpu="H100", mfu=7), "mfu is 7: .* at most 1"),
     (lambda m: m.cost(TINY, tokens=9, mfu=0.5, watts=9), "mfu, watts would change nothing"),

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -255,7 +256,7 @@ def test_several_shards_of_a_source_as_older_versions_wrote_them_read_as_one(mod
         (folder / f"part-{n}").write_bytes(part)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     stream = module.TokenStream(folder, entry, manifest["dtype"])
-    read = np.concatenate([stream.document(i) for i in range(len(stream))])
+    read = np.concatenate([stream.document(i) for i in range(len(stream.lengths))])
     assert read.tolist() == list(range(total))
     whole = module.Loader(folder, 1, 64).next_batch()
     assert torch.equal(whole.targets, (whole.inputs + 1) % total)
@@ -417,6 +418,13 @@ def test_a_source_that_is_all_held_out_or_has_no_documents_is_named(module, tmp_
 def test_bad_weights_are_refused(module, mixed, weights, message):
     with pytest.raises(ValueError, match=message):
         module.Loader(mixed, 1, 16, weights)
+
+
+@pytest.mark.parametrize("wrong", ["abc", {"text": "abc"}, {"source": "a"}, None])
+def test_what_is_no_document_is_shown(module, tmp_path, wrong):
+    with pytest.raises(ValueError, match=re.escape(f'{wrong!r} is no document: {{"text": "…", ')):
+        module.write_shards([{"text": "x", "source": "a"}, wrong], encode, tmp_path / "t")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_corpora_are_refused(module, tmp_path):

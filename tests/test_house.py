@@ -14,6 +14,7 @@ import sys
 import pytest
 
 import nanoseek
+from nanoseek.corpus.stories import stories
 
 PACKAGE = pathlib.Path(nanoseek.__file__).parent
 ROOT = PACKAGE.parent
@@ -156,6 +157,29 @@ def test_module_works_alone_in_an_empty_folder(tmp_path, name):
                   f"assert importlib.util.find_spec('nanoseek') is None\n{code}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == re.findall(r"print\(.*\)  # (.*)", code) != []
+
+
+def test_the_whole_program_runs_on_the_copies_it_names(tmp_path):
+    section = PAGE.read_text("utf-8").split("## A whole program\n")[1]
+    words, code = section.split("```python\n")[0], section.split("```")[1].removeprefix("python\n")
+    *copies, program = re.findall(r"`(\w+\.py)`", words)
+    for file in copies:
+        shutil.copy(path_of(file), tmp_path)
+    shorter = code.replace("RATE = 300, 8, 128", "RATE = 60, 4, 64")
+    assert shorter != code and len(code.splitlines()) <= 50
+    (tmp_path / program).write_text(shorter, encoding="utf-8")
+    text = "\n\n".join(story.text for story in stories("en", 60, seed=3))
+    (tmp_path / "mine.txt").write_text(text, encoding="utf-8")
+    done = run_in(tmp_path, f"""
+import importlib.util, runpy, sys
+assert importlib.util.find_spec('nanoseek') is None
+sys.argv[1:] = ['mine.txt']
+runpy.run_path({program!r}, run_name='__main__')""")
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"step +\d+  loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 3 and losses[0] - losses[-1] > 1
+    sample = done.stdout.split(f"{losses[-1]:.3f}\n")[1]
+    assert text.startswith(sample[:10]) and len(sample) > 50
 
 
 def test_the_page_names_the_modules_that_stand_alone():

@@ -212,19 +212,15 @@ def test_model_and_loss_compile_without_a_graph_break():
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), share=st.floats(0.1, 0.9))
-def test_only_scored_targets_count_in_the_loss(module, seed, share):
+def test_targets_below_zero_do_not_count_in_the_loss(module, seed, share):
     """In value and gradients, against torch's cross-entropy with an ignored index."""
     model, generator = build(module).train(), torch.Generator().manual_seed(seed)
     ids = random_ids(model.config, 3, 13, seed)
-    inputs, targets = ids[:, :-1], ids[:, 1:]
-    scored = torch.rand(targets.shape, generator=generator) < share
-    scored[0, 0] = True
-    expected = torch.nn.functional.cross_entropy(
-        model(inputs).flatten(0, 1), torch.where(scored, targets, -100).flatten())
-    found = module.loss(model, inputs, targets, scored=scored)
-    for wrong in (scored.long(), scored[:, 0]):
-        with pytest.raises(ValueError, match="scored"):
-            module.loss(model, inputs, targets, scored=wrong)
+    inputs, targets = ids[:, :-1], ids[:, 1:].clone()
+    targets[torch.rand(targets.shape, generator=generator) > share] = -100
+    targets[0, 0] = 1
+    expected = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    found = module.loss(model, inputs, targets)
     torch.testing.assert_close(found, expected)
     parameters = list(model.parameters())
     for ours, torchs in zip(torch.autograd.grad(found, parameters),
@@ -429,6 +425,9 @@ def test_ids_out_of_range_and_long_texts_are_refused(module):
     for wrong in (97, -1):
         with pytest.raises(ValueError, match=f"id {wrong} is outside the vocabulary"):
             model(torch.tensor([[5, wrong]]))
+    for wrong in (torch.tensor([5, 6]), torch.tensor(5)):
+        with pytest.raises(ValueError, match=r"not \(B, T\): ids\[None\] is a row"):
+            model(wrong)
     with pytest.raises(ValueError, match="49 positions exceed max_position_embeddings 48 by 1"):
         model(random_ids(model.config, 1, 49))
     cache = module.KVCache(model.config, 1, 48)

@@ -1,8 +1,11 @@
 """optim.py against torch's own Muon and AdamW, and the schedules' published corners."""
 
+import json
+
 import pytest
 import torch
 
+from nanoseek.model import ModelConfig, Transformer
 from nanoseek.scale import folder
 
 MODULE = "nanoseek.optim"
@@ -78,7 +81,7 @@ def test_unknown_names_are_refused(module):
 
 
 class Toy(torch.nn.Module):
-    """The parameter names that build_optimizers sorts by."""
+    """An embedding, one layer, a norm, as the model's are called."""
 
     def __init__(self):
         super().__init__()
@@ -181,17 +184,66 @@ def test_the_loss_scale_moves_as_torch_s_does(module, monkeypatch):
     assert plain.value == 1.0
 
 
-def test_only_losses_that_are_not_finite_or_far_too_high_are_skipped(module):
+def test_only_losses_and_gradients_that_are_not_finite_are_skipped(module):
     watch = module.LossWatch(2.0)
     losses = [5 - 0.05 * i + 0.3 * (i % 3) for i in range(60)]
-    assert not any(watch.reason_to_skip(loss, 1.0) for loss in losses)
-    assert "leapt to 6.0" in watch.reason_to_skip(6.0, 1.0)
+    assert not any(watch.reason_to_skip(loss, 1.0) for loss in [*losses, 60.0])
     assert "loss is nan" in watch.reason_to_skip(float("nan"), 1.0)
-    assert "not finite" in watch.reason_to_skip(3.0, float("inf")) and watch.in_a_row == 3
+    assert "gradient inf" in watch.reason_to_skip(3.0, float("inf")) and watch.in_a_row == 3
     again = module.LossWatch(2.0)
-    again.load_state_dict(watch.state_dict())
-    assert again.reason_to_skip(6.0, 1.0) == watch.reason_to_skip(6.0, 1.0) is not None
-    assert watch.reason_to_skip(3.0, 1.0) is None and watch.in_a_row == 0
-    assert module.LossWatch(0.0).reason_to_skip(1e9, 1.0) is None
-    early = module.LossWatch(2.0)
-    assert not any(early.reason_to_skip(loss, 1.0) for loss in (1.0, 9.0))  # too little to compare with
+    again.load_state_dict(json.loads(json.dumps(watch.state_dict(), allow_nan=False)))
+    for loss, in_a_row in ((6.0, 4), (3.0, 0), (6.0, 1)):
+        for each in (watch, again):
+            assert each.reason_to_skip(loss, 1.0) is None and each.in_a_row == in_a_row
+
+
+@pytest.mark.parametrize("period", [2, 3, 20])
+def test_hard_batches_are_no_divergence(module, period):
+    watch = module.LossWatch(2.0)
+    for step in range(400):
+        hard = step > 40 and step % period == 0
+        assert watch.reason_to_skip(9.0 if hard else 2.0, 1.0) is None and watch.in_a_row == hard
+    assert {*watch.recent} == {2.0}  # they do not raise what is usual
+
+
+@pytest.mark.parametrize("bad", [9.0, float("nan"), float("inf")])
+def test_losses_that_stay_bad_are_divergence(module, bad):
+    """Also where as high ones were met before; without a limit, or in the first steps, no leap is."""
+    watch, free, early = module.LossWatch(2.0), module.LossWatch(0.0), module.LossWatch(2.0)
+    for loss in [2.0] * 40 + [9.0, 2.0] * 10 + [bad] * (module.PATIENCE + 1):
+        assert watch.in_a_row <= module.PATIENCE
+        watch.reason_to_skip(loss, 1.0)
+        free.reason_to_skip(loss, 1.0)
+    for loss in (1.0, 9.0):
+        early.reason_to_skip(loss, 1.0)
+    assert watch.in_a_row > module.PATIENCE and early.in_a_row == 0
+    assert free.in_a_row == (0 if bad == 9.0 else module.PATIENCE + 1)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"tie_word_embeddings": False}, {"vocab_size": 16, "tie_word_embeddings": False},
+    {"vocab_size": 24, "tie_word_embeddings": False}, {"vocab_size": 16}])
+def test_muon_takes_the_layers_matrices_of_a_transformer(module, changes):
+    """Also where the vocabulary is as wide as the model, or as its MLP."""
+    model = Transformer(ModelConfig(**{**dict(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1), **changes}))
+    for optimizer, inside in zip(module.build_optimizers(model, "muon", 1e-3, 0.1), (True, False)):
+        (group,) = optimizer.param_groups
+        assert [id(p) for p in group["params"]] == [
+            id(p) for name, p in model.named_parameters()
+            if (".layers." in name and p.ndim == 2) == inside]
+
+
+def test_a_net_of_ones_own_needs_no_names(module):
+    embedding, hidden, head = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 9)
+    muon, adamw = module.build_optimizers(torch.nn.Sequential(embedding, hidden, head), "muon",
+                                          1e-3, 0.1)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(hidden.weight)]
+    assert len(adamw.param_groups[0]["params"]) == 4
+    for name in ("muon", "adamw"):  # nothing for Muon
+        before = embedding.weight.detach().clone()
+        embedding.weight.grad = torch.ones(9, 4)
+        for optimizer in module.build_optimizers(embedding, name, 1e-3, 0.1):
+            optimizer.step()
+        assert not torch.equal(embedding.weight, before)

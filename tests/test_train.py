@@ -238,6 +238,7 @@ def test_a_run_that_keeps_diverging_stops_and_names_the_last_good_checkpoint(
         tmp_path, monkeypatch, capsys):
     folder, model = make_run(tmp_path / "r")
     spoil(monkeypatch, {3, 6, 7, 8, 9})
+    monkeypatch.setattr(train, "PATIENCE", 3)
     with pytest.raises(ValueError, match="step 9 diverged.*nan.*step-00000004"):
         train.train(settings(folder, model))
     said = capsys.readouterr().out
@@ -258,26 +259,48 @@ def test_a_run_whose_last_step_diverges_saves_nothing_of_it(tmp_path, monkeypatc
     assert not (folder / "cost.json").exists()
 
 
-def test_a_spike_is_skipped_alike_after_a_resume(tmp_path, monkeypatch):
-    spoil(monkeypatch, {36}, 4.0)
-    weights = []
-    for stop in (None, 34):
+def test_hard_batches_are_learnt_and_evaluations_fall_on_them_too(tmp_path, monkeypatch):
+    folder, model = make_run(tmp_path / "r")
+    spoil(monkeypatch, range(40, 61, 5), 4.0)
+    run = train.train(settings(folder, model, steps=60, save_every=50, eval_every=50))
+    assert not any("skipped" in row for row in run.log)
+    assert [row["step"] for row in run.log if row["step"] > 30 and "held_out" in row] == [50, 60]
+    assert "step-00000050" in {path.name for path in checkpoints(folder)}
+
+
+def test_losses_that_leap_and_stay_high_end_a_run_alike_after_a_resume(tmp_path, monkeypatch):
+    spoil(monkeypatch, range(36, 80), 4.0)
+    for stop in (None, 37):
         folder, model = make_run(tmp_path / str(stop))
-        changes = {"steps": 40, "save_every": 17, "eval_every": 40}
-        if stop:  # the losses that the spike is compared with lie before the resume
+        changes = {"steps": 80, "save_every": 36, "eval_every": 80}
+        if stop:  # after a checkpoint with the first leap; what it is compared with lies before
             real = Run.write_log
 
             def crash(run, row):
                 real(run, row)
-                if run.step == stop + 2:
+                if run.step == stop:
                     raise ZeroDivisionError
             with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
                 patch.setattr(Run, "write_log", crash)
                 train.train(settings(folder, model, **changes))
-        run = train.train(settings(folder, model, **changes), resume=True)
-        assert [row["step"] for row in run.log if "leapt" in row.get("skipped", "")] == [36]
-        weights.append(final_weights(folder))
-    assert weights[0] == weights[1]
+        with pytest.raises(ValueError, match="step 52 diverged: the loss leapt .*step-00000036"):
+            train.train(settings(folder, model, **changes), resume=True)
+        assert [path.name for path in checkpoints(folder)][-1] == "step-00000036"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_rate_that_ruins_the_weights_ends_the_run(tmp_path, monkeypatch, optimizer):
+    """No loss is written in here: they are those of weights that really diverge."""
+    folder, model = make_run(tmp_path / "r")
+    plan = train.TrainConfig.plan
+
+    def ruin(config, step):
+        rate, *shape = plan(config, step)
+        return (rate if step < 60 else 30.0, *shape)
+    monkeypatch.setattr(train.TrainConfig, "plan", ruin)
+    with pytest.raises(ValueError, match="step 7[78] diverged"):
+        train.train(settings(folder, model, steps=200, save_every=4, optimizer=optimizer))
+    assert load_model(folder) and checkpoints(folder)[-1].name <= "step-00000062"
 
 
 def test_an_overflow_of_fp16_is_skipped_counted_and_logged(tmp_path):

@@ -1,6 +1,6 @@
 """A bill on the screen: numbers with their units in columns, and below them what was assumed.
 
-    print(format_price_tag(price_tag(config, tokens=8e6, seconds=120, ceiling=4e11)))
+    print(format_price_tag(price_tag(config, 8e6, seconds=120, ceiling=4e11, context=256)))
 """
 
 import math

@@ -38,23 +38,24 @@ def test_a_models_loss_equals_the_chapters(monkeypatch, tied, precision):
     monkeypatch.setattr(fast, "LOGITS_CHUNK", 7 * 97)  # seven rows; the last chunk is shorter
     model = build(chapter, tie_word_embeddings=tied, initializer_range=0.05).train()
     ids = random_ids(model.config, 4, 33)
-    scored = torch.rand(4, 32, generator=torch.Generator().manual_seed(0)) < 0.6
+    some = ids[:, 1:].masked_fill(
+        torch.rand(4, 32, generator=torch.Generator().manual_seed(0)) > 0.6, -100)
     limit = 1e-5 if precision == torch.float32 else 3e-2
-    for targets in (None, scored):
+    for targets in (ids[:, 1:], some):
         results = []
         for head in (chapter.Head, fast.FastHead):
             model.lm_head.__class__ = head
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                value = chapter.loss(model, ids[:, :-1], ids[:, 1:], scored=targets)
+                value = chapter.loss(model, ids[:, :-1], targets)
             results.append((value, *torch.autograd.grad(value, list(model.parameters()))))
         assert results[1][0].dtype == torch.float32
         assert all(relative_difference(found, expected) < limit
                    for expected, found in zip(*results))
 
 
-def test_no_target_scored_gives_nan():
+def test_no_target_that_counts_gives_nan():
     model, ids = speed_up(build(chapter)), torch.tensor([[1, 2]])
-    assert chapter.loss(model, ids, ids, scored=torch.zeros(1, 2, dtype=torch.bool)).isnan()
+    assert chapter.loss(model, ids, torch.full_like(ids, -100)).isnan()
 
 
 def test_small_gradients_survive_fp16_when_the_loss_is_scaled():

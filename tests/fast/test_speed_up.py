@@ -28,9 +28,9 @@ def products(request, monkeypatch):
     knob.fp32_precision = before
 
 
-def results(model, ids, documents, scored, precision):
+def results(model, ids, documents, targets, precision):
     with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        value = chapter.loss(model, ids[:, :-1], ids[:, 1:], documents, scored)
+        value = chapter.loss(model, ids[:, :-1], targets, documents)
     gradients = torch.autograd.grad(value, list(model.parameters()))
     with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
         return value, model(ids[:, :-1], documents), *gradients
@@ -50,9 +50,10 @@ def test_logits_loss_and_gradients_are_the_chapters(products, changes, precision
     for length in (1, 40, 290):  # a position, a short row, one longer than SHORT
         ids = random_ids(model.config, 2, length + 1)
         documents = (torch.arange(length) // 17).expand(2, length)
-        scored = torch.rand(2, length, generator=torch.Generator().manual_seed(0)) < 0.7
-        scored[:, 0] = True
-        for given in ((None, None), (documents, scored)):
+        left_out = torch.rand(2, length, generator=torch.Generator().manual_seed(0)) > 0.7
+        left_out[:, 0] = False
+        some = ids[:, 1:].masked_fill(left_out, -100)
+        for given in ((None, ids[:, 1:]), (documents, some)):
             for found, expected in zip(results(faster, ids, *given, precision),
                                        results(model, ids, *given, precision)):
                 assert (found - expected).abs().max() < nothing or \

@@ -28,7 +28,7 @@ TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hid
 def run(tmp_path):
     folder = tmp_path / "a run"
     folder.mkdir()
-    tag = cost.price_tag(TINY, 5e6, 50, 1e11)
+    tag = cost.price_tag(TINY, 5e6, 50, 1e11, 64)
     tag["bits_per_byte"] = {"stories": 1.25}
     (folder / "cost.json").write_text(json.dumps(tag), encoding="utf-8")
     return folder

@@ -18,7 +18,7 @@ def test_numbers_are_written_to_three_figures(value, unit, text):
 
 
 def test_a_bill_shows_what_it_counts_and_assumes():
-    tag = price_tag(ModelConfig(hidden_size=32), 1000, 90, 1e9)
+    tag = price_tag(ModelConfig(hidden_size=32), 1000, 90, 1e9, 64)
     shown = format_price_tag({**tag, "bits_per_byte": {"stories": 1.25}}, [("law", "none")])
     assert tag["convention"] in shown and "90.0 s" in shown
     assert "bits per byte, stories  1.250\n" in shown and "law " in shown

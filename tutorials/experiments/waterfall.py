@@ -121,7 +121,7 @@ def packed_rows(folder, count, lengths, seed):
 
 def padded_rows(folder, count, lengths, seed):
     """Yield the arguments of `loss`, of `count` rows for each of `lengths`: one document a row, cut
-    to that length, padded to the longest of the batch; padding is not scored."""
+    to that length, padded to the longest of the batch; the targets of padding are −100."""
     import numpy as np
     import torch
     from nanoseek.evaluate import held_out
@@ -134,12 +134,11 @@ def padded_rows(folder, count, lengths, seed):
         rows = [documents[order.pop()][:length + 1] for _ in range(count)]
         longest = max(map(len, rows)) - 1
         inputs = torch.zeros(count, longest, dtype=torch.long)
-        targets, scored = torch.zeros_like(inputs), torch.zeros_like(inputs, dtype=torch.bool)
+        targets = torch.full_like(inputs, -100)
         for n, ids in enumerate(rows):
             inputs[n, :len(ids) - 1] = torch.from_numpy(ids[:-1])
             targets[n, :len(ids) - 1] = torch.from_numpy(ids[1:])
-            scored[n, :len(ids) - 1] = True
-        yield inputs, targets, None, scored
+        yield inputs, targets
 
 
 def train_once(tricks, steps, seed, folder, rates=None, keep=None):
@@ -190,7 +189,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
             optimizer.zero_grad()
         positions += batch[0].numel()
         squares += batch[0].numel() * batch[0].shape[1]
-        tokens += batch[0].numel() if "packing" in tricks else int(batch[-1].sum())
+        tokens += batch[0].numel() if "packing" in tricks else int((batch[1] >= 0).sum())
     seconds, wall = time.process_time() - began, time.perf_counter() - wall
     peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     model.eval()
