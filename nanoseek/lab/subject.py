@@ -20,10 +20,10 @@ from nanoseek.tokenizer import Tokenizer
 SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
 
 
-class Subject(namedtuple("Subject", "model tokenizer begin end run tokens")):
+class Subject(namedtuple("Subject", "model tokenizer begin end folder run tokens")):
     """A model with what it needs to read text. begin, end: the ids before and after a document;
-    run: its folder; tokens: the folder of what it was trained on, perhaps another run's, with
-    clean.jsonl beside it."""
+    folder: where it is; run: the run's folder; tokens: the folder of what it was trained on,
+    perhaps another run's, with clean.jsonl beside it."""
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
@@ -54,7 +54,8 @@ def open_subject(folder, fast=True):
         tokens = pathlib.Path(config.get("tokens") or run / "tokens")
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{state} is damaged: it holds no config of a run") from None
-    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, run, tokens)
+    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, folder,
+                   run, tokens)
 
 
 def spare_threads(*models):
