@@ -71,17 +71,12 @@ def answer(subject, items):
     return {ability: np.array(values) for ability, values in right.items()}
 
 
-def interval(right, z=1.96):
-    """Return the share of a boolean array, and the ends of its 95% interval (Wilson 1927)."""
+def format_share(right, z=1.96):
+    """Write the share of a boolean array with its 95% interval (Wilson 1927)."""
     share, spread = right.mean(), z * z / len(right)
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    return share, max(0, middle - half), min(1, middle + half)
-
-
-def format_share(right):
-    """Write the share of a boolean array with its 95% interval."""
-    return "{:.0%} ({:.0%}–{:.0%})".format(*interval(right))
+    return f"{share:.0%} ({max(0, middle - half):.0%}–{min(1, middle + half):.0%})"
 
 
 def read_arguments(argv):
@@ -124,6 +119,6 @@ def main(argv):
         print(f"\ncloze questions answered right, of {len(cloze['name'])} each, with 95% intervals "
               f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")
     if args.page:
-        cloze = {ability: (*interval(each), CHANCE[ability]) for ability, each in cloze.items()}
+        cloze = {ability: (format_share(each), CHANCE[ability]) for ability, each in cloze.items()}
         write_page(args.page, str(subject.run), read_log(subject.run), floors, samples=samples,
                    cloze=cloze, **find_more(subject, scores))

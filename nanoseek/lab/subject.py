@@ -2,7 +2,7 @@
 
     subject = open_subject("runs/tiny")                  # or a Llama folder of others
     documents = held_out_documents("clean.jsonl")        # {source: [document]}
-    nats = text_nats(subject, ["Once there was a boy."]) # float64 array
+    nats = document_nats(subject.model, [subject.ids("Once there was a boy.")])
 """
 
 import pathlib
@@ -13,7 +13,6 @@ import torch
 
 from nanoseek.checkpoint import find_checkpoint, load_model, read_json
 from nanoseek.corpus import read_documents
-from nanoseek.evaluate import document_nats
 from nanoseek.fast import speed_up
 from nanoseek.tokenizer import Tokenizer
 
@@ -81,8 +80,3 @@ def trained_on(subject):
     path = subject.tokens.parent / "clean.jsonl"
     return {d["text"].strip() for d in (read_documents(path) if path.is_file() else ())
             if d.get("split") != "held_out"}
-
-
-def text_nats(subject, texts):
-    """Return the nats of each text and its end, a float64 array."""
-    return document_nats(subject.model, [subject.ids(text) for text in texts])
