@@ -101,9 +101,9 @@ else
 train-tiny: $(RUN)/report.txt
 	@cat $(RUN)/report.txt
 	@echo
-	@printf '%s is trained. More: make sample %sPROMPT="…"; the curve: %s/curve.svg;\n' '$(RUN)' \
-	    "$${TEXT:+TEXT=\"$$TEXT\" }" '$(RUN)'
-	@echo 'what it cost: $(PY) -m nanoseek.cost $(RUN)'
+	@printf '%s is trained. More: make sample %sPROMPT="…"; $(PY) -m nanoseek.cost %s;\n' \
+	    '$(RUN)' "$${TEXT:+TEXT=\"$$TEXT\" }" '$(RUN)'
+	@echo 'the curve, surprise in colour and all of this, to open in a browser: $(RUN)/report.html'
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
@@ -133,7 +133,8 @@ $(RUN)/cost.json: $(RUN)/tokens/manifest.json
 	    --seed $(SEED) --fast $(FAST) $(TRAIN_ARGS)
 
 $(RUN)/report.txt: $(RUN)/cost.json
-	@$(PY) -m nanoseek.evaluate $(RUN) --samples 3 --fast $(FAST) > $@.writing
+	@$(PY) -m nanoseek.evaluate $(RUN) --samples 2 --page $(RUN)/report.html \
+	    --fast $(FAST) > $@.writing
 	@mv $@.writing $@
 
 sample: .venv/installed

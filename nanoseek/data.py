@@ -238,10 +238,6 @@ class Loader:
     def _check_sizes(self, batch_size, row_length):
         if batch_size < 1 or row_length < 1 or batch_size % self.world:
             raise ValueError(f"sizes are at least 1, and {self.world} ranks must divide the batch")
-        for source, epochs in self.sources.items():
-            if (tokens := epochs.stream.tokens) < row_length:
-                raise ValueError(f"source {source!r} has {tokens} tokens, too few for one row of "
-                                 f"{row_length}: add text or shorten the rows")
 
     def next_batch(self, batch_size=None, row_length=None):
         """Return the next Batch, batch_size / world rows; sizes given here hold for this one."""

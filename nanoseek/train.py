@@ -4,7 +4,7 @@
 
 A step takes a batch, adds up the gradients of its micro-batches, clips them and moves the weights,
 unless its loss or gradient is not finite. The run's folder gets checkpoints/, log.jsonl (a
-row a step), curve.svg, and at the end cost.json, the price tag. A run that was stopped goes on with
+row a step), report.html, at the end cost.json, the price tag. A run that was stopped goes on with
 --resume and ends with the same weights, bit for bit on the same machine and torch. --branch_from
 goes on from another run's checkpoint, in a new folder. Under torchrun, several ranks share the run.
 

@@ -52,9 +52,11 @@ def test_the_chain_runs_once_and_again_when_its_input_changed(tmp_path, text):
     assert "bits/byte" in output and "price tag" in output and "my own text" in output
     before = stamps(run)
     assert {"raw.jsonl", "clean.jsonl", "curation.json", "tokenizer.json", "cost.json",
-            "log.jsonl", "curve.svg", "report.txt", "manifest.json"} <= before.keys()
+            "log.jsonl", "report.html", "report.txt", "manifest.json"} <= before.keys()
+    assert output.splitlines()[-1].endswith(f"{run}/report.html")
+    assert str(max((run / "checkpoints").glob("step-*"))) in (run / "report.txt").read_text()
     again = finished(make(run, text))
-    assert stamps(run) == before and "step" not in again and "bits/byte" in again
+    assert stamps(run) == before and "20/20" not in again and "bits/byte" in again
     # A copy has new time stamps and the same data: nothing of it is deleted or trained again.
     subprocess.run(["cp", "-r", run, tmp_path / "copy"], check=True)
     learned = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*.*")}

@@ -98,8 +98,10 @@ def test_a_run_leaves_what_it_should(tmp_path, capsys):
         assert row["gradient_norm"] > 0
     tag = json.loads((folder / "cost.json").read_text())
     assert tag["tokens"] == 40 * 4 * 16
-    svg = (folder / "curve.svg").read_text()
-    assert "stroke-dasharray" in svg and svg.count('stroke-width="2"') == 2
+    page = (folder / "report.html").read_text("utf-8")
+    drawn = json.loads(page.split("const run = ")[1].split(";</script>")[0])
+    assert len(drawn["log"]) == 40 and drawn["log"][-1]["held_out"] == rows[-1]["held_out"]
+    assert drawn["floors"].keys() <= {"s0", "s1"} and drawn["floors"]
     said = capsys.readouterr().out
     for words in ("bits/byte", "tokens/s", "s1", "the price tag"):
         assert words in said

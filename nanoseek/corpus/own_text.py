@@ -98,8 +98,8 @@ def _documents(file, data, name):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8: save it with iconv -t utf-8 "
-                         "-f windows-1252, or -f gb18030 if it is Chinese") from None
+        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8: save it with iconv -t "
+                         "utf-8 -f windows-1252, or -f gb18030 if it is Chinese") from None
     return [{"text": page_text(text) if kind in (".html", ".htm") else text, "source": file.stem}]
 
 

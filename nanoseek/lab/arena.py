@@ -18,11 +18,11 @@ import numpy as np
 from nanoseek import cli
 from nanoseek.checkpoint import read_json
 from nanoseek.corpus.stories import check_story
+from nanoseek.evaluate import document_nats
 from nanoseek.generate import generate
 from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
 from nanoseek.lab.report import answer, format_share, write_like
-from nanoseek.lab.subject import (held_out_documents, open_subject, spare_threads, text_nats,
-                                  trained_on)
+from nanoseek.lab.subject import held_out_documents, open_subject, spare_threads, trained_on
 
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
@@ -58,7 +58,8 @@ def compare(subjects, documents, cloze, judged, avoid):
         size = sum(len(text.encode("utf-8")) for text in texts)
         if all("log2_probability" in d for d in several):
             label += f" (floor {-sum(d['log2_probability'] for d in several) / size:.3f})"
-        yield (label, [-text_nats(s, texts) / math.log(2) / size for s in subjects],
+        nats = [document_nats(s.model, [s.ids(text) for text in texts]) for s in subjects]
+        yield (label, [-each / math.log(2) / size for each in nats],
                lambda bits: f"{-bits.sum():.3f}")
     stories = [source for source, several in documents.items() if "log2_probability" in several[0]]
     if stories and cloze:

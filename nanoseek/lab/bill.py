@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from itertools import takewhile
-from statistics import median
 
 from nanoseek import cost
 from nanoseek.checkpoint import read_json
@@ -24,24 +23,6 @@ from nanoseek.scale.machine import pick_device
 
 GUESSED_MFU = 0.3  # what training may reach on a machine that has not been measured
 TRIAL_SECONDS = 4.0  # of training, to measure it
-
-
-def calibrate():
-    """Return the published bills with our "flops", the "ratio" of ours to theirs without attention,
-    the "mfu" that the GPU-hours imply, and of a dense model the "error" of predicting its hours
-    with the median MFU of the others on its chip."""
-    bills, chips = cost.tables()["bills"], cost.tables()["hardware"]
-    for bill in bills:
-        each = cost.flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
-        hours, published = bill["gpu_hours"], bill.get("published_flops")
-        bill["flops"] = each["total"] * bill["tokens"]
-        bill["ratio"] = published and (each["matrices"] + each["head"]) * bill["tokens"] / published
-        bill["mfu"] = hours and bill["flops"] / hours / 3600 / chips[bill["chip"]]["tflops"] / 1e12
-    dense = [bill for bill in bills if bill["mfu"] and "active_parameters" not in bill]
-    for bill in bills:
-        others = [b["mfu"] for b in dense if b["chip"] == bill["chip"] and b is not bill]
-        bill["error"] = bill["mfu"] / median(others) - 1 if bill in dense and others else None
-    return bills
 
 
 def train_command(planned, data, out):

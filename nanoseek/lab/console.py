@@ -1,7 +1,7 @@
 """Between a run and who watches it: progress on the screen, a quick look at its quality, Ctrl-C.
 
     row["held_out"] = evaluate_quickly(run)      # {source: bits per byte}
-    show(run, row)                               # of log.jsonl: on the screen and in curve.svg
+    show(run, row)                               # of log.jsonl: on the screen and in report.html
     with stop_requests() as asked: ...           # not empty once the run is asked to stop
 """
 
@@ -16,7 +16,7 @@ from nanoseek import cli
 from nanoseek.cost import parameters, price_tag
 from nanoseek.evaluate import bits_per_byte, evaluate
 from nanoseek.generate import SAMPLING, write
-from nanoseek.lab.curve import write_curve
+from nanoseek.lab.page import write_page
 from nanoseek.lab.price_tag import format_price_tag
 from nanoseek.scale.folder import fingerprint, memorised_from
 from nanoseek.scale.machine import peak_memory
@@ -45,7 +45,7 @@ def say_stopped(run):
 
 
 def show(run, row):
-    """Show a step: a line now and then, and after an evaluation its scores, samples and curve."""
+    """Show a step: a line now and then, and after an evaluation its scores, samples and page."""
     if "untrained" in row:
         run.say("untrained: held-out bits/byte  " + "  ".join(
             f"{source} {bits:.3f}" for source, bits in row["untrained"].items()))
@@ -74,7 +74,7 @@ def show(run, row):
         # A model that knows little yet writes control characters, which a terminal would obey.
         run.say(f"  {source}: {''.join(c if c.isprintable() else ' ' for c in text)}")
     run.model.train()
-    write_curve(run.log, run.floors, run.folder / "curve.svg")
+    write_page(run.folder / "report.html", config.out, run.log, run.floors)
 
 
 def finish(run):

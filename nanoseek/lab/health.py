@@ -22,27 +22,10 @@ from nanoseek.lab.subject import open_subject, spare_threads
 from nanoseek.scale.folder import memorised_from, read_log
 
 BANDS = pathlib.Path(__file__).with_name("bands.json")
+CAUSES = pathlib.Path(__file__).with_name("causes.json")  # the likely causes, in words
 NEEDED = {"step", "loss", "gradient_norm", "learning_rate"}  # in each row of log.jsonl
 LANDMARKS = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the steps
 SCORED_TOKENS = 20000  # of each source and split, to compare training and held-out text
-CAUSES = {
-    "future": "the attention mask leaks the future: a position sees the token that it is to "
-              "predict. Look at the causal mask, also of packed documents.",
-    "shift": "the targets are not shifted: the model has learnt to repeat its input. The target "
-             "of a position is the token after it.",
-    "tokenizer": "tokenizer mismatch: the tokenizer.json of the run did not write its tokens. "
-                 "Build the tokens and train again.",
-    "copies": "duplicated data: the same documents come again and again, and the model learns "
-              "them by heart. Deduplicate (python -m nanoseek.curate), or train for fewer epochs.",
-    "memorised": "it learnt its text by heart: held-out text got worse while it trained on. Give "
-                 "more text, fewer --steps (0: sized to the text) or a smaller model.",
-    "unigram": "worse than a model that knows only how frequent each token is. Look at the steps "
-               "and at the learning rate; or the held-out text is of another kind.",
-    "init": "wrong initialisation: before its first step a model should know nothing, a loss of "
-            "ln(vocabulary), with gradients of the usual size. Look at initializer_range.",
-    "high": "learning rate too high.", "low": "learning rate too low.",
-    "warmup": "no warm-up: the first steps are as large as the largest. Give --warmup_steps.",
-    "unknown": "none of the usual ones: look at what is marked, at the samples and at the data."}
 SYMPTOMS = (  # the beginning of a measure's name, the cause if it is too high, if it is too low
     ("held-out over training", "copies", None), ("first loss", "init", "init"),
     ("gradient norm, first step", "init", "init"), ("learning rate, highest", "high", "low"),
@@ -156,9 +139,9 @@ def check(folder, bands=None):
             off[name] = "too high" if value > most else "too low"
         band = f"{least:.4g} – {most:.4g}" if name in limits else ""
         rows.append((name, f"{value:.4g}", band, off.get(name, "")))
-    causes = diagnose(run, measured, off)
+    causes, words = diagnose(run, measured, off), read_json(CAUSES)
     lines = [f"{folder}: {len(run.rows)} steps of {run.config['steps']}, {beside}", columns(rows)]
-    lines += [f"likely cause: {CAUSES[name]}" for name in causes] or ["healthy: nothing is off"]
+    lines += [f"likely cause: {words[name]}" for name in causes] or ["healthy: nothing is off"]
     return "\n".join(lines), causes
 
 

@@ -9,6 +9,7 @@ A low loss does not yet say that a model follows a story. Questions with one rig
 
 import math
 import os
+import pathlib
 from itertools import cycle, islice
 
 import numpy as np
@@ -17,7 +18,9 @@ from nanoseek.cli import Parser, add_fast_flag, say
 from nanoseek.evaluate import evaluate, held_out, piece_nats
 from nanoseek.generate import SAMPLING, generate_many
 from nanoseek.lab.cloze import ABILITIES, CHANCE, questions
+from nanoseek.lab.page import find_more, write_page
 from nanoseek.lab.subject import open_subject, spare_threads, trained_on
+from nanoseek.scale.folder import read_log
 
 
 def format_scores(scores):
@@ -44,8 +47,8 @@ def write_like(subject, texts):
     prompts = [subject.ids(opening, whole=False).tolist() for opening in openings]
     context, size = subject.model.config.max_position_embeddings, subject.tokenizer.vocab_size
     written = generate_many(subject.model, prompts, context, [subject.end], **SAMPLING)
-    # A padded vocabulary has ids without text.
-    return [opening + subject.tokenizer.decode([i for i in ids if i < size])
+    # A padded vocabulary has ids without text; the last id may hold half a character.
+    return [opening + subject.tokenizer.decode([i for i in ids if i < size]).rstrip("\ufffd")
             for opening, ids in zip(openings, written)]
 
 
@@ -76,32 +79,46 @@ def format_share(right, z=1.96):
     return f"{share:.0%} ({max(0, middle - half):.0%}–{min(1, middle + half):.0%})"
 
 
-def main(argv):
+def read_arguments(argv):
     parser = Parser("nanoseek.evaluate", "Score held-out text; see also evaluate arena and check.")
     parser.add_argument("folder", help="a run or one of its checkpoints")
     parser.add_argument("--samples", type=int, default=0, help="texts of each source to show")
     parser.add_argument("--cloze", type=int, default=50, help="how many of each kind and language")
+    parser.add_argument("--page", type=pathlib.Path, help="write it as a page, such as report.html")
     add_fast_flag(parser)
     args = parser.parse_args(argv)
     if min(args.samples, args.cloze) < 0:
         parser.error("samples and cloze must be at least 0")
+    if args.page and not (args.page.suffix == ".html" and args.page.parent.is_dir()):
+        parser.error(f"--page {args.page}: name a file in .html, in a folder that is there")
+    return args
+
+
+def main(argv):
+    args = read_arguments(argv)
     subject = open_subject(args.folder, args.fast)
     if not subject.tokens.is_dir():
         raise ValueError(f"{args.folder} has no tokens: evaluate arena {args.folder} --text FILE")
     spare_threads(subject.model)
     say("scoring held-out text")
-    scores = evaluate(subject.model, subject.tokens)
-    print(format_scores(scores))
+    scores, samples, cloze = evaluate(subject.model, subject.tokens), {}, {}
+    floors = {source: score.floor for source, score in scores.items() if score.floor}
+    print(format_scores(scores), f"scored: {subject.folder}", sep="\n")
     if args.samples:
         say("writing samples")
         for source, documents in held_out(subject.tokens).items():
             several = islice(cycle(documents), args.samples)
             texts = write_like(subject, [subject.tokenizer.decode(ids[1:-1]) for ids in several])
             print(f"\n{source}, the first {args.samples} samples", *texts, sep="\n")
-    if args.cloze and any(score.floor for score in scores.values()):
+            samples[source] = texts
+    if args.cloze and floors:
         say("asking cloze questions")
         items = questions(args.cloze, avoid=trained_on(subject))
-        right = answer(subject, items)
-        shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in right.items())
-        print(f"\ncloze questions answered right, of {len(right['name'])} each, with 95% intervals "
+        cloze = answer(subject, items)
+        shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in cloze.items())
+        print(f"\ncloze questions answered right, of {len(cloze['name'])} each, with 95% intervals "
               f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")
+    if args.page:
+        cloze = {ability: (format_share(each), CHANCE[ability]) for ability, each in cloze.items()}
+        write_page(args.page, str(subject.run), read_log(subject.run), floors, samples=samples,
+                   cloze=cloze, **find_more(subject, scores))

@@ -76,14 +76,6 @@ def learn_tokenizer(argv=None):
     print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")
 
 
-def counted(documents):
-    """Pass documents on; say on stderr, now and then, how many there were."""
-    for number, document in enumerate(documents, start=1):
-        yield document
-        if number % 10_000 == 0:
-            cli.say(f"{number:,} documents")
-
-
 def encode(argv=None):
     """Encode documents into token shards."""
     from nanoseek.data import write_shards  # it imports torch, which the others need not wait for
@@ -95,9 +87,9 @@ def encode(argv=None):
     args = parser.parse_args(argv)
     held = lock_run_of(args.folder)  # until all is written
     tokenizer = (FastTokenizer if args.fast else Tokenizer).load(args.tokenizer)
-    manifest = write_shards(counted(read_documents(args.clean)), tokenizer.encode_batch,
-                            args.folder, tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer,
-                            batched=True)
+    cli.say(f"encoding {args.clean}")
+    manifest = write_shards(read_documents(args.clean), tokenizer.encode_batch, args.folder,
+                            tokenizer.vocab_size, tokenizer.eot_id, args.tokenizer, batched=True)
     for split, sources in manifest["splits"].items():
         for source, entry in sources.items():
             print(f"{split:<9}{source:<16}{entry['documents']:>10,} documents"

@@ -2,7 +2,7 @@
 
     subject = open_subject("runs/tiny")                  # or a Llama folder of others
     documents = held_out_documents("clean.jsonl")        # {source: [document]}
-    nats = text_nats(subject, ["Once there was a boy."]) # float64 array
+    nats = document_nats(subject.model, [subject.ids("Once there was a boy.")])
 """
 
 import pathlib
@@ -13,17 +13,16 @@ import torch
 
 from nanoseek.checkpoint import find_checkpoint, load_model, read_json
 from nanoseek.corpus import read_documents
-from nanoseek.evaluate import document_nats
 from nanoseek.fast import speed_up
 from nanoseek.tokenizer import Tokenizer
 
 SMALL = 4_000_000  # weights of a model that one core scores as fast as two (measured: 1.4 million)
 
 
-class Subject(namedtuple("Subject", "model tokenizer begin end run tokens")):
+class Subject(namedtuple("Subject", "model tokenizer begin end folder run tokens")):
     """A model with what it needs to read text. begin, end: the ids before and after a document;
-    run: its folder; tokens: the folder of what it was trained on, perhaps another run's, with
-    clean.jsonl beside it."""
+    folder: where it is; run: the run's folder; tokens: the folder of what it was trained on,
+    perhaps another run's, with clean.jsonl beside it."""
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
@@ -54,7 +53,8 @@ def open_subject(folder, fast=True):
         tokens = pathlib.Path(config.get("tokens") or run / "tokens")
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{state} is damaged: it holds no config of a run") from None
-    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, run, tokens)
+    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, folder,
+                   run, tokens)
 
 
 def spare_threads(*models):
@@ -80,8 +80,3 @@ def trained_on(subject):
     path = subject.tokens.parent / "clean.jsonl"
     return {d["text"].strip() for d in (read_documents(path) if path.is_file() else ())
             if d.get("split") != "held_out"}
-
-
-def text_nats(subject, texts):
-    """Return the nats of each text and its end, a float64 array."""
-    return document_nats(subject.model, [subject.ids(text) for text in texts])

@@ -75,7 +75,7 @@ def set_aside_run_on_other_data(run, tokens_folder):
         if (aside / "checkpoints").exists():  # else a move that was broken off: it goes on
             shutil.rmtree(aside)
         aside.mkdir(exist_ok=True)
-        for name in ("cost.json", "curve.svg", "log.jsonl", "checkpoints"):
+        for name in ("cost.json", "report.html", "log.jsonl", "checkpoints"):
             if (run / name).exists():
                 os.replace(run / name, aside / name)
 

@@ -12,11 +12,13 @@ import pytest
 
 from nanoseek import cost, data
 from nanoseek.lab import bill
-from nanoseek.lab.bill import calibrate
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import format_price_tag, show
 from nanoseek.model import ModelConfig
 from nanoseek.tokenizer import Tokenizer
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tutorials" / "experiments"))
+from why_cheap import calibrate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"vocab_size": 160, "hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2,

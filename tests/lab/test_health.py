@@ -69,7 +69,7 @@ def test_each_planted_bug_is_caught_and_named(bench, name):
     report, causes = planted.plant(name, CONFIG, documents, tokenizer,
                                    folder / name.replace(" ", "-"), tokens, bands)
     assert causes == [planted.BUGS[name][2]], report
-    assert f"likely cause: {health.CAUSES[causes[0]]}" in report and "healthy: " not in report
+    assert f"likely cause: {json.loads(health.CAUSES.read_text())[causes[0]]}" in report and "healthy: " not in report
 
 
 def test_another_recipe_is_told_and_not_held_to_the_bands(bench):

@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
+from nanoseek.evaluate import document_nats
 from nanoseek.lab import subject
-from nanoseek.lab.subject import open_subject, text_nats
+from nanoseek.lab.subject import open_subject
 from nanoseek.tokenizer import Tokenizer
 
 
@@ -23,7 +24,8 @@ def test_nats_agree_with_transformers_on_a_foreign_folder(folder):
         assert ids.shape[1] <= 64
         with torch.no_grad():
             total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
-    found = text_nats(open_subject(folder / "llama"), texts)
+    llama = open_subject(folder / "llama")
+    found = document_nats(llama.model, [llama.ids(text) for text in texts])
     assert found.shape == (3,) and found.sum() == pytest.approx(total, rel=1e-4)
 
 
@@ -48,7 +50,7 @@ def test_a_long_text_slides_as_in_transformers_own_recipe(folder, documents):
         done = end - 1
         start = max(0, done - 32)
     assert ids.shape[1] > 100
-    assert text_nats(judged, [text])[0] == pytest.approx(total, rel=1e-4)
+    assert document_nats(judged.model, [judged.ids(text)])[0] == pytest.approx(total, rel=1e-4)
 
 
 def test_small_models_have_one_core_to_themselves(monkeypatch):

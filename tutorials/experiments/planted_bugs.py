@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from reference_bands import RECIPE, make_bands
 
 from nanoseek import data, model, train as loop
+from nanoseek.checkpoint import read_json
 from nanoseek.lab import health
 from nanoseek.corpus import read_documents
 from nanoseek.model import ModelConfig
@@ -191,7 +192,7 @@ def table(config, folder, documents, tokenizer, tokens, bands, healthy_runs):
                                folder / name.replace(" ", "-"), tokens, bands)
         failed += causes != [cause]
         print(f"{name:<26}{'yes' if causes == [cause] else 'no':<7}"
-              f"{'; '.join(health.CAUSES[c] for c in causes) or 'healthy'}", flush=True)
+              f"{'; '.join(read_json(health.CAUSES)[c] for c in causes) or 'healthy'}", flush=True)
     return failed
 
 

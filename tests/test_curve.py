@@ -1,8 +1,11 @@
-"""curve.py: the picture of a run is well-formed and shows lines and floors."""
+"""tutorials/experiments/curve.py: the picture of a run is well-formed and shows lines and floors."""
 
+import pathlib
+import sys
 import xml.etree.ElementTree
 
-from nanoseek.lab.curve import write_curve
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tutorials" / "experiments"))
+from curve import write_curve
 
 
 def test_the_curve_is_a_well_formed_picture_with_floors(tmp_path):

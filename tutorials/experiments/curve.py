@@ -1,11 +1,17 @@
-"""Draw the curve of a run: held-out bits per byte by source over training tokens, as an SVG file,
-which is text that every browser draws: a picture without a plotting library.
+"""README's picture of a run: held-out bits per byte by source over training tokens, as an SVG file.
 
-    write_curve(rows_of_log, {"stories_en": 0.101}, "runs/tiny/curve.svg")
+    python tutorials/experiments/curve.py runs/tiny     # writes tutorials/curve.svg
 """
 
 import html
 import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from nanoseek.cli import run
+from nanoseek.data import read_manifest
+from nanoseek.scale.folder import read_log
 
 COLOURS = ("#3b82c4", "#d0662c", "#3f9b57", "#a4508b", "#8a7a1f")  # seen on white and on black
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 60, 570, 20, 330  # the picture and its axes
@@ -46,3 +52,15 @@ def write_curve(log, floors, path):
     pathlib.Path(path).write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12" fill="#888">{"".join(parts)}</svg>\n', "utf-8")
+
+
+def main():
+    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/tiny")
+    entries = read_manifest(folder / "tokens")["splits"]["held_out"]
+    floors = {source: -entry["log2_probability"] / entry["bytes"]
+              for source, entry in entries.items() if entry["log2_probability"] is not None}
+    write_curve(read_log(folder), floors, pathlib.Path(__file__).parents[1] / "curve.svg")
+
+
+if __name__ == "__main__":
+    run(main)
