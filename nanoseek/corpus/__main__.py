@@ -1,4 +1,4 @@
-"""python -m nanoseek.corpus: write the raw corpus as JSON lines, or print stories."""
+"""python -m nanoseek.corpus: write the raw corpus as JSON lines."""
 
 from nanoseek import cli
 from nanoseek.corpus.gather import main

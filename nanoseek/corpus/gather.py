@@ -1,7 +1,6 @@
 """Put a raw corpus together: gather(CorpusConfig(stories=1000, dirt=0.3)) → documents."""
 
 import dataclasses
-import sys
 
 from nanoseek import cli
 from nanoseek.corpus.dirt import plant_dirt
@@ -35,10 +34,7 @@ def gather(config):
 
 def main(argv=None):
     from nanoseek.scale.lock import lock_run_of
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["stories"]:
-        return print_stories(argv[1:])
-    parser = cli.Parser("nanoseek.corpus", "Gather raw documents (stories --help: print some).")
+    parser = cli.Parser("nanoseek.corpus", "Gather raw documents.")
     parser.add_argument("output", help="the file to write, such as raw.jsonl")
     cli.add_flags(parser, CorpusConfig)
     args = parser.parse_args(argv)
@@ -53,12 +49,3 @@ def main(argv=None):
     for source, found in sizes.items():
         print(f"{source:<24}{len(found):>9,} documents{sum(found) / 1e6:>9.2f} MB")
     print(f"{args.output}: {'written' if changed else 'unchanged'}")
-
-
-def print_stories(argv):
-    parser = cli.Parser("nanoseek.corpus stories", "Print stories of the bilingual grammar.")
-    parser.add_argument("--language", default="en", choices=LANGUAGES, help="en or zh")
-    parser.add_argument("--count", type=int, default=5, help="how many stories")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other stories")
-    for story in stories(**vars(parser.parse_args(argv))):
-        print(f"{story.text}\n    {story.log2_probability:.1f} bits\n")

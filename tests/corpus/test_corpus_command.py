@@ -81,16 +81,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, messa
     assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
-def test_the_command_prints_stories_with_their_bits(tmp_path):
-    done = run(tmp_path, "stories", "--language", "zh", "--count", "2", "--seed", "3")
-    assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout == "".join(f"{story.text}\n    {story.log2_probability:.1f} bits\n\n"
-                                  for story in corpus.stories("zh", 2, 3))
-    for wrong in (("--language", "fr"), ("--count", "-1")):
-        done = run(tmp_path, "stories", *wrong)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-
-
 def test_the_names_of_the_package_are_functions_whatever_was_imported_before(tmp_path):
     code = ("import nanoseek.corpus.stories, nanoseek.corpus.python_docs, nanoseek.corpus.gather\n"
             "from nanoseek.corpus import gather, python_docs, stories\n"
