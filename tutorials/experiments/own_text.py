@@ -75,6 +75,12 @@ def show(rows):
         print(f"{row['text']:<22}{row['bytes'] / 1e6:>7.2f}{row['vocab_size']:>6}{row['steps']:>7}"
               f"{'*' if row['ruled'] else ' '}{row['epochs']:>7.1f}{row['seconds']:>8.0f}"
               f"{scores[0]:>7}{scores[1]:>7}{scores[2]:>8}")
+    print("\nThe rule's run beside the best of all trials of its text:")
+    for ruled in (row for row in rows if row["ruled"]):
+        trials = [row["best"] or row["end"] for row in rows if row["text"] == ruled["text"]]
+        if len(trials) > 1:
+            print(f"{ruled['text']:<22}{len(trials):>3} trials, best {min(trials):.3f}, "
+                  f"the rule's {ruled['best'] / min(trials) - 1:+.1%}")
 
 
 def main():
