@@ -277,7 +277,8 @@ class Transformer(nn.Module):
 def loss(model, inputs, targets, document_ids=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
     Targets below 0, such as the usual −100, do not count: they never meet the head."""
+    ignored = not torch.compiler.is_compiling() and targets.min() < 0  # while a GPU has no work yet
     hidden = model.hidden(inputs, document_ids)
-    if not torch.compiler.is_compiling() and targets.min() < 0:
+    if ignored:
         hidden, targets = hidden[targets >= 0], targets[targets >= 0]
     return model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())

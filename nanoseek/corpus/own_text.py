@@ -28,8 +28,7 @@ WEB = re.compile(r"https?://\S+$")
 
 
 def names_in(text):
-    """Return the paths and addresses that a text names: itself where there is such a path, else
-    its words, which are split as a shell does it."""
+    """Return the paths and addresses in a text: itself if there is such a path, else its words."""
     def there(name):
         return WEB.match(name) or os.path.exists(os.path.expanduser(name))
 
