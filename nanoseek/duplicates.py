@@ -21,6 +21,7 @@ import collections
 import numpy as np
 
 GRAM = 5         # characters in a gram
+FILL = "\udfff"  # makes a short text as long as a gram; no text in UTF-8 holds this character
 NEIGHBOURS = 16  # texts that a text is compared with in one bucket
 EMPTY = np.uint32(2**32 - 1)  # a bin without a gram (a hash equals it once in 2^32)
 FACTORS = np.random.default_rng(5).integers(2**63, size=8, dtype=np.uint64) * 2 + 1  # odd
@@ -59,7 +60,7 @@ def gram_hashes(text):
 
     The sum of the code points, each times a random odd number (multilinear hashing, Lemire and
     Kaser 2014), is mixed once more: the minimum of such sums is not quite fair."""
-    codes = np.frombuffer(text.ljust(GRAM, "\0").encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = np.frombuffer(text.ljust(GRAM, FILL).encode("utf-32-le", "surrogatepass"), np.uint32)
     codes, count = codes.astype(np.uint64), len(codes) - GRAM + 1
     sums = sum(codes[k:k + count] * FACTORS[k] for k in range(GRAM))
     return (sums ^ (sums >> np.uint64(32))) * FACTORS[GRAM]

@@ -353,8 +353,7 @@ def test_a_document_of_a_hundred_megabytes(module, tmp_path):
     assert torch.equal(inputs[:, 1:][together], targets[:, :-1][together])
 
 
-def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
-        module, tmp_path, capsys):
+def test_the_command_says_what_it_does_and_how_the_tokens_are_shared_out(module, tmp_path, capsys):
     texts = [f"line {n} of the text\n" for n in range(10_000)]
     (tmp_path / "clean.jsonl").write_text("".join(
         json.dumps({"text": text, "source": "web", "split": "train"}) + "\n" for text in texts))
@@ -363,7 +362,7 @@ def test_the_command_says_how_far_it_is_and_how_the_tokens_are_shared_out(
     encode_command([*arguments, "--fast", "false"])
     said = capsys.readouterr()
     assert "web" in said.out and "10,000 documents" in said.out
-    assert "10,000 documents" in said.err
+    assert "encoding" in said.err
     held = module.read_manifest(tmp_path / "tokens")["splits"]["train"]["web"]
     assert held["documents"] == 10_000
 

@@ -13,7 +13,7 @@ The saving is printed by `python tests/bench/bench_curate.py speed`.
 
 import numpy as np
 
-from nanoseek.duplicates import EMPTY, GRAM, bin_orders, gram_hashes
+from nanoseek.duplicates import EMPTY, FILL, GRAM, bin_orders, gram_hashes
 
 BATCH = 1 << 16                 # characters hashed at once
 PERMUTATIONS = 128              # bins of a signature
@@ -47,7 +47,7 @@ def hash_texts(texts):
     After a text's own grams come those that reach beyond its end, marked as OUTSIDE.
     """
     gap = "\0" * (GRAM - 1)
-    texts = [text.ljust(GRAM, "\0") + gap for text in texts]
+    texts = [text.ljust(GRAM, FILL) + gap for text in texts]
     hashes = gram_hashes("".join(texts) + gap)
     lengths = np.array([len(text) for text in texts])
     last = np.cumsum(lengths) - 1

@@ -21,8 +21,7 @@ from nanoseek.lab.price_tag import columns
 from nanoseek.lab.subject import open_subject, spare_threads
 from nanoseek.scale.folder import memorised_from, read_log
 
-BANDS = pathlib.Path(__file__).with_name("bands.json")
-CAUSES = pathlib.Path(__file__).with_name("causes.json")  # the likely causes, in words
+BANDS, CAUSES = map(pathlib.Path(__file__).with_name, ("bands.json", "causes.json"))
 NEEDED = {"step", "loss", "gradient_norm", "learning_rate"}  # in each row of log.jsonl
 LANDMARKS = (0.02, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the steps
 SCORED_TOKENS = 20000  # of each source and split, to compare training and held-out text
@@ -72,8 +71,8 @@ def measure(run):
                   for source in run.floors if source in scores}
     streams = [TokenStream(run.tokens, entry, run.manifest["dtype"], verify=False)
                for entry in run.manifest["splits"]["train"].values()]
-    different = {hash(s.document(n).tobytes()) for s in streams for n in range(len(s))}
-    found["different training documents, share"] = len(different) / sum(map(len, streams))
+    hashes = [hash(s.document(n).tobytes()) for s in streams for n in range(len(s.lengths))]
+    found["different training documents, share"] = len({*hashes}) / len(hashes)
     for source in run.floors or run.texts:
         found[f"bits over a unigram model's, {source}"] = nats(run.model, run.texts[source]) / (
             unigram_nats(run.tokens, source, run.texts[source]))
