@@ -11,18 +11,19 @@ STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.transpar
          "xtick.color": "gray", "ytick.color": "gray"}  # readable on white and on black
 
 
-def race(rounds=5, **actions):
+def race(rounds=5, clock=time.perf_counter, **actions):
     """name=function, … → {name: its least time, in seconds}
 
     The functions take turns, so that what else the machine does hits all of them. The first round
     only warms up. Of the others the least time counts: noise makes a time longer, never shorter.
+    For work of one thread, time.process_time is steadier: it leaves out what other programs take.
     """
     seconds = {name: [] for name in actions}
     for _ in range(rounds + 1):
         for name, action in actions.items():
-            began = time.perf_counter()
+            began = clock()
             action()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     return {name: min(values[1:]) for name, values in seconds.items()}
 
 
@@ -112,4 +113,69 @@ def losses_of_precisions(curves, width=10):
     left.set(xlabel="step", ylabel="loss (nats a byte), mean of three starts")
     left.legend(frameon=False, labelcolor="gray", fontsize=8)
     right.set(xlabel="step", ylabel="loss above fp32's (nats a byte)")
+    plt.show()
+
+
+def shared_heads(kinds, heads=4):
+    """{title: key-value heads} → which query heads (above) read which key-value head (below)"""
+    places = panels(1, len(kinds), width=8, height=1.9)
+    for axes, (title, kv_heads) in zip(places, kinds.items()):
+        group = heads // kv_heads
+        for head in range(heads):
+            shared = head // group
+            middle = (shared + 0.5) * group - 0.5
+            axes.plot((head, middle), (1, 0), color="gray", zorder=0)
+            for at, kind, name, color in (((head, 1), "o", head, BLUE),
+                                          ((middle, 0), "s", shared, ORANGE)):
+                axes.plot(*at, kind, markersize=16, color=color)
+                axes.text(*at, name, color="white", ha="center", va="center")
+        axes.set(title=title, xlim=(-0.6, heads - 0.4), ylim=(-0.4, 1.4))
+        axes.set_axis_off()
+    places[0].text(-0.7, 1, "query heads", ha="right", va="center", color=BLUE)
+    places[0].text(-0.7, 0, "key-value heads", ha="right", va="center", color=ORANGE)
+    plt.show()
+
+
+def attention_map(words, weights):
+    """words (T), weights (T, T) → squares: the darker, the more the row looks there"""
+    axes, count = panels(width=5.6, height=5), len(words)
+    for (row, column), weight in np.ndenumerate(weights):
+        if column <= row:
+            axes.add_patch(plt.Rectangle((column, row), 1, 1, facecolor=BLUE, alpha=float(weight)))
+            axes.add_patch(plt.Rectangle((column, row), 1, 1, facecolor="none", edgecolor=GRAY,
+                                         linewidth=0.3))
+    middles = np.arange(count) + 0.5
+    axes.set_xticks(middles, words, rotation=90, fontsize=9)
+    axes.set_yticks(middles, words, fontsize=9)
+    axes.tick_params(length=0)
+    axes.set(xlim=(0, count), ylim=(count, 0), aspect="equal", xlabel="what it looks at",
+             ylabel="the word that looks")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    plt.show()
+
+
+def time_of_next_token(lengths, ms):
+    """lengths of texts, {way of writing: ms for one more token} → a line for each way"""
+    axes = panels(height=3.2)
+    for (name, values), color in zip(ms.items(), (ORANGE, BLUE)):
+        axes.plot(lengths, values, "o-", color=color, markersize=4)
+        axes.annotate(name, (lengths[-3], values[-3]), (-6, 8), textcoords="offset points",
+                      color=color, ha="right")
+    axes.set(xlabel="tokens in the text", ylabel="ms for the next one", ylim=(0, None))
+    plt.show()
+
+
+def growth(lengths, kilobytes, ms):
+    """lengths of texts, {model: its cache in kB at each}, {model: ms of a step} → two panels"""
+    left, right = panels(1, 2, width=8, height=3.2)
+    for name, color in zip(ms, (GREEN, ORANGE, BLUE)):
+        for axes, values in ((left, kilobytes[name]), (right, ms[name])):
+            axes.plot(lengths, values, "o-", color=color, markersize=4, label=name)
+    left.set(ylabel="cache (kB)")
+    right.set(ylabel="a step of training (ms)")
+    right.legend(frameon=False, labelcolor="gray")
+    for axes in (left, right):
+        axes.set(xlabel="tokens in the text", ylim=(0, None))
+        axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
     plt.show()
