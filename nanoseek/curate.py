@@ -79,8 +79,8 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
         cut_passages(order, given, config.passage_letters, "repeated passages", report)
     cut_held_out(left(kept), report)
     kept = left(kept)
-    if not kept:
-        raise ValueError(f"no document is left; removed: {', '.join(report['removed']) or 'none'}")
+    if all(document["split"] == "held_out" for document in kept):
+        raise ValueError(f"no document is left to train on; gone: {', '.join(report['removed'])}")
     for document in kept:
         for name in ("out", f"out, {document['split']}"):
             count(report, "totals", name, document["text"])

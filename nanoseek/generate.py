@@ -120,7 +120,8 @@ def main(argv=None):
     parser.set_defaults(**SAMPLING)
     add_fast_flag(parser)
     settings = vars(parser.parse_args(argv))
-    settings["prompt"] = normalise(settings["prompt"])  # as the text was that it was trained on
+    prompt = settings["prompt"]  # which is spelt as training text is, but may end a line
+    settings["prompt"] = normalise(prompt) + "\n" * prompt.endswith("\n")
     folder = find_checkpoint(settings.pop("folder"), best=True)
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):

@@ -202,11 +202,14 @@ def test_only_unequal_parts_of_one_text_are_taken_for_its_halves(module):
     halves = [{"text": saga[:36_000], "source": "dna", "split": "train"},
               {"text": saga[36_000:], "source": "dna", "split": "held_out"}]
     assert len(module.curate(halves)[0]) == 2
-    held, = passages(rng, 1, 150)
+    held, other = passages(rng, 2, 150)
     copy = held.replace(held[300:310], "other word")
     pair = [{"text": copy, "source": "a", "split": "train"},
             {"text": held, "source": "a", "split": "held_out"}]
-    assert [d["text"] for d in module.curate(pair)[0]] == [held]
+    with pytest.raises(ValueError, match="no document is left to train on; gone: near-duplicate"):
+        module.curate(pair)
+    more = [*pair, {"text": other, "source": "b", "split": "train"}]
+    assert [d["text"] for d in module.curate(more)[0]] == [held, other]
 
 
 def test_a_language_of_three_bytes_a_letter_is_cut_no_sooner(module):

@@ -138,3 +138,5 @@ def test_the_command_writes_the_same_text_with_the_plain_model(tmp_path, monkeyp
         kinds.append(type(model))
     assert kinds == [FastTransformer, Transformer]
     assert texts[0] == texts[1] and texts[0].startswith("low") and len(texts[0]) > 5
+    generate.main(["folder", "--prompt", "low\r\n", "--temperature", "0"])
+    assert capsys.readouterr().out.startswith("low\n")  # the end of a line is part of a prompt

@@ -12,6 +12,7 @@ import torch
 
 from nanoseek import cli, generate, train
 from nanoseek.checkpoint import checkpoints, find_checkpoint, load_model
+from nanoseek.data import write_shards
 from nanoseek.fast import speed_up
 from nanoseek.lab.price_tag import format_price_tag
 from nanoseek.scale import folder as folder_module
@@ -406,6 +407,16 @@ def test_a_text_shorter_than_a_row_is_trained_on(tmp_path):
     state = json.loads((checkpoints(folder)[-1] / "trainer.json").read_text())
     assert state["step"] == 2  # two rows of 256 in each, read from texts of a few tokens
     assert all(place["epoch"] > 0 for place in state["loader"]["sources"].values())
+
+
+def test_where_nothing_is_held_out_that_is_said(tmp_path, capsys):
+    folder, model = make_run(tmp_path / "r")
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    write_shards([{"text": "Ann has 3 cats.", "source": "s0"}] * 40, tokenizer.encode,
+                 folder / "tokens", tokenizer.vocab_size, tokenizer.eot_id,
+                 folder / "tokenizer.json")
+    train.train(settings(folder, model))
+    assert "no document is held out: nothing is scored" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

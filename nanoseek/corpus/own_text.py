@@ -90,8 +90,7 @@ def _documents(file, data, name):
     if kind == ".jsonl":
         return parse_documents(data.split(b"\n"), name, file.stem)
     if kind in (".json", ".csv"):
-        raise ValueError(f'{name}: write it as .jsonl, for each document a line {{"text": "…"}}: '
-                         "json.dumps makes one of a dict, such as csv.DictReader yields")
+        raise ValueError(f'{name}: write it as .jsonl, for each document a line {{"text": "…"}}')
     if b"\0" in data or data.startswith(b"%PDF"):
         raise ValueError(f"{name}: this is a binary file or UTF-16; save a text as UTF-8")
     try:

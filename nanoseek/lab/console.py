@@ -37,7 +37,9 @@ def say_start(run):
             f"{config.batch_size} rows × {config.row_length} tokens, {run.choices['precision']} "
             f"on {run.device.type}, {run.choices['threads']} threads, {run.ranks.size} rank(s)")
     read = sum(math.prod(config.plan(step)[1:]) for step in range(config.steps)) / run.epoch
-    run.say(f"each token is read {read:.2g} times" + " at most" * (len(run.loader.weights) > 1))
+    run.say(f"each token is read {read:,.1f} times" + " at most" * (len(run.loader.weights) > 1))
+    if not run.held_out:
+        run.say("no document is held out: nothing is scored, and the last checkpoint is used")
 
 
 def say_stopped(run):

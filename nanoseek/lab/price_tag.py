@@ -42,7 +42,7 @@ def columns(rows):
 def format_price_tag(bill, more=()):
     """Return a bill as a short table, what it counts and assumes below it; more: further rows."""
     rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
-    rows += [(f"bits per byte, {source}", f"{bits:.3f}")
+    rows += [(f"bits per byte at the end, {source}", f"{bits:.3f}")
              for source, bits in bill.get("bits_per_byte", {}).items()]
     lines = [columns([*rows, *more])]
     if "assumptions" in bill:

@@ -141,10 +141,9 @@ class Run:
         steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch,
                              config.batch_size * config.row_length, second, config.minutes)
         size = self.epoch * self.bytes_per_token
-        print(f"{size / 1e6:.2g} MB of text: {steps} steps, about {steps * second:.0f} s")
+        print(f"{size / 1e3:,.0f} kB of text: {steps} steps, about {steps * second:.0f} s")
         if size < LITTLE_TEXT:
-            print(f"{size:,.0f} bytes are too little to learn more than letters and some words: "
-                  f"give {LITTLE_TEXT:,} or more")
+            print(f"{size:,.0f} bytes are too little to learn from: give {LITTLE_TEXT:,} or more")
         return steps
 
     def state_dict(self):

@@ -21,6 +21,6 @@ def test_a_bill_shows_what_it_counts_and_assumes():
     tag = price_tag(ModelConfig(hidden_size=32), 1000, 90, 1e9, 64)
     shown = format_price_tag({**tag, "bits_per_byte": {"stories": 1.25}}, [("law", "none")])
     assert tag["convention"] in shown and "90.0 s" in shown
-    assert "bits per byte, stories  1.250\n" in shown and "law " in shown
+    assert "bits per byte at the end, stories  1.250\n" in shown and "law " in shown
     for name, entry in tag["assumptions"].items():
         assert f"  {name} {entry['value']:.3g}: {entry['source']}" in shown
