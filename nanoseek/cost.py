@@ -234,6 +234,10 @@ def cost(config, context=None, tokens=None, gpu=None, active_parameters=None, **
     return {**result, **rent(result.get("flops"), gpu, **given)}
 
 
-if __name__ == "__main__":
+def main():
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.bill", None))
+
+
+if __name__ == "__main__":
+    main()

@@ -284,6 +284,10 @@ def _weights(weights, entries):
     return {source: weight for source, weight in weights.items() if weight}
 
 
-if __name__ == "__main__":
+def main():
     from nanoseek.cli import hand_over, run
     run(lambda: hand_over("nanoseek.lab.stages", None, "encode"))
+
+
+if __name__ == "__main__":
+    main()

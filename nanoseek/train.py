@@ -31,8 +31,7 @@ from nanoseek.cost import flops_per_token
 from nanoseek.data import read_manifest
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
-from nanoseek.lab.console import (evaluate_quickly, finish, say_start, say_stopped, show,
-                                  stop_requests)
+from nanoseek.lab.console import evaluate_quickly, finish, say_start, show, stop_requests
 from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, PATIENCE, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
@@ -168,7 +167,8 @@ def train(config, resume=False, restart_on_new_data=False):
                                         or run.step % config.save_every == 0):
                     run.save(score=row.get("held_out"))
                 if stopping and not last:
-                    say_stopped(run)
+                    run.say(f"\nstopped after step {run.step}: go on with make's command or your "
+                            "own with --resume")
                     return None
         finish(run)
         return run

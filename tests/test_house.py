@@ -45,7 +45,7 @@ def room(name):
 def imports(tree):
     """Return {module of nanoseek that is imported: whether only inside a function `main`}."""
     mains = {id(inner) for node in tree.body if getattr(node, "name", "") == "main"
-             or isinstance(node, ast.If) for inner in ast.walk(node)}
+             for inner in ast.walk(node)}
     found = {}
     for node in ast.walk(tree):
         names = []

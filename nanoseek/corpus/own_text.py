@@ -43,8 +43,7 @@ def read_text(path_or_url):
     """Return the documents of a text file, a .jsonl file, a folder, an address, or of several.
 
     Source: the folder's name, or the stem of the file. ValueError where no text can be read."""
-    names = names_in(os.fspath(path_or_url))
-    return [document for name in names for document in _read(name)]
+    return [document for name in names_in(os.fspath(path_or_url)) for document in _read(name)]
 
 
 def _read(name):

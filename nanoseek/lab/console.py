@@ -42,10 +42,6 @@ def say_start(run):
         run.say("no document is held out: nothing is scored, and the last checkpoint is used")
 
 
-def say_stopped(run):
-    run.say(f"\nstopped after step {run.step}: go on with make's command or your own with --resume")
-
-
 def show(run, row):
     """Show a step: a line now and then, and after an evaluation its scores, samples and page."""
     if "untrained" in row:

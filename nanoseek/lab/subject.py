@@ -53,8 +53,7 @@ def open_subject(folder, fast=True):
         tokens = pathlib.Path(config.get("tokens") or run / "tokens")
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{state} is damaged: it holds no config of a run") from None
-    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, folder,
-                   run, tokens)
+    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, folder, run, tokens)
 
 
 def spare_threads(*models):

@@ -58,17 +58,13 @@ def step_times(model, device, precision, rows, row_length, seconds=0.2):
     return times[1:]  # the first only warms up
 
 
-def cores():
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
 def choose_threads(model, rows, row_length, ranks=1):
     """Return (threads, {tried: ms}), for one of `ranks`: all cores, halved while that is faster."""
     # A small model does not feed many; where another program holds a core, all threads wait for it.
     # OMP_NUM_THREADS, where the reader set it, is the most; torchrun sets it to 1.
     allowed = ranks == 1 and os.environ.get("OMP_NUM_THREADS")
-    threads, tried = int(allowed or max(1, cores() // ranks)), {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads, tried = int(allowed or max(1, cores // ranks)), {}
     while threads:
         torch.set_num_threads(threads)
         times = step_times(model, torch.device("cpu"), "fp32", rows, row_length)
