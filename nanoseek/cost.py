@@ -4,7 +4,8 @@
     price_tag(config, 8e6, seconds=120, ceiling=measure_ceiling(), context=256)  # of a run here
 
 A config is any object or dict with the fields of Hugging Face's Llama; num_key_value_heads,
-head_dim, tie_word_embeddings (False unless given, as there) and sliding_window are optional.
+head_dim, tie_word_embeddings (False unless given, as there) and sliding_window are optional. Where
+its "attention" or "feed_forward" is a part of nanoseek/deepseek, that counts its own weights.
 
 One convention for FLOPs, everywhere in nanoseek (PaLM, arXiv 2204.02311, appendix B): training
 costs 6 × (parameters in matrix products, the output head among them) + 12·L·d·s per token, where
@@ -52,12 +53,9 @@ def _field(config, name, default=None):
 def _widths(config):
     """Return the width of all heads' queries, and that of the keys, which is that of the values."""
     heads = _field(config, "num_attention_heads")
-    if _get(config, "v_head_dim") is not None:  # DeepSeek-V2's and V3's: scores wider than values
-        size = sum(_field(config, f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")) // 2
-    elif _get(config, "head_dim") is not None:
-        size = _field(config, "head_dim")
-    else:
-        size = _field(config, "hidden_size") // heads
+    if part := _get(config, "attention"):
+        return part.widths(heads)
+    size = _field(config, "head_dim", _field(config, "hidden_size") // heads)
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
@@ -70,31 +68,32 @@ def _seen(config, context):
 
 def parameters(config):
     """Count parameters by part. The head has none of its own when it is tied to the embedding;
-    "matmul" are those that every token is multiplied with, the head's among them, tied or not."""
+    "idle" are the experts that a token does not visit; "matmul" are those that every token is
+    multiplied with, the head's among them, tied or not."""
     experts = ("n_routed_experts", "num_local_experts", "num_experts")
-    if any(_get(config, name, 0) > 1 for name in experts):
-        raise ValueError("this config is a mixture of experts: give active_parameters by hand")
+    if not _get(config, "feed_forward") and any(_get(config, name, 0) > 1 for name in experts):
+        raise ValueError("this config is a mixture of experts of a kind that we cannot count")
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     embedding = _field(config, "vocab_size") * hidden
     mlp = _field(config, "mlp_matrices", 3) * hidden * _field(config, "intermediate_size")
-    parts = {"embedding": embedding, "attention": layers * 2 * hidden * sum(_widths(config)),
-             "mlp": layers * mlp, "norms": (2 * layers + 1) * hidden,
+    latent, experts = _get(config, "attention"), _get(config, "feed_forward")
+    attention, norms = (latent.count(hidden, _field(config, "num_attention_heads")) if latent
+                        else (2 * hidden * sum(_widths(config)), 0))
+    mlps, idle = experts.count(hidden, layers, mlp) if experts else (layers * mlp, 0)
+    parts = {"embedding": embedding, "attention": layers * attention, "mlp": mlps,
+             "norms": layers * (2 * hidden + norms) + hidden,
              "head": 0 if _get(config, "tie_word_embeddings", False) else embedding}
-    return {**parts, "total": sum(parts.values()),
-            "matmul": parts["attention"] + parts["mlp"] + embedding}
+    return {**parts, "total": sum(parts.values()), "idle": idle,
+            "matmul": parts["attention"] + mlps - idle + embedding}
 
 
-def flops_per_token(config, context, active_parameters=None):
+def flops_per_token(config, context):
     """Count the FLOPs of training per token by part; full activation checkpointing adds to "total"
-    its "recomputation". context: length of a row; where rows differ, their mean weighted by tokens.
-    active_parameters: of a mixture of experts, in place of "matmul", the head's among them."""
+    its "recomputation". context: length of a row; of several lengths, their mean over tokens."""
     attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
                  * _seen(config, positive("context", context)))
-    if active_parameters is None:
-        head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
-        matrices = 6 * parameters(config)["matmul"] - head
-    else:
-        head, matrices = 0, 6 * positive("active_parameters", active_parameters)
+    head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
+    matrices = 6 * parameters(config)["matmul"] - head
     total = matrices + attention + head
     return {"matrices": matrices, "attention": attention, "head": head, "total": total,
             "forward": total / 3, "backward": total * 2 / 3,
@@ -103,6 +102,8 @@ def flops_per_token(config, context, active_parameters=None):
 
 def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and those of its products."""
+    if _get(config, "attention") or _get(config, "feed_forward"):
+        return 0, 0  # of parts of nanoseek/deepseek they are not counted
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
     # A norm keeps its input, a scale and the normalised input, in fp32. The products that read its
@@ -140,7 +141,7 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
              "activations": tokens * layers * kept + end,
              "working": 0 if checkpointing == "none" else tokens * layer}
     return {**parts, "total": sum(parts.values()),
-            "kv_cache": 2 * layers * _widths(config)[1] * each * batch * seen}
+            "kv_cache": int(2 * layers * _widths(config)[1] * each * batch * seen)}
 
 
 def measure_ceiling(seconds=1.0, device="cpu", dtype=None):
@@ -217,18 +218,16 @@ def rent(flops, gpu=None, **given):
             **_spent(hours, "dollars", assumed)}
 
 
-def cost(config, context=None, tokens=None, gpu=None, active_parameters=None, **given):
+def cost(config, context=None, tokens=None, gpu=None, **given):
     """Price a config: "flops_per_token", "parameters", "memory" of a row in bf16; with tokens the
     "flops" of training on them; with a gpu also "gpu_hours", "dollars", "kwh". context: length of
-    a row (max_position_embeddings unless given). active_parameters: of a mixture of experts, whose
-    parts and memory are left out. given: see `rent`."""
+    a row (max_position_embeddings unless given). given: see `rent`."""
     context = _field(config, "max_position_embeddings") if context is None else context
-    each = flops_per_token(config, context, active_parameters)
+    each = flops_per_token(config, context)
     result = {"context": context, "flops_per_token": each}
-    if active_parameters is None:
-        result["parameters"] = parameters(config)
-        result["memory"] = {mode: memory(config, 1, context, mode, "bf16")
-                            for mode in MEMORY_CHOICES["checkpointing"]}
+    result["parameters"] = parameters(config)
+    result["memory"] = {mode: memory(config, 1, context, mode, "bf16")
+                        for mode in MEMORY_CHOICES["checkpointing"]}
     if tokens is not None or gpu is not None:  # the bill of a GPU needs their number
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
     return {**result, **rent(result.get("flops"), gpu, **given)}

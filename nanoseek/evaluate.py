@@ -49,8 +49,7 @@ def bits_per_byte(model, tokenizer, documents):
 
 
 def nats(model, documents):
-    """Return the total negative log-likelihood in nats of documents (arrays of ids), but for their
-    first ids, which are given."""
+    """Return the nats of documents (arrays of ids) in all: −ln P, given their first ids."""
     return float(document_nats(model, documents).sum())
 
 
@@ -64,8 +63,7 @@ def document_nats(model, documents):
 
 @torch.inference_mode()
 def piece_nats(model, pieces):
-    """Return the nats of each piece (ids, skip), a float64 array; the first id and
-    the `skip` ids after it are context only."""
+    """Return the nats of pieces (ids, skip), float64; a first id and `skip` more are context."""
     order = sorted(range(len(pieces)), key=lambda n: len(pieces[n][0]))
     found, start = np.zeros(len(pieces)), 0
     while start < len(order):  # pieces of like lengths share a batch: little padding

@@ -35,6 +35,11 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """The shape of what stands in for a layer's Attention or MLP: nanoseek/deepseek has some."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The shape of a Transformer, in Hugging Face's names. ValueError when numbers do not fit."""
     vocab_size: int = 2048
@@ -51,17 +56,19 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02  # GPT-2's; `tests/bench/bench_model.py start` compares
+    attention: Part | None = None  # None: Attention
+    feed_forward: Part | None = None  # None: MLP
 
     def __post_init__(self):
         # All fields, and those of rope_scaling where there is one.
         for name, value in (vars(self) | vars(self.rope_scaling or self)).items():
-            if not (value is None or isinstance(value, (bool, RopeScaling))
+            if not (value is None or isinstance(value, (bool, RopeScaling, Part))
                     or isinstance(value, (int, float)) and 0 < value < torch.inf):
                 raise ValueError(f"{name} is {value!r}: it must be a finite number above 0")
         if (scaling := self.rope_scaling) and scaling.high_freq_factor <= scaling.low_freq_factor:
             raise ValueError("high_freq_factor must be above low_freq_factor")
         C, H, K = self.hidden_size, self.num_attention_heads, self.num_key_value_heads
-        if self.head_dim is None and C % H:
+        if self.head_dim is None and self.attention is None and C % H:
             raise ValueError(f"hidden_size {C} does not divide into num_attention_heads {H}")
         if H % K:
             raise ValueError(f"num_attention_heads {H} is no multiple of num_key_value_heads {K}")
@@ -70,13 +77,13 @@ class ModelConfig:
 
     @property
     def head_size(self):
-        return self.head_dim or self.hidden_size // self.num_attention_heads  # D
+        return (getattr(self.attention, "qk_rope_head_dim", self.head_dim)  # D: RoPE rotates it
+                or self.hidden_size // self.num_attention_heads)
 
 
 PRESETS = {  # in the order of the fields: vocabulary, width, MLP's width, layers, heads, K
     "tiny": ModelConfig(4096, max_position_embeddings=256,  # as its rows: no more is trained
                         tie_word_embeddings=False),  # tying keeps rare tokens too alike
-    "small": ModelConfig(4096, 256, 704, 8, 8, 2),
     "gpt2-124m": ModelConfig(50304, 768, 2048, 12, 12, 12, max_position_embeddings=1024),
     # As published: DeepSeek LLM, Table 2, and the vocabulary of its config.json.
     "deepseek-llm-7b": ModelConfig(102400, 4096, 11008, 30, 32, 32, max_position_embeddings=4096,
@@ -116,9 +123,11 @@ class KVCache:
     window. starts (B,): the column at which each row begins, where prompts are padded in front."""
     def __init__(self, config, batch, max_positions, device=None, dtype=torch.float32, starts=None):
         self.size = min(max_positions, config.sliding_window or max_positions)
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, self.size,
-                 config.head_size)
-        self.keys, self.values = self.kept = torch.zeros(2, *shape, device=device, dtype=dtype)
+        K, *widths = (config.attention.cached(config) if config.attention
+                      else (config.num_key_value_heads, config.head_size, config.head_size))
+        self.keys, self.values = self.kept = [
+            torch.zeros(config.num_hidden_layers, batch, K, self.size, width, device=device,
+                        dtype=dtype) for width in widths]
         self.starts, self.device, self.length = starts, device, 0  # length: positions stored
 
     def columns(self, new):
@@ -127,12 +136,13 @@ class KVCache:
 
     def append(self, layer, keys, values):
         """Store keys and values (B, K, T, D) of new positions; return all kept: (B, K, S, D)."""
-        T, kept, new = keys.shape[2], self.kept[:, layer], torch.stack((keys, values))
+        T, seen = keys.shape[2], []
         slots = self.columns(T) % self.size  # old and new
-        seen = torch.cat((kept[..., slots[:-T], :], new), dim=-2)  # (2, B, K, S, D)
-        # Only now: the first of the new positions may see what the last ones overwrite.
-        kept[..., slots[-T:][-self.size:], :] = new[..., -self.size:, :]
-        return seen.unbind()
+        for kept, new in zip((self.keys[layer], self.values[layer]), (keys, values)):
+            seen.append(torch.cat((kept[..., slots[:-T], :], new), dim=-2))  # (B, K, S, D)
+            # Only now: the first of the new positions may see what the last ones overwrite.
+            kept[..., slots[-T:][-self.size:], :] = new[..., -self.size:, :]
+        return seen
 
 
 class RMSNorm(nn.RMSNorm):
@@ -185,8 +195,8 @@ class DecoderLayer(nn.Module):
     """Attention and MLP, each on a normalised copy of x that is added back (pre-norm)."""
     def __init__(self, config, layer):
         super().__init__()
-        self.self_attn = Attention(config, layer)
-        self.mlp = MLP(config)
+        self.self_attn = (config.attention.build if config.attention else Attention)(config, layer)
+        self.mlp = config.feed_forward.build(config, layer) if config.feed_forward else MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -281,4 +291,5 @@ def loss(model, inputs, targets, document_ids=None):
     hidden = model.hidden(inputs, document_ids)
     if ignored:
         hidden, targets = hidden[targets >= 0], targets[targets >= 0]
-    return model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())
+    value = model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())
+    return value + sum(getattr(layer.mlp, "balance", 0.0) for layer in model.model.layers)

@@ -29,6 +29,8 @@ from nanoseek.checkpoint import newest_intact
 from nanoseek.cli import setting
 from nanoseek.cost import flops_per_token
 from nanoseek.data import read_manifest
+from nanoseek.deepseek.experts import after_step
+from nanoseek.deepseek.presets import PRESETS as DEEPSEEK_PRESETS
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
 from nanoseek.lab.console import evaluate_quickly, finish, say_start, show, stop_requests
@@ -120,17 +122,15 @@ class TrainConfig:
 TRAIN_PRESETS = {
     "tiny": TrainConfig(steps=3300, beta2=0.99, eval_every=660, save_every=660,
                         model=PRESETS["tiny"]),
-    # For a text of the reader's own.
     "own": TrainConfig(out="runs/own", steps=0, beta2=0.99, eval_every=100, save_every=100,
-                       model=PRESETS["tiny"]),
-    "small": TrainConfig(out="runs/small", steps=4000, batch_size=32, row_length=512,
-                         learning_rate=3e-3, embedding_factor=1.0, schedule="multi_step",
-                         warmup_steps=100, model=PRESETS["small"]),
+                       model=PRESETS["tiny"]),  # for a text of the reader's own
     "gpt2-124m": TrainConfig(out="runs/gpt2-124m", steps=20000, batch_size=512, row_length=1024,
                              accumulation=16, learning_rate=2e-3, embedding_factor=1.0,
                              schedule="multi_step", warmup_steps=700, eval_every=250,
                              save_every=1000, model=PRESETS["gpt2-124m"]),
 }
+TRAIN_PRESETS["tiny-v3"] = dataclasses.replace(TRAIN_PRESETS["tiny"], out="runs/tiny-v3",
+                                               model=DEEPSEEK_PRESETS["tiny-v3"])
 
 
 def train(config, resume=False, restart_on_new_data=False):
@@ -206,6 +206,7 @@ def train_step(run):
         if not skipped:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    after_step(run.model, taken=not skipped)
     run.step += 1
     run.tokens += rows * row_length
     run.length_sum += rows * row_length ** 2

@@ -391,7 +391,7 @@ def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):
 
 def test_help_shows_the_values_of_the_preset(capsys):
     for preset, config in (("tiny", train.TRAIN_PRESETS["tiny"]),
-                           ("small", train.TRAIN_PRESETS["small"])):
+                           ("gpt2-124m", train.TRAIN_PRESETS["gpt2-124m"])):
         with pytest.raises(SystemExit):
             train.main(["--preset", preset, "--help"])
         said = " ".join(capsys.readouterr().out.split())

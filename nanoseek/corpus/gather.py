@@ -1,9 +1,8 @@
-"""Put a raw corpus together: gather(CorpusConfig(stories=1000, dirt=0.3)) → documents."""
+"""Put a raw corpus together: gather(CorpusConfig(stories=1000)) → documents."""
 
 import dataclasses
 
 from nanoseek import cli
-from nanoseek.corpus.dirt import plant_dirt
 from nanoseek.corpus.documents import read_documents, write_documents
 from nanoseek.corpus.own_text import names_in, read_text
 from nanoseek.corpus.python_docs import python_docs
@@ -16,8 +15,7 @@ class CorpusConfig:
     stories: int = cli.setting(40000, "how many stories, half in each language", least=0)
     python_docs: bool = cli.setting(True, "add this Python's documentation")
     text: str = cli.setting("", "your own text instead: files, folders, http(s) addresses")
-    dirt: float = cli.setting(0.0, "share of dirty documents to plant", least=0, below=1)
-    seed: int = cli.setting(0, "which stories, and which dirt")
+    seed: int = cli.setting(0, "which stories")
 
     def __post_init__(self):
         cli.check_limits(self)
@@ -28,8 +26,7 @@ def gather(config):
     documents = [story._asdict() for n, language in enumerate(LANGUAGES)
                  for story in stories(language, (config.stories + n) // 2, config.seed)]
     documents += python_docs() if config.python_docs else []
-    documents += read_text(config.text) if config.text else []
-    return plant_dirt(documents, config.seed, config.dirt)[0] if config.dirt else documents
+    return documents + (read_text(config.text) if config.text else [])
 
 
 def main(argv=None):

@@ -64,9 +64,9 @@ class OnePosition:
             slots = torch.arange(min(cache.length + 1, cache.size), device=x.device)
             positions = cache.length - (cache.length - slots) % cache.size  # the latest of each
             mask = additive(positions >= cache.starts[:, None, None, None], cache.keys.dtype)
-        # Of all layers at once: (2, layers, B, K, S, D), and (2, layers, B, K, D) to be filled.
-        seen = cache.kept[:, :, :, :, :cache.length + 1]  # in a full window this is all of it
-        own = cache.kept[:, :, :, :, cache.length % cache.size]
+        # Of all layers at once: two of (layers, B, K, S, D), and of (layers, B, K, D) to be filled.
+        seen = [kept[:, :, :, :cache.length + 1] for kept in cache.kept]  # of a full window, all
+        own = [kept[:, :, :, cache.length % cache.size] for kept in cache.kept]
         for w, keys, values, key, value in zip(self.layers, *seen, *own):
             h = self.norm(x, w.attention_norm)
             key.copy_(torch.bmm(F.linear(h, w.k).view(B, K, D), rotation))
@@ -81,7 +81,7 @@ class OnePosition:
 
 class FastTransformer(FastMask):
     def hidden(self, ids, document_ids=None, cache=None):
-        if cache is None or ids.shape[1] > 1:
+        if cache is None or ids.shape[1] > 1 or self.config.attention or self.config.feed_forward:
             return super().hidden(ids, document_ids, cache)
         if not hasattr(cache, "one_position"):  # a cache serves one model
             cache.one_position = OnePosition(self, cache.starts)

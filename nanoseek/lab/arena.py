@@ -26,7 +26,6 @@ from nanoseek.lab.subject import held_out_documents, open_subject, spare_threads
 
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
-LEGEND = "(▲ better than the first model, ▼ worse, ≈ not to be told apart from it)"
 COSTS = ("tokens/s, writing one text", "training, seconds", "training, FLOPs", "training, dollars")
 
 
@@ -133,4 +132,4 @@ def main(argv):
     table.insert(1, ["-" * width for width in widths])
     for line in table:
         print(f"| {' | '.join(map(str.ljust, line, widths))} |")
-    print(f"\n{LEGEND}")
+    print("\n(▲ better than the first model, ▼ worse, ≈ not to be told apart from it)")

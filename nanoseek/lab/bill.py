@@ -16,6 +16,8 @@ from nanoseek import cost
 from nanoseek.checkpoint import read_json
 from nanoseek.cli import Parser, say
 from nanoseek.data import read_manifest
+from nanoseek.deepseek.hugging_face import countable
+from nanoseek.deepseek.presets import PRESETS as DEEPSEEK_PRESETS
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import columns, format_price_tag, show
 from nanoseek.model import PRESETS
@@ -40,8 +42,8 @@ def train_command(planned, data, out):
 
 
 def plan_here(given, data):
-    """Return the plan for given["seconds"] on this machine. A guess of its speed decides the shape:
-    near the best one quality hardly changes. A few steps of it tell how many fill the time."""
+    """Return the plan for given["seconds"] on this machine. A guess of its speed decides the shape
+    (near the best, quality hardly changes); a few steps of it tell how many fill the time."""
     say("measuring this machine")
     guess = GUESSED_MFU * cost.measure_ceiling(device=pick_device("auto").type)
     planned = plan(**given, flops_per_second=guess)
@@ -110,7 +112,6 @@ def main(argv=None):
     parser = options("nanoseek.cost", "What a run has cost, or a config would; see also cost plan.")
     parser.add_argument("what", help="a run's folder, a config.json, or a preset")
     parser.add_argument("--tokens", type=float, help="how many to train on, such as 2e12")
-    parser.add_argument("--active_parameters", type=float, help="of a mixture of experts")
     given = vars(parser.parse_args(argv))
     path = pathlib.Path(what := given.pop("what"))
     if (path / "cost.json").is_file():
@@ -118,6 +119,7 @@ def main(argv=None):
             raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
         return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
-    if what not in PRESETS and not path.is_file():
-        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
-    print_bill(cost.cost(PRESETS.get(what) or read_json(path), **given))
+    presets = PRESETS | DEEPSEEK_PRESETS
+    if what not in presets and not path.is_file():
+        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(presets)})")
+    print_bill(cost.cost(presets.get(what) or countable(read_json(path)), **given))

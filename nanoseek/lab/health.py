@@ -97,8 +97,7 @@ def sees_the_future(model):
 
 def diagnose(run, measured, off):
     """Return the likely causes (keys of CAUSES), the surest first. off: {measure: "too high" or
-    "too low"}. A fault of any recipe, such as a loss below the grammar's entropy, silences the
-    bands: a model that sees the answers has no normal loss, and no normal gap."""
+    "too low"}. A fault of any recipe silences the bands: without it, all might be as usual."""
     last = next((row["held_out"] for row in reversed(run.rows) if row.get("held_out")), {})
     # The few documents of a look may have less entropy than the floor: a twentieth is let pass.
     below = any(last[s] < 0.95 * floor for s, floor in run.floors.items() if s in last)

@@ -25,8 +25,7 @@ SHOWN_ROWS = 500  # of a log, but for evaluations: as good as all to the eye
 
 
 def write_page(path, name, log, floors, **more):
-    """Write the page of a run, of the rows of its log.jsonl, of {source: floor} and of what
-    `find_more` returns."""
+    """Write the page of a run: rows of its log.jsonl, {source: floor}, what `find_more` returns."""
     keys, every = ("tokens", "bits_per_byte", "held_out", "untrained"), 1 + len(log) // SHOWN_ROWS
     rows = [{key: row[key] for key in keys if key in row} for n, row in enumerate(log)
             if n % every == 0 or "held_out" in row]

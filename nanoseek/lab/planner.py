@@ -9,23 +9,19 @@ DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/s
 """
 
 import math
+import pathlib
 import types
 
+from nanoseek.checkpoint import read_json
 from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
 from nanoseek.lab.price_tag import show
 
-# A law: (coefficient, exponent) of coefficient·C^exponent, C the FLOPs of the layers (no head),
-# fitted from `least` to `most` FLOPs, with rows of `context` tokens and the settings in `recipe`.
-DEEPSEEK_LAW = types.SimpleNamespace(
-    flops_per_token=(0.1715, 0.5243), learning_rate=(0.3118, -0.125), batch_tokens=(0.2920, 0.3271),
-    least=1e17, most=3e20, vocab_size=102400, context=4096,
-    recipe={"optimizer": "adamw", "schedule": "multi_step", "embedding_factor": 1.0, "beta2": 0.95,
-            "initializer_range": 0.006}, source="DeepSeek LLM, arXiv 2401.02954 §3")
-LAW_TINY = types.SimpleNamespace(
-    flops_per_token=(2.683, 0.4591), learning_rate=(82.71, -0.3411), batch_tokens=(0.03625, 0.3714),
-    least=8.9e10, most=8.8e12, vocab_size=4096, context=256,
-    recipe={"optimizer": "muon", "schedule": "linear", "embedding_factor": 5.0, "beta2": 0.95},
-    source="our sweep on the stories, tutorials/experiments/scaling_sweep.json")
+LAWS = pathlib.Path(__file__).with_name("laws.json")
+
+
+def laws():
+    """Return our law and DeepSeek's. Pairs are a, b of a·C^b, C the layers' FLOPs (no head)."""
+    return [types.SimpleNamespace(**law) for law in read_json(LAWS).values()]
 
 
 def planned_shape(hidden, vocab_size, context):
@@ -94,7 +90,7 @@ def plan(flops=None, dollars=None, seconds=None, gpu=None, flops_per_second=None
     the law is the nearest, the config its best, vocab_size and context (of a row) the law's."""
     flops = budget_flops(dict(flops=flops, dollars=dollars, seconds=seconds), flops_per_second, gpu,
                          **given)
-    law = law or min((LAW_TINY, DEEPSEEK_LAW), key=lambda law: max(
+    law = law or min(laws(), key=lambda law: max(
         0, math.log(law.least / flops), math.log(flops / law.most)))  # how far out of its range
     context = law.context if context is None else context
     vocab_size = law.vocab_size if vocab_size is None else vocab_size

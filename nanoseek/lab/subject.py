@@ -21,8 +21,7 @@ SMALL = 4_000_000  # weights of a model that one core scores as fast as two (mea
 
 class Subject(namedtuple("Subject", "model tokenizer begin end folder run tokens")):
     """A model with what it needs to read text. begin, end: the ids before and after a document;
-    folder: where it is; run: the run's folder; tokens: the folder of what it was trained on,
-    perhaps another run's, with clean.jsonl beside it."""
+    run: the run's folder; tokens: what it was trained on, with clean.jsonl beside that folder."""
 
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""

@@ -9,10 +9,12 @@ a Transformer does not do must not be passed over, or the model would open and b
 
 import dataclasses
 
+from nanoseek.deepseek import hugging_face as deepseek
 from nanoseek.model import ModelConfig, RopeScaling
 
 # By config.json's model_type. transformers' Llama ignores a sliding window, its Mistral has one.
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
+                 **deepseek.ARCHITECTURES}
 # Settings that change nothing in the model, whatever they say,
 IGNORED = """architectures model_type rope_parameters type transformers_version torch_dtype dtype
 use_cache pretraining_tp attention_dropout return_dict id2label label2id chunk_size_feed_forward
@@ -23,11 +25,11 @@ FIXED = {"hidden_act": ["silu"], "partial_rotary_factor": [1.0], "rope_type": ["
 
 def to_hugging_face(config, eot_id=None):
     """Return the config.json (a dict) of transformers' Llama, or Mistral, for a ModelConfig."""
-    kind = "mistral" if config.sliding_window else "llama"
-    fields = dataclasses.asdict(config)
+    kind, fields = deepseek.settings_of(config)
+    kind = kind or ("mistral" if config.sliding_window else "llama")
     if fields["rope_scaling"]:
         fields["rope_scaling"] = {"rope_type": "llama3", **fields["rope_scaling"]}
-    if kind == "llama":
+    if config.sliding_window is None:
         del fields["sliding_window"]
     return {"architectures": [ARCHITECTURES[kind]], "model_type": kind,
             **fields, "head_dim": config.head_size, "hidden_act": "silu",
@@ -53,6 +55,7 @@ def from_hugging_face(settings):
     if kind == "mistral":
         usual |= {"sliding_window": 4096, "num_key_value_heads": 8}
     settings = usual | settings | rope | {"rope_scaling": None}
+    settings |= deepseek.take_parts(kind, settings)
     if settings["rope_type"] == "llama3":
         settings["rope_scaling"] = _take(RopeScaling, settings)
     config = _take(ModelConfig, settings)

@@ -19,7 +19,6 @@ def lock(folder):
 
 
 def lock_run_of(output):
-    """Return the lock, to be kept until all is written, of the run in whose folder a file will be
-    written; None where there is no run."""
+    """Return the lock, to be kept while an output is written, of the run in its folder, or None."""
     folder = pathlib.Path(os.path.realpath(output)).parent
     return lock(folder) if (folder / ".lock").is_file() else None

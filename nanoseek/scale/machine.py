@@ -14,6 +14,7 @@ import time
 
 import torch
 
+from nanoseek.deepseek.experts import after_step
 from nanoseek.model import loss, rotary_frequencies
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,6 +56,7 @@ def step_times(model, device, precision, rows, row_length, seconds=0.2):
         getattr(torch, device.type).synchronize()  # a GPU returns before it has computed
         times.append(round(1000 * (time.perf_counter() - began), 2))
     model.zero_grad(set_to_none=True)
+    after_step(model, taken=False)
     return times[1:]  # the first only warms up
 
 

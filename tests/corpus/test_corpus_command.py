@@ -32,8 +32,6 @@ def test_the_default_corpus_is_bilingual_and_repeats(tmp_path):
     stamp = (tmp_path / "raw.jsonl").stat().st_mtime_ns
     assert run(tmp_path, *arguments).stdout.endswith("raw.jsonl: unchanged\n")
     assert (tmp_path / "raw.jsonl").stat().st_mtime_ns == stamp
-    run(tmp_path, *arguments, "--dirt", "0.5")
-    assert 55 < len(list(corpus.read_documents(tmp_path / "raw.jsonl"))) < 80
 
 
 def test_own_text_stands_alone(tmp_path):
@@ -70,7 +68,6 @@ def test_a_file_whose_name_is_no_utf_8_is_taken(tmp_path):
     (("--text", "nowhere.txt"), "no such file"),
     (("--text", "nowhere.txt it's"), "nowhere.txt it's: no such"), (("--stories", "many"), "invalid int"),
     (("--stories", "-3"), "stories is -3: it must be at least 0"),
-    (("--dirt", "2"), "dirt is 2.0: it must be at least 0 and below 1"),
     (("--unknown", "1"), "unrecognized"),
     (("--stories", "0", "--python_docs", "no"), "no document"),
     (("--text", ""), "--text is empty"), (("--text", "~nobody-of-this-name/x"), "no such file"),

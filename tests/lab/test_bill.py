@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from nanoseek import cost, data
+from nanoseek.deepseek.hugging_face import countable
 from nanoseek.lab import bill
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import format_price_tag, show
@@ -69,7 +70,8 @@ def test_mfu_agrees_with_the_plain_rule():
     rows = {row["model"]: row for row in calibrate() if row["mfu"]}
     assert rows.keys() == plain.keys()
     for name, row in rows.items():
-        active = row.get("active_parameters") or cost.parameters(row["config"])["total"]
+        count = cost.parameters(countable(row["config"]))
+        active = count["total"] - count["idle"]
         most = row["gpu_hours"] * 3600 * peaks[row["chip"]]
         assert 6 * active * row["tokens"] / most == pytest.approx(plain[name], abs=0.01)
         assert row["mfu"] == pytest.approx(row["flops"] / most)
@@ -82,17 +84,17 @@ def test_each_bill_is_predicted_from_the_others():
     for row in rows:
         others = [other["flops"] / (other["gpu_hours"] * 3600) for other in rows
                   if other["model"] != row["model"] and other["chip"] == row["chip"]
-                  and other["gpu_hours"] and "active_parameters" not in other]
-        if "active_parameters" in row or not row["gpu_hours"] or not others:
+                  and other["gpu_hours"] and "n_routed_experts" not in other["config"]]
+        if not row["gpu_hours"] or not others:
             assert row["error"] is None
         else:
             hours = row["flops"] / statistics.median(others) / 3600
             assert row["error"] == pytest.approx(hours / row["gpu_hours"] - 1)
-    assert sum(row["error"] is not None for row in rows) == 11
+    assert sum(row["error"] is not None for row in rows) == 13
 
 
 def test_the_usual_mfu_of_a_chip_is_the_median_of_its_bills():
-    rows = [row for row in calibrate() if row["mfu"] and "active_parameters" not in row]
+    rows = [row for row in calibrate() if row["mfu"] and "n_routed_experts" not in row["config"]]
     usual = cost.tables()["usual_mfu"]
     assert usual.keys() == {row["chip"] for row in rows} | {"other"}
     for chip, (mfu, source) in usual.items():

@@ -10,7 +10,7 @@ settings TRAINING below, and scored on the held-out stories. A search walks alon
 every neighbour of the best point is worse. Through the best point and its two neighbours on a
 ladder goes a parabola in the logarithms; its lowest point is the optimum. A straight line through
 the optima of all budgets is the law, coefficient·C^exponent, where C is the FLOPs of the layers
-alone, as in DeepSeek LLM (arXiv 2401.02954, §3). It is LAW_TINY in lab/planner.py. At the largest
+alone, as in DeepSeek LLM (arXiv 2401.02954, §3). It is the first in lab/laws.json. At the largest
 budget only the width is searched; rate and batch are those of the law so far, on the nearest rung.
 One thread, seed 0, about half an hour on one core; results go to scaling_sweep.json one by one. The
 stored ones are of 14,000 to 20,000 stories of a plainer grammar, whose floor was 0.099 bits a byte."""

@@ -14,23 +14,24 @@ from statistics import median
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from nanoseek.cost import flops_per_token, tables
+from nanoseek.deepseek.hugging_face import countable
 
 
 def calibrate():
     """Return the published bills with our "flops", the "ratio" of ours to theirs without attention,
-    the "mfu" that the GPU-hours imply, and of a dense model the "error" of predicting its hours
-    with the median MFU of the others on its chip."""
+    the "mfu" that the GPU-hours imply, and the "error" of predicting its hours with the median MFU
+    of the other dense models on its chip (those that are no mixture of experts)."""
     bills, chips = tables()["bills"], tables()["hardware"]
     for bill in bills:
-        each = flops_per_token(bill["config"], bill["context"], bill.get("active_parameters"))
+        each = flops_per_token(countable(bill["config"]), bill["context"])
         hours, published = bill["gpu_hours"], bill.get("published_flops")
         bill["flops"] = each["total"] * bill["tokens"]
         bill["ratio"] = published and (each["matrices"] + each["head"]) * bill["tokens"] / published
         bill["mfu"] = hours and bill["flops"] / hours / 3600 / chips[bill["chip"]]["tflops"] / 1e12
-    dense = [bill for bill in bills if bill["mfu"] and "active_parameters" not in bill]
+    dense = [bill for bill in bills if bill["mfu"] and "n_routed_experts" not in bill["config"]]
     for bill in bills:
         others = [b["mfu"] for b in dense if b["chip"] == bill["chip"] and b is not bill]
-        bill["error"] = bill["mfu"] / median(others) - 1 if bill in dense and others else None
+        bill["error"] = bill["mfu"] / median(others) - 1 if bill["mfu"] and others else None
     return bills
 
 

@@ -1,0 +1,5 @@
+"""DeepSeek's later tricks, as parts that drop in: each file is one, and imports only the model.
+
+    config = ModelConfig(attention=Latent(kv_lora_rank=64), feed_forward=Experts(88, 16))
+    model = Transformer(config)     # latent.py in place of Attention, experts.py in place of MLP
+"""

@@ -1,0 +1,93 @@
+"""The parts of this room in the words of a config.json: transformers' DeepSeek-V2 and DeepSeek-V3.
+
+    kind, settings = settings_of(config)     # "deepseek_v3", {"hidden_size": …, "kv_lora_rank": …}
+    parts = take_parts(kind, settings)       # {"attention": Latent(…), "feed_forward": …}
+
+With both parts, or with latent attention alone, a model is a DeepSeek-V3 (or a V2, by its router)
+to transformers. Experts without latent attention are no model that it has: a kind of our own.
+"""
+
+import dataclasses
+
+from nanoseek.deepseek.experts import Experts
+from nanoseek.deepseek.latent import Latent
+
+ARCHITECTURES = {"deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
+                 "nanoseek_experts": None}
+METHODS = {True: "group_limited_greedy", False: "greedy"}  # how V2's router chooses: in groups?
+# What transformers fills in where a config.json leaves it out.
+USUAL = {"deepseek_v2": {"scoring_func": "softmax", "first_k_dense_replace": 0, "n_group": None,
+                         "topk_group": None, "n_shared_experts": 2, "norm_topk_prob": False,
+                         "routed_scaling_factor": 1.0, "topk_method": "greedy"},
+         "deepseek_v3": {"scoring_func": "sigmoid", "first_k_dense_replace": 3, "n_group": 8,
+                         "topk_group": 4, "n_shared_experts": 1, "norm_topk_prob": True,
+                         "routed_scaling_factor": 2.5, "num_experts_per_tok": 8,
+                         "moe_intermediate_size": 2048, "n_routed_experts": 256},
+         "nanoseek_experts": {}}
+LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+          "qk_rope_head_dim": 64, "v_head_dim": 128, "rope_interleave": True}
+# Settings that change nothing here, or that the parts determine.
+IGNORED = ["qk_head_dim", "moe_layer_freq", "ep_size", "num_nextn_predict_layers", "seq_aux",
+           "aux_loss_alpha", "output_router_logits", "topk_method", "num_mtp_layers"]
+
+
+def settings_of(config):
+    """Return (model_type, fields) of a ModelConfig for a config.json, the parts' fields among the
+    others; None in place of the type where it has no parts."""
+    latent, experts, fields = config.attention, config.feed_forward, dataclasses.asdict(config)
+    del fields["attention"], fields["feed_forward"]
+    if latent is None and experts is None:
+        return None, fields
+    softmax = experts is not None and experts.scoring_func == "softmax"
+    kind = "nanoseek_experts" if latent is None else "deepseek_v2" if softmax else "deepseek_v3"
+    # Without experts: a V3 whose layers are all among the first dense ones.
+    experts = experts or Experts(first_k_dense_replace=config.num_hidden_layers)
+    settings = fields | (dataclasses.asdict(latent) if latent else {})
+    settings |= dataclasses.asdict(experts) | {"num_nextn_predict_layers": 0}
+    if kind == "deepseek_v2":
+        settings["topk_method"] = METHODS[experts.n_group > 1]
+        if not latent.rope_interleave:
+            raise ValueError("a DeepSeek-V2 has rope_interleave: true, or it cannot be saved")
+    if latent is not None:
+        settings["num_key_value_heads"] = config.num_attention_heads  # all have keys of their own
+    return kind, settings
+
+
+def take_parts(kind, settings):
+    """Take the parts' settings out of those of a config.json; return {"attention", "feed_forward"},
+    or {} for a kind without parts. ValueError for what they cannot represent."""
+    if kind not in ARCHITECTURES:
+        return {}
+    settings |= {name: value for name, value in (USUAL[kind] | LATENT).items()
+                 if settings.get(name) is None and (name != "q_lora_rank" or name not in settings)}
+    if settings.get("moe_layer_freq") not in (None, 1):
+        raise ValueError("config.json has a moe_layer_freq other than 1: a dense layer between "
+                         "mixtures cannot be represented")
+    if kind == "deepseek_v2":
+        method = settings.get("topk_method")
+        if method not in METHODS.values():
+            raise ValueError(f"config.json has topk_method = {method!r}: of V2's routers we have "
+                             f"{' and '.join(METHODS.values())}")
+        if method == "greedy":
+            settings |= {"n_group": 1, "topk_group": 1}
+        settings["norm_topk_prob"] = False  # which transformers' V2 ignores, as does DeepSeek's
+    for name in IGNORED:
+        settings.pop(name, None)
+    parts = {"attention": _take(Latent, settings), "feed_forward": _take(Experts, settings)}
+    if kind == "nanoseek_experts":
+        parts["attention"] = None
+    if parts["feed_forward"].first_k_dense_replace >= settings.get("num_hidden_layers", 0):
+        parts["feed_forward"] = None
+    return parts
+
+
+def countable(settings):
+    """Return the settings of a config.json as cost.py counts them, with the parts made of them."""
+    left = dict(settings)
+    return left | take_parts(settings.get("model_type"), left)
+
+
+def _take(dataclass, settings):
+    """Return a dataclass made of the settings of its fields' names, which are taken out."""
+    return dataclass(**{field.name: settings.pop(field.name)
+                        for field in dataclasses.fields(dataclass) if field.name in settings})

@@ -1,0 +1,100 @@
+"""What DeepSeek's parts cost here: a step beside the plain model's, sending tokens to experts,
+decoding from latents.
+
+    python tests/bench/bench_deepseek.py [step | dispatch | decode]    # or all
+
+Ways take turns, and the least of several rounds counts.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+import torch
+
+from nanoseek.cost import flops_per_token, memory, parameters
+from nanoseek.deepseek.experts import Experts, Mixture
+from nanoseek.deepseek.latent import Latent, LatentAttention
+from nanoseek.deepseek.presets import PRESETS as DEEPSEEK
+from nanoseek.fast import speed_up
+from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
+
+
+def race(rounds, **ways):
+    """Return {name: the least seconds of a call}; the first round only warms up."""
+    times = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - began)
+    return {name: min(found[1:]) for name, found in times.items()}
+
+
+def step():
+    """Forward and backward of 8 rows of 256: tiny, and with each part in its place."""
+    tiny, v3 = PRESETS["tiny"], DEEPSEEK["tiny-v3"]
+    configs = {"tiny": tiny, "latent": dataclasses.replace(tiny, attention=v3.attention),
+               "experts": dataclasses.replace(tiny, feed_forward=v3.feed_forward), "tiny-v3": v3}
+    ids, ways = torch.randint(4096, (8, 256)), {}
+    for name, config in configs.items():
+        model = speed_up(Transformer(config).train())
+
+        def one(model=model):
+            loss(model, ids, ids).backward()
+            model.zero_grad()
+        ways[name] = one
+    seconds = race(8, **ways)
+    print(f"{'a step of 8 × 256':<20}{'ms':>8}{'of tiny':>9}{'parameters':>12}{'FLOPs/token':>13}"
+          f"{'cache, bytes a token':>22}")
+    for name, config in configs.items():
+        kept = memory(config, 1, 1, "full")["kv_cache"]
+        print(f"{name:<20}{1000 * seconds[name]:>8.1f}{seconds[name] / seconds['tiny']:>8.2f}x"
+              f"{parameters(config)['total']:>12,}"
+              f"{flops_per_token(config, 256)['total']:>13,}{kept:>22,}")
+
+
+def dispatch():
+    """At about 10M parameters: what a mixture does besides its experts' products."""
+    part = Experts(128, 32, 4)
+    config = ModelConfig(hidden_size=256, intermediate_size=640, feed_forward=part)
+    mixture, x = Mixture(config, part), torch.randn(8, 256, 256)
+    sizes = torch.bincount(mixture.gate(x.flatten(0, 1))[0].flatten(), minlength=32).tolist()
+    visits = torch.randn(sum(sizes), 256).split(sizes)
+
+    def products():
+        for expert, part in zip(mixture.experts, visits):
+            expert(part).sum().backward()
+        mixture.shared_experts(x).sum().backward()
+    seconds = race(8, whole=lambda: mixture(x).sum().backward(), products=products)
+    more = seconds["whole"] / seconds["products"] - 1
+    print(f"\n32 experts of 128, 4 for each of 2,048 tokens 256 wide, forward and backward: "
+          f"{1000 * seconds['whole']:.1f} ms, the products alone {1000 * seconds['products']:.1f}: "
+          f"choosing and sorting {more:+.0%}")
+
+
+def decode():
+    """One new token behind S old ones: keys and values expanded, or absorbed."""
+    part = Latent(64, None, 32, 16, 32)
+    config = ModelConfig(hidden_size=256, num_attention_heads=8, attention=part)
+    layer = LatentAttention(config, part, 0)
+    print(f"\n{'tokens in the cache':<20}{'expanded ms':>12}{'absorbed ms':>12}{'times':>8}")
+    with torch.inference_mode():
+        for length in (1, 4, 16, 64, 256, 1024, 4096):
+            q, q_rope = torch.randn(1, 8, 1, 32), torch.randn(1, 8, 1, 16)
+            inputs = q, q_rope, torch.randn(1, 1, length, 64), torch.randn(1, 1, length, 16), None
+            seconds = race(60, expanded=lambda: layer.expanded(*inputs),
+                           absorbed=lambda: layer.absorbed(*inputs))
+            print(f"{length:<20}{1000 * seconds['expanded']:>12.3f}"
+                  f"{1000 * seconds['absorbed']:>12.3f}"
+                  f"{seconds['expanded'] / seconds['absorbed']:>7.2f}x")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    for name in sys.argv[1:] or ("step", "dispatch", "decode"):
+        {"step": step, "dispatch": dispatch, "decode": decode}[name]()
