@@ -59,6 +59,10 @@ def _widths(config):
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
+def _has_parts(config):
+    return _get(config, "attention") or _get(config, "feed_forward")
+
+
 def _seen(config, context):
     """Return how many positions attention pays for: the row's, or those of a sliding window."""
     if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True):
@@ -102,8 +106,8 @@ def flops_per_token(config, context):
 
 def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and those of its products."""
-    if _get(config, "attention") or _get(config, "feed_forward"):
-        return 0, 0  # of parts of nanoseek/deepseek they are not counted
+    if _has_parts(config):
+        return 0, 0
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
     # A norm keeps its input, a scale and the normalised input, in fp32. The products that read its
@@ -121,10 +125,13 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     "selective" keeps the results of matrix products, "full" each layer's input; "working" is then
     one layer recomputed. precision: "fp32", or autocast over fp32 weights with its "weight_copies".
     optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). Left out are the
-    logits, which fast/ makes in parts, and from "total" the "kv_cache" for as many tokens."""
+    logits, which fast/ makes in parts, from "total" the "kv_cache" for as many tokens, and of a
+    model with parts of nanoseek/deepseek what works inside a layer: so only "full" is counted."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
+    if _has_parts(config) and checkpointing != "full":
+        raise ValueError("what a layer with these parts keeps is not counted: checkpointing full")
     tokens = positive("batch", batch) * positive("context", context)
     count, each = parameters(config), 4 if precision == "fp32" else 2  # bytes in a product
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
@@ -226,8 +233,8 @@ def cost(config, context=None, tokens=None, gpu=None, **given):
     each = flops_per_token(config, context)
     result = {"context": context, "flops_per_token": each}
     result["parameters"] = parameters(config)
-    result["memory"] = {mode: memory(config, 1, context, mode, "bf16")
-                        for mode in MEMORY_CHOICES["checkpointing"]}
+    modes = ("full",) if _has_parts(config) else MEMORY_CHOICES["checkpointing"]
+    result["memory"] = {mode: memory(config, 1, context, mode, "bf16") for mode in modes}
     if tokens is not None or gpu is not None:  # the bill of a GPU needs their number
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))
     return {**result, **rent(result.get("flops"), gpu, **given)}
