@@ -13,8 +13,7 @@ counted in full although half of it is masked. The forward pass is a third of th
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
-that model FLOPs reach; PUE power of the whole building over the power of its computers.
-"""
+that model FLOPs reach; PUE power of the whole building over the power of its computers."""
 
 import json
 import math
@@ -62,8 +61,10 @@ def _widths(config):
 
 
 def _seen(config, context):
-    """Return how many positions attention pays for: the row's, or those of a sliding window."""
-    if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True):
+    """Return how many positions attention pays for: the row's, or a window's in every layer."""
+    if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True) \
+            or _get(config, "sliding_window_pattern") or "full_attention" in _get(
+                config, "layer_types", ()):
         return context
     return min(context, _field(config, "sliding_window"))
 
@@ -71,8 +72,8 @@ def _seen(config, context):
 def parameters(config):
     """Count parameters by part. The head has none of its own when it is tied to the embedding;
     "matmul" are those that every token is multiplied with, the head's among them, tied or not."""
-    experts = ("n_routed_experts", "num_local_experts", "num_experts")
-    if any(_get(config, name, 0) > 1 for name in experts):
+    names = config if isinstance(config, dict) else dir(config)
+    if any("expert" in name and _get(config, name) not in (None, 0, 1) for name in names):
         raise ValueError("this config is a mixture of experts: give active_parameters by hand")
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     embedding = _field(config, "vocab_size") * hidden

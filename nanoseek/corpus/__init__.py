@@ -3,11 +3,9 @@
     python -m nanoseek.corpus raw.jsonl --stories 52000 --seed 0      # half English, half Chinese
     python -m nanoseek.corpus raw.jsonl --text ~/books/dream.txt      # the reader's own text
     python -m nanoseek.corpus raw.jsonl --dirt 0.5                    # for lessons on curation
-    python -m nanoseek.corpus stories --language zh --count 1         # only look at a story
 
 A document is a dict with "text" and "source"; stages pass documents on as JSON lines.
-Glossary: *source* a named part of the corpus; *dirt* what nobody wants to train on.
-"""
+Glossary: *source* a named part of the corpus; *dirt* what nobody wants to train on."""
 
 from nanoseek.corpus.dirt import DIRT, Label, plant_dirt
 from nanoseek.corpus.documents import read_documents, write_documents

@@ -6,8 +6,7 @@ Any folder may enter: a run, a checkpoint, a Llama folder of others with its tok
 counted per byte of text, so vocabularies may differ. Every model is held against the first, in
 pairs, on the same documents, questions and beginnings of stories, with a randomization test on the
 sign of each difference (Fisher 1935). Many comparisons find a difference by chance now and then;
-Holm's rule (1979) keeps the chance of even one such find over the whole table below 5%.
-"""
+Holm's rule (1979) keeps the chance of even one such find over the whole table below 5%."""
 
 import math
 import time
@@ -26,7 +25,8 @@ from nanoseek.lab.subject import held_out_documents, open_subject, spare_threads
 
 LEVEL = 0.05  # of finding a difference between two equal models anywhere in the table
 SIGNS = {1: " ▲", -1: " ▼", 0: " ≈"}
-LEGEND = "(▲ better than the first model, ▼ worse, ≈ not to be told apart from it)"
+LEGEND = """(▲ better than the first model, ▼ worse, ≈ not to be told apart from it. Models are
+compared, not recipes: two seeds of one recipe often differ, so train several of each.)"""
 COSTS = ("tokens/s, writing one text", "training, seconds", "training, FLOPs", "training, dollars")
 
 
@@ -98,8 +98,10 @@ def costs(subject):
         return speed, "-", "-", "-"
     bill = read_json(path)
     try:
-        dollars = bill["dollars_rent"] + bill["dollars_electricity"]
-        return speed, f"{bill['seconds']:,.0f}", f"{bill['flops']:.2e}", f"{dollars:.5f}"
+        part = read_json(subject.folder / "trainer.json")["tokens"] / bill["tokens"]  # so far
+        dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
+        return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
+                f"{dollars:.5f}")
     except (KeyError, ValueError, TypeError):
         raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 

@@ -14,8 +14,7 @@ draws from the right one's own list, so that neither frequency nor novelty gives
     season   what the season brings: weather, clothes, skills of another season
     ending   the last sentence: against the last sentences of other stories, about this one's people
 
-Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSwag, 1905.07830.
-"""
+Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSwag, 1905.07830."""
 
 import bisect
 import itertools

@@ -5,8 +5,7 @@
 
 A larger model learns more from each token, but sees fewer tokens for the same compute. A scaling
 law says which split is best for a compute C, and which learning rate and batch. Two are known here:
-DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
-"""
+DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py."""
 
 import math
 import types

@@ -77,9 +77,12 @@ def choose_precision(model, device, rows, row_length):
     """Return (precision, {tried: ms}): half precision if it is at least WORTH times as fast."""
     # fp16, whose small range needs a loss scale, is tried only on GPUs that have no bf16.
     half = "fp16" if device.type == "cuda" and not torch.cuda.is_bf16_supported(False) else "bf16"
-    tried = dict.fromkeys(("fp32", half), float("inf"))
+    tried = dict.fromkeys((half, "fp32"), float("inf"))
     for name in [*tried] * 3:  # in turn, and the best of each: others use the machine
-        tried[name] = min(tried[name], *step_times(model, device, name, rows, row_length))
+        with contextlib.suppress(TypeError):  # a device that knows no bf16
+            tried[name] = min(tried[name], *step_times(model, device, name, rows, row_length))
+        if tried[half] > 2 * tried["fp32"]:  # some processors only imitate it, and take seconds
+            break
     return half if tried[half] * WORTH <= tried["fp32"] else "fp32", tried
 
 

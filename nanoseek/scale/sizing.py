@@ -6,8 +6,7 @@
 A text is read several times, and each time teaches less. Too few steps leave something to learn;
 with too many the model learns the text by heart, and predicts other text worse. How often is best
 depends on how much of the text is rule and how much is surprise: code, which repeats its forms, is
-read more often than poems. zlib tells them apart. Trials: tutorials/experiments/own_text.py.
-"""
+read more often than poems. zlib tells them apart. Trials: tutorials/experiments/own_text.py."""
 
 import zlib
 
