@@ -79,7 +79,7 @@ def _write_sources(documents, encode, batched, folder, manifest):
         texts = [document["text"] for document in group]
         for document, ids in zip(group, encode(texts) if batched else map(encode, texts)):
             ids = np.asarray(ids)
-            if len(wrong := ids[(ids < 0) | (ids >= size)]):
+            if len(wrong := ids[(ids < 0) | (ids >= size) | (ids % 1 != 0)]):
                 raise ValueError(f"id {wrong[0]} lies outside the vocabulary of {size}")
             ids = ids if eot_id is None else np.append(eot_id, ids)
             split, source = key = document.get("split", "train"), document["source"]
@@ -129,10 +129,9 @@ def read_manifest(folder):
         manifest = json.loads(pathlib.Path(folder, "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["dtype"] not in ("uint16", "uint32"):
             raise ValueError("it is of an older nanoseek")
-        # Without the sources that have only empty documents, which nobody can score.
         return manifest | {"splits": {split: {
             source: entry for source, entry in manifest["splits"][split].items() if entry["bytes"]}
-            for split in SPLITS}}
+            for split in SPLITS}}  # sources of empty documents alone cannot be scored
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no manifest.json that can be read: build the tokens "
                          f"with python -m nanoseek.data ({error!r})") from None

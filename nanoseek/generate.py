@@ -97,8 +97,7 @@ def generate(model, ids, max_new_tokens=200, **settings):
 
 
 def write(model, tokenizer, prompt, begin=None, ends=None, **settings):
-    """Yield the text that follows `prompt`, piece by piece, never half a character. begin, ends:
-    ids before a document, and those that end it; the end-of-text unless given."""
+    """Yield what follows `prompt`, never half a character. begin, ends: lists of ids, or eot."""
     eot = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
     ids = stream(model, (begin or eot) + tokenizer.encode(prompt), stop_ids=ends or eot, **settings)
     held = ""  # "\ufffd" is shown when more follows: at the end it is half of a character

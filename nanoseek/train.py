@@ -233,9 +233,8 @@ def reason_to_skip(run, loss, norm):
     if run.watch.in_a_row > PATIENCE or step == run.config.steps and not math.isfinite(loss):
         reason = reason or f"the loss leapt to {loss:.3f} and did not come down again"
         good = newest_intact(run.folder)
-        raise ValueError(f"step {step} diverged: {reason}. " + (
-            f"The last good checkpoint is {good}: go on from it with --branch_from, another --out "
-            "and" if good else "Begin anew with") + " a lower --learning_rate")
+        how = f"go on from {good} with --branch_from, another --out and" if good else "begin with"
+        raise ValueError(f"step {step} diverged: {reason}: {how} a lower --learning_rate")
     return reason
 
 

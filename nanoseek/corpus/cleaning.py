@@ -34,7 +34,6 @@ PLAIN = {
 BEYOND = [(unicodedata.category(c)[0], c) for c in map(chr, range(0x80, 0x10000))]
 PUNCTUATION = "".join(c for category, c in BEYOND if category in "PZ")
 MARK = "[" + "".join(c for category, c in BEYOND if category == "M") + "]"
-MANY_MARKS = re.compile(f"({MARK}{{30}}){MARK}+")
 
 # What copies may differ in: spaces and punctuation, but for signs (+ < $) and / * % & # @, for what
 # parts two numbers, and for a point, comma, colon or hyphen inside or before a number.
@@ -50,7 +49,7 @@ def normalise(text):
     surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go."""
     text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8 form
     text = text.replace("\r\n", "\n").translate(PLAIN)
-    text = MANY_MARKS.sub(r"\1", text)  # no script has more; to sort a long run takes n² steps
+    text = re.sub(f"({MARK}{{30}}){MARK}+", r"\1", text)  # more than any script has: n² steps
     lines = unicodedata.normalize("NFC", text).rstrip().split("\n")
     text = "\n".join(line.rstrip(" \t") for line in lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")

@@ -98,7 +98,8 @@ def costs(subject):
         return speed, "-", "-", "-"
     bill = read_json(path)
     try:
-        part = read_json(subject.folder / "trainer.json")["tokens"] / bill["tokens"]  # so far
+        state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+        part = read_json(state)["tokens"] / bill["tokens"] if state.is_file() else 1
         dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
         return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
                 f"{dollars:.5f}")

@@ -33,8 +33,7 @@ def train_command(planned, data, out):
              "activation_checkpointing": planned["checkpointing"], **planned["recipe"],
              "learning_rate": f"{planned['learning_rate']:.2e}",
              "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
-             "eval_every": (steps + 1) // 2, "save_every": max(100, steps // 20),
-             "tokens": data, "out": out}
+             "eval_every": (steps + 1) // 2, "save_every": 200, "tokens": data, "out": out}
     del flags["vocab_size"]  # train takes it from the tokens
     words = (word for name, value in flags.items() for word in (f"--{name}", str(value)))
     return ["-m", "nanoseek.train", *words]

@@ -46,8 +46,7 @@ def token_bits(model, ids):
 
 
 def grammar_bits(texts):
-    """Return the bits that the story grammar needs for each of the texts that make up a story and
-    its END; [] where it cannot write them.
+    """Return the grammar's bits for each of the texts that make up a story and END; [] for others.
 
     The probability of a beginning is the sum over all derivations that begin so, and the bits of a
     text are how much log2 of it falls. The choice of the language falls to the first one."""

@@ -1,7 +1,8 @@
 """Do the chapters that stand alone work with older and newer surroundings? Print a table.
 
     python tests/bench/matrix.py                 # each torch with the oldest and the newest Python
-    python tests/bench/matrix.py --torch 2.4.1   # only this one; PIP_ARGS="…" goes to pip
+    python tests/bench/matrix.py --torch 2.4.1 --python 11     # only these
+    PIP_ARGS="--index-url …" python tests/bench/matrix.py      # torch without libraries for a GPU
 
 For each pair of a torch and a Python of this machine, a throwaway virtual environment is made and
 removed again. In it each module of tutorials/COPYING_OUT.md is copied out alone: its lines there
@@ -88,14 +89,17 @@ def try_pair(python, torch, numpy, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", action="append", help="only this version; may be repeated")
+    parser.add_argument("--python", type=int, action="append", help="only Python 3.N; as well")
     parser.add_argument("--limit", type=int, default=300, help="seconds for an installation")
     args = parser.parse_args()
     here = pythons()
     print(f"| Python | torch | numpy | {' | '.join(ALONE)} |\n|{'---|' * (3 + len(ALONE))}")
     for torch in args.torch or TORCHES:
         fitting = [minor for minor in here if minor in TORCHES.get(torch, here)]
-        for minor in sorted({*fitting[:1], *fitting[-1:]}):
-            numpy = "numpy==1.26.4" if minor == fitting[0] and minor < 13 else "numpy"
+        for minor in args.python or sorted({*fitting[:1], *fitting[-1:]}):
+            # 1.26, the oldest that nanoseek takes, with the oldest Python; it has no wheel for 3.13.
+            old = minor < 13 and (args.python or minor == fitting[0])
+            numpy = "numpy==1.26.4" if old else "numpy"
             row = try_pair(here[minor], torch, numpy, args.limit)
             print(f"| 3.{minor} | {torch} | {numpy[7:] or 'newest'} | {' | '.join(row)} |",
                   flush=True)
