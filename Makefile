@@ -19,7 +19,8 @@ FAST     ?= true
 override TEXT := $(value TEXT)
 override PROMPT := $(value PROMPT)
 override CLEAN := $(value CLEAN)
-export PYTHON PIP_ARGS TEXT PROMPT CLEAN
+override MINUTES := $(value MINUTES)
+export PYTHON PIP_ARGS TEXT PROMPT CLEAN MINUTES
 
 # The run's folder stands in targets and recipes, so it must be one plain word.
 ifeq ($(origin RUN),undefined)
@@ -40,7 +41,7 @@ ifneq ($(TEXT),)
 # 0: sized to the text, as the steps are.
 VOCAB ?= 0
 TOKENIZER_ARGS ?=
-TRAIN_ARGS ?= --minutes $(MINUTES)
+TRAIN_ARGS ?= --minutes="$$MINUTES"
 else
 VOCAB ?= 4096
 # Three Chinese characters or nine letters: longer tokens would be whole phrases, names among them.
@@ -110,6 +111,8 @@ train-tiny: $(RUN)/report.txt
 # Where a .lock stands, each of the stages to come takes it while it writes.
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
+	@case "$$MINUTES" in *[!0-9.]*|*.*.*) false ;; *[1-9]*) ;; *) false ;; esac || \
+	    { echo "MINUTES=$$MINUTES: give a number above 0" >&2; exit 2; }
 	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" && : >> $(RUN)/.lock
 FORCE:
 else
@@ -117,8 +120,10 @@ $(RUN)/raw.jsonl: | .venv/installed
 	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES) && : >> $(RUN)/.lock
 endif
 
+# A text in which nothing is left leaves no folder behind.
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
-	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST)
+	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || { code=$$?; \
+	    [ $$code != 2 ] || [ -e $@ ] || { rm -f $< $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
 	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)
@@ -158,7 +163,7 @@ waterfall: .venv/tutorials-installed
 lab: .venv/tutorials-installed
 	@$(PY) tutorials/blank.py runs/lab
 	@cd runs/lab && PYTHONPATH="$(CURDIR):$(CURDIR)/tutorials:$(CURDIR)/tutorials/experiments" \
-	    ../../$(PY) -m jupyterlab
+	    ../../$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: .venv/tests-installed
 	@$(PY) -m pytest tests -q

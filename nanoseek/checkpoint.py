@@ -6,8 +6,7 @@
 A run keeps its checkpoints in run/checkpoints/step-00000100/. Each is written into a temporary
 folder, synced and renamed, so that a half-written one never has a checkpoint's name, and holds
 the sha256 of every file. There is no pickle anywhere: tensors are safetensors, the rest is JSON,
-so that opening a stranger's checkpoint runs none of their code.
-"""
+so that opening a stranger's checkpoint runs none of their code."""
 
 import contextlib
 import hashlib
@@ -34,9 +33,8 @@ from nanoseek.tokenizer import END_OF_TEXT
 def save_model(model, folder, tokenizer=None):
     """Write a Transformer as a folder that transformers opens, whole or not at all.
 
-    tokenizer: the path of a tokenizer.json to go with it. A folder that stands there is replaced.
-    """
-    with _writing_folder(pathlib.Path(folder)) as new:
+    tokenizer: the path of a tokenizer.json to go with it. A folder that is there is replaced."""
+    with _writing_folder(pathlib.Path(folder).resolve()) as new:  # behind a link, which stays
         _write_model(model, new, tokenizer and pathlib.Path(tokenizer).read_bytes())
 
 
@@ -46,6 +44,8 @@ def _write_model(model, folder, tokenizer, weights=None):
         (folder / "tokenizer.json").write_bytes(tokenizer)
         added = json.loads(tokenizer)["added_tokens"]
         eot_id = next((token["id"] for token in added if token["content"] == END_OF_TEXT), None)
+        if (eot_id or 0) >= model.config.vocab_size:
+            raise ValueError(f"the tokenizer is another's: its {eot_id} is no id of the model")
         special = None if eot_id is None else END_OF_TEXT
         _write_json(folder / "tokenizer_config.json", {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": special,
@@ -62,13 +62,14 @@ def load_model(folder):
     """Open a checkpoint folder, ours or a Llama folder of others: a Transformer in fp32, eval mode.
 
     `folder` may also be a run, of which the newest intact checkpoint is taken. Raises ValueError
-    that names the file for a damaged or foreign folder.
-    """
+    that names the file for a damaged or foreign folder."""
     folder = find_checkpoint(folder)
     config = from_hugging_face(read_json(folder / "config.json"))
     tensors = _read_weights(folder)
     if config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        shared = tensors["model.embed_tokens.weight"]
+        if not torch.equal(tensors.setdefault("lm_head.weight", shared), shared):
+            raise ValueError(f"{folder} has a head of its own: set tie_word_embeddings to false")
     # A damaged config.json could ask for a billion layers, which would be built for hours.
     wanted, found = parameters(config)["total"], sum(t.numel() for t in tensors.values())
     if wanted > 2 * found:
@@ -105,8 +106,7 @@ def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, we
 
     Then remove all but the newest `keep` checkpoints and the best: that with the lowest "score"
     in its state, where there is one. tokenizer: the bytes of tokenizer.json as the run began with
-    it. weights: the model's tensors, where each rank holds a slice of them.
-    """
+    it. weights: the model's tensors, where each rank holds a slice of them."""
     folder = pathlib.Path(run) / "checkpoints" / f"step-{step:08d}"
     for stale in folder.parent.glob(".writing-*"):  # of this run, when it was killed while it saved
         shutil.rmtree(stale, ignore_errors=True)
@@ -186,6 +186,8 @@ def verify(folder):
 @contextlib.contextmanager
 def _writing_folder(folder):
     """Yield a new folder, which takes the place of `folder` when the block ends well."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder: name another")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as room:
         new, old = pathlib.Path(room, "new"), pathlib.Path(room, "old")
@@ -196,6 +198,7 @@ def _writing_folder(folder):
             for path in sorted(new.iterdir())})
         # Onto the disk, before the name: after a power cut, files could be empty otherwise.
         for path in new.iterdir():
+            shutil.copymode(new / "checksums.json", path)  # safetensors shuts out all but the owner
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
         if folder.exists():
@@ -214,7 +217,8 @@ def _write_json(path, value):
 def read_json(path):
     """Return the object of a JSON file; raise ValueError where it is missing or damaged."""
     try:
-        return {**json.loads(path.read_text(encoding="utf-8"))}
+        # A pipe would be waited for.
+        return {**json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")}
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or missing: {error}") from None
 

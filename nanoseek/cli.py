@@ -1,4 +1,4 @@
-"""What all commands share: flags from a dataclass, files written whole, mistakes in one clear line.
+"""What all commands share: flags, files written whole, locked runs, mistakes in one clear line.
 
     @dataclasses.dataclass(frozen=True)
     class Config:
@@ -10,8 +10,7 @@
     check_limits(config)                             # "steps is 0: it must be at least 1"
     with writing("clean.jsonl") as path: ...         # the file appears when the block ends well
 
-A chapter that works as a single file imports this one in its main() only.
-"""
+A chapter that works as a single file imports this one in its main() only."""
 
 import argparse
 import contextlib
@@ -21,6 +20,7 @@ import math
 import operator
 import os
 import pathlib
+import signal
 import sys
 import typing
 
@@ -54,6 +54,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+    def _parse_optional(self, word):  # "-Once" is a value: flags begin with two dashes
+        return super()._parse_optional(word) if word == "-h" or word[:2] == "--" else None
 
 
 def boolean(text):
@@ -100,7 +103,9 @@ def hand_over(name, argv, function="main"):
 def writing(path):
     """Yield the path of a new file, which takes the place of `path` when the block ends well. So a
     file is whole or not there, and what stood there before is kept if anything fails."""
+    check_output(path)
     new = pathlib.Path(f"{path}.writing")
+    new.unlink(missing_ok=True)  # where a stranger left a link, its target would be written
     try:
         yield new
         os.replace(new, path)
@@ -113,28 +118,61 @@ def say(text):
     print(f"{text} …", file=sys.stderr, flush=True)
 
 
+def tell(*words, **how):
+    """Print, and go on with the work where the reader of a pipe (head, less) has gone."""
+    try:
+        print(*words, **how, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def check_output(output, *inputs):
-    """Raise ValueError when a file to be written is a folder, an input, or lies in an input folder:
-    two swapped arguments must not overwrite a corpus."""
-    if os.path.isdir(output) or not os.path.basename(output):
-        raise ValueError(f"{output or 'the output'} is a folder: name the file to write")
+    """Return the path of a file to be written, behind links, which stay. ValueError for a folder, a
+    device, an input or what lies in one: two swapped arguments must not overwrite a corpus."""
     here = pathlib.Path(os.path.realpath(output))
+    if not os.path.basename(output) or here.exists() and not here.is_file():
+        raise ValueError(f"{output or 'the output'} is a folder or a device: name a file to write")
     for name in inputs:
         there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
         if there in (here, *here.parents):
             raise ValueError(f"{output} would be read and written: name a file apart from {name}")
+    return here
+
+
+def lock(folder):
+    """Return the open lock file of a run's folder; ValueError while another process holds it."""
+    file = (pathlib.Path(folder) / ".lock").open("a")
+    with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
+        import fcntl
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process works in {folder}: wait for it, or choose another "
+                             "folder") from None
+    return file
+
+
+def lock_run_of(output):
+    """Return the lock, to be kept until all is written, of the run whose folder a path is in."""
+    folder = pathlib.Path(os.path.realpath(output)).parent
+    folder = folder.parent if folder.name in ("tokens", "checkpoints") else folder
+    return lock(folder) if (folder / ".lock").is_file() else None
 
 
 def run(main):
     """Call `main()`; answer bad input, or what is too large, in one line with exit code 2."""
     spec = sys.modules["__main__"].__spec__  # of python -m: nanoseek.train
     name = spec.name.removesuffix(".__main__") if spec else "nanoseek"
+    for stream in ("stdout", "stderr"):  # None: closed (>&-); "?": what its code page lacks
+        setattr(sys, stream, getattr(sys, stream) or open(os.devnull, "w"))
+        getattr(sys, stream).reconfigure(errors="replace")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # until now: see __init__.py
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 141  # as the shell reports it
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         code = 130

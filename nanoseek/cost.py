@@ -14,8 +14,7 @@ counted in full although half of it is masked. The forward pass is a third of th
 
 Glossary: FLOP one multiplication or addition; ceiling the FLOP/s of one large matrix product,
 measured here, or a chip's published peak; MFU model FLOPs utilisation, the share of the ceiling
-that model FLOPs reach; PUE power of the whole building over the power of its computers.
-"""
+that model FLOPs reach; PUE power of the whole building over the power of its computers."""
 
 import json
 import math
@@ -59,13 +58,11 @@ def _widths(config):
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
 
-def _has_parts(config):
-    return _get(config, "attention") or _get(config, "feed_forward")
-
-
 def _seen(config, context):
-    """Return how many positions attention pays for: the row's, or those of a sliding window."""
-    if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True):
+    """Return how many positions attention pays for: the row's, or a window's in every layer."""
+    if _get(config, "sliding_window") is None or not _get(config, "use_sliding_window", True) \
+            or _get(config, "sliding_window_pattern") or "full_attention" in _get(
+                config, "layer_types", ()):
         return context
     return min(context, _field(config, "sliding_window"))
 
@@ -74,8 +71,9 @@ def parameters(config):
     """Count parameters by part. The head has none of its own when it is tied to the embedding;
     "idle" are the experts that a token does not visit; "matmul" are those that every token is
     multiplied with, the head's among them, tied or not."""
-    experts = ("n_routed_experts", "num_local_experts", "num_experts")
-    if not _get(config, "feed_forward") and any(_get(config, name, 0) > 1 for name in experts):
+    names = config if isinstance(config, dict) else dir(config)
+    if not _get(config, "feed_forward") and any(
+            "expert" in name and _get(config, name) not in (None, 0, 1) for name in names):
         raise ValueError("this config is a mixture of experts of a kind that we cannot count")
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     embedding = _field(config, "vocab_size") * hidden
@@ -106,8 +104,8 @@ def flops_per_token(config, context):
 
 def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and those of its products."""
-    if _has_parts(config):
-        return 0, 0
+    if _get(config, "attention") or _get(config, "feed_forward"):
+        return 0, 0  # of parts of nanoseek/deepseek they are not counted
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
     # A norm keeps its input, a scale and the normalised input, in fp32. The products that read its
@@ -125,18 +123,17 @@ def memory(config, batch, context, checkpointing="none", precision="fp32", optim
     "selective" keeps the results of matrix products, "full" each layer's input; "working" is then
     one layer recomputed. precision: "fp32", or autocast over fp32 weights with its "weight_copies".
     optimizer: "adamw" (two moments) or "muon" (one for the layers' matrices). Left out are the
-    logits, which fast/ makes in parts, from "total" the "kv_cache" for as many tokens, and of a
-    model with parts of nanoseek/deepseek what works inside a layer: so only "full" is counted."""
+    logits, which fast/ makes in parts, and from "total" the "kv_cache" for as many tokens."""
     for name, choice in zip(MEMORY_CHOICES, (checkpointing, precision, optimizer)):
         if choice not in MEMORY_CHOICES[name]:
             raise ValueError(f"unknown {name} {choice!r}: choose {', '.join(MEMORY_CHOICES[name])}")
-    if _has_parts(config) and checkpointing != "full":
-        raise ValueError("what a layer with these parts keeps is not counted: checkpointing full")
     tokens = positive("batch", batch) * positive("context", context)
     count, each = parameters(config), 4 if precision == "fp32" else 2  # bytes in a product
     layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
     matrices, seen = count["attention"] + count["mlp"], _seen(config, context)
     layer, products = _layer_activations(config, each, seen < context)
+    if not layer and checkpointing != "full":
+        raise ValueError("what a layer with these parts keeps is not counted: checkpointing full")
     kept = {"none": layer, "selective": 4 * hidden + products, "full": 4 * hidden}[checkpointing]
     # One mask serves all layers. That of a window spans three blocks, each half the window.
     mask = int(1.5 * seen) if seen < context else context if document_mask else 0
@@ -233,7 +230,7 @@ def cost(config, context=None, tokens=None, gpu=None, **given):
     each = flops_per_token(config, context)
     result = {"context": context, "flops_per_token": each}
     result["parameters"] = parameters(config)
-    modes = ("full",) if _has_parts(config) else MEMORY_CHOICES["checkpointing"]
+    modes = MEMORY_CHOICES["checkpointing"] if _layer_activations(config, 2, 0)[0] else ("full",)
     result["memory"] = {mode: memory(config, 1, context, mode, "bf16") for mode in modes}
     if tokens is not None or gpu is not None:  # the bill of a GPU needs their number
         result.update(tokens=tokens, flops=each["total"] * positive("tokens", tokens))

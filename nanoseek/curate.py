@@ -15,8 +15,7 @@ Stages, in this order (the report counts what each removed, and shows examples):
     passages         what an earlier document has as well is cut out (corpus/passages.py)
     held-out text    whole texts and long passages of it are cut out of training documents
 
-A document that comes with a split keeps it, is not judged, and only held-out text is cut from it.
-"""
+A document with a split keeps it, is not judged, and only held-out text is cut from it."""
 
 import collections
 import dataclasses
@@ -53,8 +52,7 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
     """Return (kept documents, report) for raw documents, each {"text", "source", …}.
 
     Kept documents are in the order they came in, each with a "split"; the given ones are not
-    changed. The report is a dict ready for JSON. Raises ValueError for a document without text or
-    source, and when nothing is left."""
+    changed. The report fits JSON. ValueError without text or source, or when nothing is left."""
     config = config or CurateConfig()
     rules = {name: f"{least} to {most} ({source})"
              for name, (least, most, source) in cleaning.LIMITS.items()}
@@ -191,8 +189,7 @@ def cut_held_out(documents, report):
 
 
 def cut_passages(documents, whole, least, reason, report, originals=None):
-    """Cut out what an earlier document has, or one of the originals; `whole`: ids of those that
-    stay as they are."""
+    """Cut out what an earlier document, or one of the originals, has; ids in `whole` stay whole."""
     found = repeated_passages([document["text"] for document in documents], least, originals)
     for document, spans in zip(documents, found):
         # Stories of the grammar share sentences by nature, and their known probability, from

@@ -15,8 +15,7 @@ A row is the next T tokens of a lane; T, and the rows of a batch, may change at 
 token is an input exactly once an epoch; its target is the token stored after it.
 
 Packing without padding: GPT-3 (arXiv 2005.14165, §2.4 and appendix B), batches that grow: §2.3.
-Glossary: *source* a named part of the corpus; *shard* a file of the token ids of one source.
-"""
+Glossary: *source* a named part of the corpus; *shard* a file of the token ids of one source."""
 
 import array
 import collections
@@ -47,8 +46,7 @@ def write_shards(documents, encode, folder, vocab_size=None, eot_id=None, tokeni
     documents: an iterable of {"text", "source"} with an optional "split" ("train" unless given) and
     "log2_probability"; encode: text → ids, or with `batched` texts → lists of ids; tokenizer: its
     file, whose sha256 is kept. Memory stays flat; tokens in the folder are replaced once the new
-    ones are whole. ValueError without a text, or for an id out of range.
-    """
+    ones are whole. ValueError without a text, or for an id out of range."""
     folder = pathlib.Path(folder).resolve()
     ours = [path for path in folder.glob("*") if re.fullmatch(OURS, path.name)]
     if folder.is_file() or ours == [folder / "manifest.json"]:  # of another program
@@ -81,7 +79,7 @@ def _write_sources(documents, encode, batched, folder, manifest):
         texts = [document["text"] for document in group]
         for document, ids in zip(group, encode(texts) if batched else map(encode, texts)):
             ids = np.asarray(ids)
-            if len(wrong := ids[(ids < 0) | (ids >= size)]):
+            if len(wrong := ids[(ids < 0) | (ids >= size) | (ids % 1 != 0)]):
                 raise ValueError(f"id {wrong[0]} lies outside the vocabulary of {size}")
             ids = ids if eot_id is None else np.append(eot_id, ids)
             split, source = key = document.get("split", "train"), document["source"]
@@ -129,9 +127,11 @@ def read_manifest(folder):
     """Return the manifest of a token folder; raise ValueError when there is none."""
     try:
         manifest = json.loads(pathlib.Path(folder, "manifest.json").read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
+        if manifest["format"] != FORMAT or manifest["dtype"] not in ("uint16", "uint32"):
             raise ValueError("it is of an older nanoseek")
-        return manifest | {"splits": {split: manifest["splits"][split] for split in SPLITS}}
+        return manifest | {"splits": {split: {
+            source: entry for source, entry in manifest["splits"][split].items() if entry["bytes"]}
+            for split in SPLITS}}  # sources of empty documents alone cannot be scored
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no manifest.json that can be read: build the tokens "
                          f"with python -m nanoseek.data ({error!r})") from None
@@ -218,8 +218,7 @@ class Loader:
 
     weights: {source: share}, in proportion to tokens unless given; met to within one row. rank and
     world: this process serves rows rank, rank + world, … of a batch. The state counts the tokens of
-    all ranks: it fits other ranks, batch sizes, row lengths. ValueError for what does not fit.
-    """
+    all ranks: it fits other ranks, batch sizes, row lengths. ValueError for what does not fit."""
 
     def __init__(self, folder, batch_size, row_length, weights=None, seed=0, rank=0, world=1,
                  split="train", verify=True):

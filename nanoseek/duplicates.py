@@ -13,8 +13,7 @@ the share that agrees estimates it; its standard error is at most 0.5 / sqrt(128
 
 Locality-sensitive hashing cuts signatures into *bands*. Texts with an equal band share a *bucket*,
 and only they become candidate pairs (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-chapter 3). Candidates are checked exactly; pairs that pass join to clusters, each with a *root*.
-"""
+chapter 3). Candidates are checked exactly; pairs that pass join to clusters, each with a *root*."""
 
 import collections
 
@@ -94,8 +93,7 @@ def choose_bands(threshold, permutations=128, recall=0.98):
     """Return (bands, rows): the longest bands with which a pair at the threshold is still found.
 
     A row of two signatures agrees with probability s, their Jaccard index; a band of them with
-    s^rows, and at least one of the bands with 1 - (1 - s^rows)^bands: `recall`, at the threshold.
-    """
+    s^rows, and at least one band with 1 - (1 - s^rows)^bands: `recall`, at the threshold."""
     for rows in range(permutations, 0, -1):
         bands = permutations // rows
         if rows == 1 or 1 - (1 - threshold ** rows) ** bands >= recall:
@@ -130,8 +128,7 @@ def worth_checking(texts, threshold, permutations):
     """Return for each text the estimate from which a pair is worth an exact check, (n,).
 
     3.5 standard errors below the threshold t: the estimate from f of a text's n grams, one for
-    each bin that they fill, has a variance of about t·(1 − t)·(1/f − 1/n); n + 1 keeps it above 0.
-    """
+    each bin they fill, has a variance of about t·(1 − t)·(1/f − 1/n); n + 1 keeps it above 0."""
     counts = np.array([max(1, len(text) - GRAM + 1) for text in texts], float)
     filled = permutations * -np.expm1(counts * np.log1p(-1 / permutations))  # p·(1 − (1 − 1/p)^n)
     return threshold - 3.5 * np.sqrt(threshold * (1 - threshold) * (1 / filled - 1 / (counts + 1)))

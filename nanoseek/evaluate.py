@@ -8,8 +8,7 @@
 Bits per byte: the negative log2-likelihood of a document and its end-of-text token, over its UTF-8
 bytes; comparable across tokenizers, which a loss per token is not. Beside it stand the *floor*, for
 stories, which were written by a grammar that knows their probability, and the *unigram*: what a
-model scores that knows only how frequent each token of the source is.
-"""
+model scores that knows only how frequent each token of the source is."""
 
 import math
 import sys
@@ -33,8 +32,7 @@ def windows(ids, context, stride):
     """Yield (piece, skip) such that every id but the first is predicted exactly once.
 
     A piece holds at most context + 1 ids; its first `skip` predictions were made before. A long
-    document is read in steps of `stride`, so that all but its beginning has at least
-    context - stride ids before it."""
+    document is read in steps of `stride`: all but its beginning has context - stride ids before."""
     done, start = 0, 0
     while done < len(ids) - 1:
         end = min(start + context, len(ids) - 1)
@@ -49,7 +47,7 @@ def bits_per_byte(model, tokenizer, documents):
 
 
 def nats(model, documents):
-    """Return the nats of documents (arrays of ids) in all: −ln P, given their first ids."""
+    """Return the total negative log-likelihood in nats of documents, but for their first ids."""
     return float(document_nats(model, documents).sum())
 
 
@@ -77,8 +75,7 @@ def piece_nats(model, pieces):
 
 def _batch_nats(model, pieces):
     inputs = pad_sequence([torch.from_numpy(ids[:-1]) for ids, _ in pieces], True)  # (B, T)
-    # Padding and what is skipped is not scored. Only scored positions get logits, which are the
-    # largest tensor by far.
+    # Padding and skipped ids are not scored. Only what is scored gets logits, the largest tensor.
     targets = pad_sequence([torch.from_numpy(ids[1:]) for ids, _ in pieces], True, -100)
     for row, (_, skip) in enumerate(pieces):
         targets[row, :skip] = -100

@@ -2,8 +2,7 @@
 
     ids = generate(model, tokenizer.encode("从前"), max_new_tokens=50, temperature=0.8, seed=1)
 
-Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (arXiv 1904.09751).
-"""
+Temperature and top-k as in GPT-2 (Radford 2019), top-p after Holtzman et al. (arXiv 1904.09751)."""
 
 import math
 import sys
@@ -21,9 +20,12 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Return ids (B,) drawn from logits (B, V); temperature 0 takes the most likely.
 
     top_k > 0 keeps the k likeliest, top_p < 1 the smallest set that holds that much probability."""
+    if not logits.amax(dim=-1).isfinite().all():
+        raise ValueError("the model's scores are not finite: its training has diverged")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    # The likeliest is all that is left below a millionth, where numbers would overflow.
+    probabilities = torch.softmax(logits.float() / max(temperature, 1e-6), dim=-1)
     if top_k > 0 or top_p < 1:
         ranked, order = probabilities.sort(descending=True)
         before = ranked.cumsum(-1) - ranked  # probability of all that are likelier
@@ -94,10 +96,10 @@ def generate(model, ids, max_new_tokens=200, **settings):
     return list(stream(model, ids, max_new_tokens, **settings))
 
 
-def write(model, tokenizer, prompt, **settings):
-    """Yield the text that follows `prompt`, piece by piece, never half a character."""
-    eot = [] if tokenizer.eot_id is None else [tokenizer.eot_id]  # begins a document, and ends it
-    ids = stream(model, eot + list(tokenizer.encode(prompt)), stop_ids=eot, **settings)
+def write(model, tokenizer, prompt, begin=None, ends=None, **settings):
+    """Yield what follows `prompt`, never half a character. begin, ends: lists of ids, or eot."""
+    eot = [] if tokenizer.eot_id is None else [tokenizer.eot_id]
+    ids = stream(model, (begin or eot) + tokenizer.encode(prompt), stop_ids=ends or eot, **settings)
     held = ""  # "\ufffd" is shown when more follows: at the end it is half of a character
     for piece in tokenizer.decode_stream(ids):
         text = held + piece
@@ -109,6 +111,7 @@ def main(argv=None):
     from nanoseek.cli import Parser, add_fast_flag
     from nanoseek.corpus.cleaning import normalise
     from nanoseek.fast import speed_up
+    from nanoseek.lab.subject import document_ends
     parser = Parser("nanoseek.generate", "Let a model go on with a text.")
     parser.add_argument("folder", help="a run, a checkpoint, or a Llama folder")
     parser.add_argument("--prompt", default="", help="the beginning (default: none)")
@@ -126,6 +129,7 @@ def main(argv=None):
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
         speed_up(model)
+    settings["begin"], settings["ends"] = document_ends(folder, tokenizer)
     pieces = write(model, tokenizer, **settings, when_full=lambda context: print(
         f"\nthe context of {context} tokens is full", file=sys.stderr))
     # A bad prompt is refused before anything shows.

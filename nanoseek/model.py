@@ -9,8 +9,7 @@ changes each by itself. From the last vectors the head makes logits: a score for
 
 Sources: DeepSeek LLM (arXiv 2401.02954, §2.2), LLaMA (2302.13971, §2.2); each part names its own.
 Shapes: B batch, T query positions, S key positions, C hidden_size, H attention heads,
-K key-value heads, D head_dim, V vocab_size.
-"""
+K key-value heads, D head_dim, V vocab_size."""
 
 import dataclasses
 import functools

@@ -6,8 +6,7 @@
 
 Sources: AdamW (arXiv 1711.05101); multi-step schedule, betas, decay, clipping: DeepSeek LLM
 (2401.02954, §2.3); Muon (Jordan 2024, kellerjordan.github.io/posts/muon), scaled to AdamW's step
-(Moonlight, 2502.16982, §2.2), so that both share a learning rate; shorter rows first (2108.06084).
-"""
+(Moonlight, 2502.16982, §2.2), so that both share a learning rate; short rows first (2108.06084)."""
 
 import math
 import statistics
@@ -27,8 +26,7 @@ def schedule_factor(schedule, step, total_steps, warmup_steps, decay_share=0.2):
 
     A linear warm-up, then "constant"; "multi_step", ×0.316 from 80% and ×0.1 from 90% of the run
     (DeepSeek LLM, §2.3); "cosine", down to 0.1; "linear", to zero (2502.15938); "wsd", constant,
-    then linear to zero over the last decay_share (2404.06395). ValueError for another name.
-    """
+    then linear to zero over the last decay_share (2404.06395). ValueError for another name."""
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}: choose {', '.join(SCHEDULES)}")
     # The first gradients are large and AdamW's means still rough: begin with small steps.
@@ -65,8 +63,7 @@ class LossScale:
     """What an fp16 loss is multiplied by, so that small gradients do not vanish (1710.03740, §3.2).
 
     Halved when a gradient overflows, which skips the step; doubled after GROW_AFTER good steps in
-    a row. A power of two, so that dividing by it rounds nothing. Always 1 unless enabled.
-    """
+    a row. A power of two, so that dividing by it rounds nothing. Always 1 unless enabled."""
 
     def __init__(self, enabled):
         self.enabled, self.value = enabled, FIRST_SCALE if enabled else 1.0
@@ -92,8 +89,7 @@ class LossWatch:
     """Tell a run that diverges from one that meets a hard batch.
 
     A loss may leap because the weights are spoilt, or because the batch is hard, which must be
-    learnt like any other. What follows tells: after a hard batch losses are as usual again.
-    """
+    learnt like any other. What follows tells: after a hard batch losses are as usual again."""
 
     def __init__(self, spike):
         self.spike = spike  # a leap: so many nats above the median of `recent`; 0: no limit
@@ -120,8 +116,7 @@ def newton_schulz(matrices, rounds=5):
     """Return the nearest (semi-)orthogonal matrices, roughly, of a batch (N, rows ≤ columns).
 
     Each round applies aX + b(XXᵀ)X + c(XXᵀ)²X, for X = UΣVᵀ the same as U(aΣ + bΣ³ + cΣ⁵)Vᵀ:
-    the directions stay, and singular values that are not tiny come between 0.7 and 1.2.
-    """
+    the directions stay, and singular values that are not tiny come between 0.7 and 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan: steep at zero, so five rounds suffice
     # The Frobenius norm is at least the largest singular value, so that all begin between 0 and 1.
     x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -169,8 +164,7 @@ def build_optimizers(model, name, learning_rate, weight_decay, embedding_factor=
 
     embedding_factor: the rate of embeddings, head and norms, in units of the matrices' own; a
     row that rarely has a gradient needs large steps. beta2: with 0.95 AdamW averages the squared
-    gradients of about 20 steps, with 0.99 of 100; in 20 steps a rare token may have had none.
-    """
+    gradients of about 20 steps, with 0.99 of 100; in 20 steps a rare token may have had none."""
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: choose {' or '.join(OPTIMIZERS)}")
     tables = [part for part in model.modules() if isinstance(part, torch.nn.Embedding)]

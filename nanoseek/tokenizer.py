@@ -14,8 +14,7 @@ Papers: Gage 1994 (byte-pair encoding); Sennrich et al. 2016, arXiv 1508.07909, 
 Radford et al. 2019, §2.2 (bytes, split pattern); DeepSeek LLM, arXiv 2401.02954, §2.1.
 
 Ids: 0–255 are the bytes, then come the merges in order, then the special tokens, to which no text
-is encoded unasked: <|endoftext|> stands between documents.
-"""
+is encoded unasked: <|endoftext|> stands between documents."""
 
 import codecs
 import collections
@@ -68,8 +67,7 @@ def learn_merges(counts, n_merges, min_count=2, progress=None, max_token_length=
     """Learn up to `n_merges` merges from {chunk: times}: list of (left id, right id).
 
     A merge changes only the chunks that hold its pair. So all pairs are counted once; after each
-    merge the counts are corrected by what these chunks held before and hold now.
-    """
+    merge the counts are corrected by what these chunks held before and hold now."""
     chunks, times = [[] for _ in counts], list(counts.values())
     pair_counts, holders = collections.Counter(), collections.defaultdict(set)
     merges, lengths = [], [1] * 256  # lengths: bytes of each token
@@ -102,8 +100,7 @@ class Tokenizer:
     """A byte-level BPE tokenizer; `train` or `load` makes one.
 
     merges: {(left id, right id): new id}, where a smaller new id is an earlier merge; tokens:
-    {id: bytes}; special_tokens: {name: id}; eot_id: that of <|endoftext|>, or None.
-    """
+    {id: bytes}; special_tokens: {name: id}; eot_id: that of <|endoftext|>, or None."""
 
     learn_merges = staticmethod(learn_merges)
 
@@ -132,8 +129,7 @@ class Tokenizer:
 
         pattern: one, or several that cut in turn. A pair that is seen fewer than `min_count` times
         is not merged. max_token_length: in bytes; without it a small Chinese vocabulary fills up
-        with phrases. progress: called with a line of text.
-        """
+        with phrases. progress: called with a line of text."""
         bare = cls([], special_tokens, pattern)
         n_merges = vocab_size - bare.vocab_size
         if not 0 <= n_merges < 1 << 24:
@@ -173,8 +169,7 @@ class Tokenizer:
         """Return the ids of a text: list of int.
 
         The name of a special token stays text, unless `allowed_special` ("all", or some names)
-        allows it: what a user types must not end a document.
-        """
+        allows it: what a user types must not end a document."""
         names = self.special_tokens if allowed_special == "all" else allowed_special
         names = [names] if isinstance(names, str) else sorted(names, key=len, reverse=True)
         if unknown := {*names} - self.special_tokens.keys():

@@ -13,8 +13,7 @@ yields (batch, its share of the step, whether it is the last); loss(*batch) is a
 all processes, `scale` is the loss scale of fp16, `watch` tells divergence, `choices` are measured.
 
 Recipe: DeepSeek LLM (arXiv 2401.02954, §2.3): warm-up, multi-step schedule, clipping at 1.0; the
-tiny preset's schedule is linear, and Muon takes AdamW's place for matrices.
-"""
+tiny preset's schedule is linear, and Muon takes AdamW's place for matrices."""
 
 import contextlib
 import dataclasses
@@ -30,16 +29,15 @@ from nanoseek.cli import setting
 from nanoseek.cost import flops_per_token
 from nanoseek.data import read_manifest
 from nanoseek.deepseek.experts import after_step
-from nanoseek.deepseek.presets import PRESETS as DEEPSEEK_PRESETS
+from nanoseek.deepseek.presets import PRESETS
 from nanoseek.fast import speed_up
 from nanoseek.fast.onednn import use_exact_onednn
 from nanoseek.lab.console import evaluate_quickly, finish, say_start, show, stop_requests
-from nanoseek.model import CHECKPOINTING, PRESETS, ModelConfig
+from nanoseek.model import CHECKPOINTING, ModelConfig
 from nanoseek.optim import (BETAS, CLIP, OPTIMIZERS, PATIENCE, SCHEDULES, parse_ramp, ramp_value,
                             schedule_factor, set_learning_rate)
 from nanoseek.scale.distributed import ending_together
 from nanoseek.scale.folder import memorised_from, set_aside_run_on_other_data
-from nanoseek.scale.lock import lock
 from nanoseek.scale.machine import PRECISIONS, autocast, peak_memory
 from nanoseek.scale.run import Run
 
@@ -65,8 +63,8 @@ class TrainConfig:
     document_mask: bool = setting(True, "keep documents packed in one row from seeing each other")
     # How the weights move.
     optimizer: str = setting("muon", "muon or adamw", choices=OPTIMIZERS)
-    learning_rate: float = setting(5e-3, "the peak", above=0)
-    embedding_factor: float = setting(5.0, "factor on it for all but the layers' matrices", above=0)
+    learning_rate: float = setting(5e-3, "the peak", above=0, most=1e6)
+    embedding_factor: float = setting(5.0, "its factor beside the layers", above=0, most=1e6)
     beta2: float = setting(BETAS[1], "AdamW's memory of squared gradients", least=0, below=1)
     schedule: str = setting("linear", ", ".join(SCHEDULES), choices=SCHEDULES)
     decay_share: float = setting(0.2, "share of the steps in which wsd decays", above=0, most=1)
@@ -130,19 +128,18 @@ TRAIN_PRESETS = {
                              save_every=1000, model=PRESETS["gpt2-124m"]),
 }
 TRAIN_PRESETS["tiny-v3"] = dataclasses.replace(TRAIN_PRESETS["tiny"], out="runs/tiny-v3",
-                                               model=DEEPSEEK_PRESETS["tiny-v3"])
+                                               model=PRESETS["tiny-v3"])
 
 
 def train(config, resume=False, restart_on_new_data=False):
     """Train as `config` says; return the finished Run, or None when it was asked to stop.
 
-    restart_on_new_data: set aside a run that stands there, if it is one on other tokens.
-    """
+    restart_on_new_data: set aside a run that stands there, if it is one on other tokens."""
     if config.fast:
         use_exact_onednn()
     os.makedirs(config.out, exist_ok=True)
     first = os.environ.get("RANK", "0") == "0"  # of the ranks, one keeps the folder
-    with ending_together(), lock(config.out) if first else contextlib.nullcontext():
+    with ending_together(), cli.lock(config.out) if first else contextlib.nullcontext():
         if restart_on_new_data and first:
             set_aside_run_on_other_data(config.out, config.tokens_folder)
         run = Run(config, resume, speed_up if config.fast else None)
@@ -236,9 +233,9 @@ def reason_to_skip(run, loss, norm):
     reason, step = run.watch.reason_to_skip(loss, norm), run.step + 1
     if run.watch.in_a_row > PATIENCE or step == run.config.steps and not math.isfinite(loss):
         reason = reason or f"the loss leapt to {loss:.3f} and did not come down again"
-        raise ValueError(f"step {step} diverged: {reason}. The last good checkpoint is "
-                         f"{newest_intact(run.folder) or 'not there yet'}: go on from it with "
-                         "--branch_from, another --out and a lower --learning_rate")
+        good = newest_intact(run.folder)
+        how = f"go on from {good} with --branch_from, another --out and" if good else "begin with"
+        raise ValueError(f"step {step} diverged: {reason}: {how} a lower --learning_rate")
     return reason
 
 

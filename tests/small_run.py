@@ -56,4 +56,4 @@ def command(folder, *more):
 
 @pytest.fixture(autouse=True)
 def quick_ceiling(monkeypatch):
-    monkeypatch.setattr(run_module, "measure_ceiling", lambda device: 1e11)
+    monkeypatch.setattr(run_module, "measure_ceiling", lambda **_: 1e11)

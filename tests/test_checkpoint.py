@@ -39,6 +39,7 @@ SCALING = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 
 @pytest.mark.parametrize("changes", [
     {}, {"tie_word_embeddings": False}, {"head_dim": 12}, {"sliding_window": 7},
+    {"head_dim": 12, "hidden_size": 30},  # which transformers' Llama refuses
     {"rope_scaling": RopeScaling(**SCALING), "rope_theta": 500000.0}])
 def test_transformers_opens_our_folder(tmp_path, changes):
     from transformers import AutoModelForCausalLM
@@ -322,6 +323,47 @@ def test_half_precision_weights_open_in_fp32(tmp_path, model):
 @pytest.mark.parametrize("specials, end", [(["<|endoftext|>"], "<|endoftext|>"), ([], None)])
 def test_the_folder_names_an_end_token_where_the_tokenizer_has_one(tmp_path, model, specials, end):
     Tokenizer([], special_tokens=specials).save(tmp_path / "tokenizer.json")
+    if end:  # an id that the model has not
+        with pytest.raises(ValueError, match="its 256 is no id of the model"):
+            save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
+        model = Transformer(ModelConfig(**{**SMALL, "vocab_size": 257}))
     save_model(model, tmp_path / "m", tmp_path / "tokenizer.json")
     said = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
     assert said["eos_token"] == said["bos_token"] == end
+
+
+def test_published_folders_with_more_or_fewer_settings_open(tmp_path, model):
+    checkpoint.save_model(model, tmp_path / "m")
+    rewrite_config(tmp_path / "m", is_llama_config=True, tokenizer_class="X", temperature=0.6,
+                   rope_theta=None, rms_norm_eps="drop", initializer_range="drop")
+    expected, opened = model.config, checkpoint.load_model(tmp_path / "m").config
+    assert dataclasses.replace(opened, initializer_range=0.3, head_dim=None) == expected
+    rewrite_config(tmp_path / "m", max_position_embeddings="drop", num_key_value_heads=2)
+    assert checkpoint.load_model(tmp_path / "m").config.max_position_embeddings == 2048
+
+
+def test_a_head_that_the_config_would_throw_away_is_named(tmp_path):
+    model = Transformer(ModelConfig(**{**SMALL, "tie_word_embeddings": False}))
+    checkpoint.save_model(model, tmp_path / "m")
+    rewrite_config(tmp_path / "m", tie_word_embeddings=True)
+    with pytest.raises(ValueError, match="has a head of its own"):
+        checkpoint.load_model(tmp_path / "m")
+
+
+def test_a_save_replaces_folders_only_and_leaves_what_others_may_read(tmp_path, model):
+    os.mkfifo(tmp_path / "pipe")  # as a device
+    with pytest.raises(ValueError, match="is no folder"):
+        checkpoint.save_model(model, tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("m")
+    before = os.umask(0o027)
+    try:
+        checkpoint.save_model(model, tmp_path / "link")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "m").is_dir()
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {0o640}
+    (tmp_path / "m" / "config.json").unlink()
+    os.mkfifo(tmp_path / "m" / "config.json")
+    with pytest.raises(ValueError, match="config.json is damaged"):  # not waited for
+        checkpoint.verify(tmp_path / "m")

@@ -1,6 +1,10 @@
 """cli.py: flags from a dataclass, and every mistake in one line."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +31,7 @@ def test_flags_become_fields_of_their_type():
     assert parse("--count", "7", "--rate", "1e-3", "--name", "b", "--fast", "--limit", "9") == \
         Settings(7, 1e-3, "b", True, 9)
     assert parse("--fast", "false", base=Settings(fast=True)) == Settings(fast=False)
+    assert parse("--name", "-Once upon", "--count", "-2") == Settings(-2, name="-Once upon")
 
 
 def test_the_help_of_an_instance_shows_its_values(capsys):
@@ -113,3 +118,41 @@ def test_an_output_is_neither_a_folder_nor_an_input(tmp_path):
             (tmp_path / "out.jsonl", tmp_path, "name a file apart from")):
         with pytest.raises(ValueError, match=message):
             cli.check_output(output, given)
+
+
+def test_a_device_and_a_link_stay_and_a_link_of_a_stranger_is_not_followed(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as a device: there, and no file
+    for way in (cli.check_output, lambda path: cli.writing(path).__enter__()):
+        with pytest.raises(ValueError, match="a device"):
+            way(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "victim").write_text("theirs")
+    (tmp_path / "log.writing").symlink_to("victim")
+    with cli.writing(tmp_path / "log") as new:
+        new.write_text("ours")
+    assert (tmp_path / "victim").read_text() == "theirs" and not (tmp_path / "log").is_symlink()
+    (tmp_path / "link").symlink_to("log")
+    with cli.writing(cli.check_output(tmp_path / "link")) as new:
+        new.write_text("newer")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "log").read_text() == "newer"
+
+
+def in_a_process(code, shell='exec "$0" -c "$CODE"', stdout=subprocess.PIPE, **environment):
+    """Run a main() under cli.run in a process of its own; return (exit code, stdout, stderr)."""
+    code = f"from nanoseek import cli\ndef main():\n {code}\ncli.run(main)"
+    done = subprocess.run(["sh", "-c", shell, sys.executable], text=True, stdout=stdout,
+                          stderr=subprocess.PIPE, cwd=pathlib.Path(__file__).parent.parent,
+                          env={**os.environ, "CODE": code, **environment})
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_cannot_be_shown_ends_no_work():
+    # A code page that lacks a character, a closed stdout, a reader that has gone.
+    assert in_a_process("print('a小b')", PYTHONUTF8="0", PYTHONIOENCODING="cp1252") == (
+        0, "a?b\n", "")
+    assert in_a_process("print('lost'); return 3", 'exec "$0" -c "$CODE" >&-') == (3, "", "")
+    reader, gone = os.pipe()
+    os.close(reader)
+    assert in_a_process("cli.tell('lost'); cli.say('done')", stdout=gone) == (0, None, "done …\n")
+    assert in_a_process("print('x' * 99999); cli.say('done')", stdout=gone)[0] == 141
+    os.close(gone)

@@ -146,6 +146,11 @@ def test_a_mixture_of_an_unknown_kind_is_refused(module):
         module.parameters(config)
     with pytest.raises(ValueError, match="mixture of experts"):
         module.cost(config, 10)
+    dense = {name: value for name, value in config.items() if name != "n_routed_experts"}
+    assert module.parameters({**dense, "num_experts": None, "num_local_experts": 1})
+    for other in ({"n_experts": 8}, {"moe_num_experts": 4}, {"num_experts": [8]}):
+        with pytest.raises(ValueError, match="mixture of experts"):
+            module.parameters({**dense, **other})
 
 
 # --- Memory -------------------------------------------------------------------------------------
@@ -257,6 +262,13 @@ def test_state_equals_the_tensors_of_a_step(module, optimizer, tied):
 def test_cache_equals_its_tensors_and_is_8_times_smaller_with_gqa(module):
     cache = KVCache(ModelConfig(**TINY), 3, 20)
     assert module.memory(TINY, 3, 20)["kv_cache"] == cache.keys.nbytes + cache.values.nbytes
+    # A window counts only where all layers have it.
+    window = {**TINY, "sliding_window": 4}
+    assert module.memory(window, 3, 20)["kv_cache"] * 5 == module.memory(TINY, 3, 20)["kv_cache"]
+    for some in ({"layer_types": ["sliding_attention", "full_attention"]},
+                 {"sliding_window_pattern": 6}):
+        assert module.memory({**window, **some}, 3, 20)["kv_cache"] == \
+            module.memory(TINY, 3, 20)["kv_cache"]
     grouped = dataclasses.asdict(PRESETS["deepseek-llm-67b"])
     full = {**grouped, "num_key_value_heads": 64}
     assert module.memory(full, 1, 4096)["kv_cache"] == \

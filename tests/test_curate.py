@@ -340,7 +340,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     done = run(tmp_path, "raw.jsonl", "clean.jsonl", preexec_fn=files_of_5_kb)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert (tmp_path / "clean.jsonl").read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean.jsonl", "raw.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"clean.jsonl", "curation.json", "raw.jsonl"}
 
 
 def test_neither_the_output_nor_the_report_replaces_the_input(tmp_path):
@@ -350,3 +350,17 @@ def test_neither_the_output_nor_the_report_replaces_the_input(tmp_path):
         done = run(tmp_path, name, output)
         assert done.returncode == 2 and "read and written" in done.stderr
         assert "one" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_a_stage_that_is_killed_is_done_again(tmp_path, monkeypatch):
+    """clean.jsonl, which make looks at, is written last."""
+    from nanoseek.lab import stages
+    corpus.write_documents(bilingual(200), tmp_path / "raw.jsonl")
+
+    def killed(documents, path):
+        assert (tmp_path / "curation.json").is_file()
+        raise KeyboardInterrupt
+    monkeypatch.setattr(stages, "write_documents", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stages.clean([str(tmp_path / "raw.jsonl"), str(tmp_path / "clean.jsonl")])
+    assert not (tmp_path / "clean.jsonl").exists()

@@ -332,6 +332,20 @@ def test_a_full_disk_leaves_the_old_tokens_or_none(module, tmp_path):
     assert module.read_manifest(folder) == before
 
 
+def test_a_source_of_empty_documents_is_left_out(module, tmp_path):
+    found = documents([9]) + documents([0], "e", "held_out") + documents([5], "b", "held_out")
+    module.write_shards(found, encode, tmp_path / "t", 257, EOT)
+    assert [*module.read_manifest(tmp_path / "t")["splits"]["held_out"]] == ["b"]
+
+
+@pytest.mark.parametrize("dtype", ["banana", "float16", None, ["uint16"]])
+def test_ids_of_another_kind_are_refused(module, tmp_path, dtype):
+    manifest = module.write_shards(documents([9]), encode, tmp_path / "t", 257)
+    (tmp_path / "t" / "manifest.json").write_text(json.dumps({**manifest, "dtype": dtype}))
+    with pytest.raises(ValueError, match="no manifest.json that can be read"):
+        module.Loader(tmp_path / "t", 1, 4)
+
+
 @pytest.mark.contract
 @pytest.mark.parametrize("eot_id", [None, EOT])
 def test_empty_documents_are_no_trouble(module, tmp_path, eot_id):

@@ -105,6 +105,21 @@ def test_bad_requests_are_refused(model, ids, settings, message):
         generate.generate(model, ids, 5, **settings)
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-45, 5e-324])
+def test_the_smallest_temperatures_take_the_likeliest(temperature):
+    logits = torch.tensor([[1.0, 3.0, 2.0], [50.0, -50.0, 0.0]])
+    assert generate.sample(logits, temperature).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_scores_that_are_not_finite_are_named(temperature):
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="training has diverged"):
+            generate.sample(torch.tensor([[1.0, bad]]), temperature)
+    hidden = torch.tensor([[1.0, -float("inf")]])  # a choice that is ruled out is none of these
+    assert generate.sample(hidden, temperature).tolist() == [0]
+
+
 def test_the_end_of_the_context_is_told_and_no_other_end(model):
     for count, stop, told in ((36, [], []), (37, [], []), (38, [], [40]), (500, [], [40]),
                               (500, range(61), [])):

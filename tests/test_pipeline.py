@@ -98,3 +98,11 @@ def test_a_bad_text_is_one_clear_line_and_leaves_nothing(tmp_path, name, content
     assert process.returncode == 2 and "Traceback" not in output and name in output
     assert len(output.splitlines()) == 2  # and make's own
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_of_which_nothing_is_left_leaves_no_folder(tmp_path):
+    (tmp_path / "junk.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    process = make(tmp_path / "run", tmp_path / "junk.jsonl")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 2 and "no document is left" in output
+    assert not (tmp_path / "run").exists()

@@ -54,6 +54,18 @@ def test_what_pip_could_not_install_is_said(tmp_path, missing, message):
     assert message in done.stderr.splitlines()[-1]
 
 
+def test_a_machine_without_a_network_is_told_so(tmp_path):
+    said = "WARNING: Retrying (Retry(total=4)) after connection broken\\nERROR: No matching " \
+           "distribution found for torch"
+    done = run_setup(tmp_path, PIP_FAILS.replace('echo "ERROR: No matching distribution found for '
+                                                 '{missing}"', f"printf '{said}'"))
+    assert done.returncode == 2 and "did not reach the internet" in done.stderr.splitlines()[-1]
+
+
+def test_a_clone_on_windows_keeps_line_ends():
+    assert "* text=auto eol=lf" in (ROOT / ".gitattributes").read_text("utf-8")
+
+
 # Writes what each stage would write, and in said.txt its arguments.
 STAND_IN = """#!/bin/sh
 printf '[%s]' "$@" >> said.txt
@@ -147,3 +159,15 @@ def test_new_tokens_remove_nothing_by_themselves(tmp_path, make):
     assert [line.split("]")[1][1:] for line in said] == [
         f"nanoseek.{stage}" for stage in ("curate", "tokenizer", "data", "train", "evaluate")]
     assert "[--resume][--restart_on_new_data]" in said[3] and kept.exists()
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "many", "", "0.0", "1.2.3", "$(touch pwned)", "nan"])
+def test_minutes_that_are_none_are_refused_before_all_else(tmp_path, make, minutes):
+    done, said = make("train-tiny", "TEXT=a.txt", f"MINUTES={minutes}")
+    assert done.returncode == 2 and "give a number above 0" in done.stderr and not said
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("minutes", ["0.5", "10"])
+def test_minutes_reach_training(tmp_path, make, minutes):
+    assert f"[--minutes={minutes}]" in make("train-tiny", "TEXT=a.txt", f"MINUTES={minutes}")[1][4]

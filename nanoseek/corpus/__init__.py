@@ -4,8 +4,7 @@
     python -m nanoseek.corpus raw.jsonl --text ~/books/dream.txt      # the reader's own text
 
 A document is a dict with "text" and "source"; stages pass documents on as JSON lines.
-Glossary: *source* a named part of the corpus; *dirt* what nobody wants to train on.
-"""
+Glossary: *source* a named part of the corpus; *dirt* what nobody wants to train on."""
 
 from nanoseek.corpus.dirt import DIRT, Label, plant_dirt
 from nanoseek.corpus.documents import read_documents, write_documents

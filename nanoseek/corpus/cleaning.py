@@ -5,8 +5,7 @@ r"""Clean one text at a time, whatever else is in the corpus: its spelling, qual
 The rules of quality are those of Gopher (Rae et al. 2021, appendix A.1.1) and some of our own. Most
 limits are wider than Gopher's: documents here are shorter, and Python's documentation holds code.
 Glossary: *unit* a word, or one character of a script written without spaces, as Chinese is;
-*mojibake* text that was read with the wrong character table.
-"""
+*mojibake* text that was read with the wrong character table."""
 
 import collections
 import itertools
@@ -50,6 +49,7 @@ def normalise(text):
     surrogate pair "?". Invisible characters, spaces at line ends and second blank lines go."""
     text = text.encode("utf-8", "replace").decode()  # half of a surrogate pair has no UTF-8 form
     text = text.replace("\r\n", "\n").translate(PLAIN)
+    text = re.sub(f"({MARK}{{30}}){MARK}+", r"\1", text)  # more than any script has: n² steps
     lines = unicodedata.normalize("NFC", text).rstrip().split("\n")
     text = "\n".join(line.rstrip(" \t") for line in lines)
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n")

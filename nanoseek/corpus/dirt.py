@@ -3,8 +3,7 @@
     documents, labels = plant_dirt(documents, seed=0, share=0.3)
     labels[0]      # Label(kind='near', original=17, changed=0.04): a near-copy of documents[17]
 
-Here the truth is known: the precision and recall of a rule can be counted. Texts: dirt.json.
-"""
+Here the truth is known: the precision and recall of a rule can be counted. Texts: dirt.json."""
 
 import base64
 import collections

@@ -4,8 +4,7 @@
     list(read_documents("raw.jsonl"))      # [{"text": "Once upon a time …", "source": …}]
 
 A document has a "text" and a "source", the named part of the corpus that it belongs to; some have
-a "split", "train" or "held_out", and a story of the grammar has its "log2_probability".
-"""
+a "split", "train" or "held_out", and a story of the grammar has its "log2_probability"."""
 
 import filecmp
 import json
@@ -14,6 +13,7 @@ import shutil
 
 from nanoseek import cli
 
+ENCODING = "is not UTF-8: save it with iconv -t utf-8 -f windows-1252, or -f gb18030 if Chinese"
 FIELDS = {  # that all stages share, with what a value must be
     "text": (lambda value: isinstance(value, str), "a string"),
     "source": (lambda value: isinstance(value, str) and value, "a string that is not empty"),
@@ -35,7 +35,9 @@ def parse_documents(lines, name, default_source):
             line = line.decode("utf-8-sig")  # some editors begin a file with a byte order mark
             if not line.strip():
                 continue
-            found = {"source": default_source} | json.loads(line)
+            found = {"source": default_source, **json.loads(line)}
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}, line {number}: byte {error.start + 1} {ENCODING}") from None
         except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{name}, line {number}: not a line of JSON in UTF-8 such as "
                              f'{{"text": "…"}} ({error})') from None

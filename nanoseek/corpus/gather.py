@@ -30,18 +30,17 @@ def gather(config):
 
 
 def main(argv=None):
-    from nanoseek.scale.lock import lock_run_of
     parser = cli.Parser("nanoseek.corpus", "Gather raw documents.")
     parser.add_argument("output", help="the file to write, such as raw.jsonl")
     cli.add_flags(parser, CorpusConfig)
     args = parser.parse_args(argv)
     if args.text == "":
         raise ValueError("--text is empty: name a file, a folder or an address")
-    cli.check_output(args.output, *names_in(args.text) if args.text else [])
-    held = lock_run_of(args.output)  # until all is written
+    output = cli.check_output(args.output, *names_in(args.text) if args.text else [])
+    held = cli.lock_run_of(args.output)  # until all is written
     base = CorpusConfig(stories=0, python_docs=False) if args.text else CorpusConfig()
-    changed, sizes = write_documents(gather(cli.from_flags(base, args)), args.output), {}
-    for document in read_documents(args.output):
+    changed, sizes = write_documents(gather(cli.from_flags(base, args)), output), {}
+    for document in read_documents(output):
         sizes.setdefault(document["source"], []).append(len(document["text"].encode()))
     for source, found in sizes.items():
         print(f"{source:<24}{len(found):>9,} documents{sum(found) / 1e6:>9.2f} MB")

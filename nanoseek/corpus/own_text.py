@@ -4,8 +4,7 @@
     read_text("~/notes")                 # a document for each text or code, those of each .jsonl
     read_text("a.txt 'my page.html'")    # several, written as for a shell: of each as if alone
 
-A single document is one long text and cut in two. Of many, curation will hold some out.
-"""
+A single document is one long text and cut in two. Of many, curation will hold some out."""
 
 import collections
 import contextlib
@@ -15,16 +14,17 @@ import os
 import pathlib
 import re
 import shlex
+import time
 import urllib.parse
 import urllib.request
 
 from nanoseek import cli
-from nanoseek.corpus.documents import parse_documents
+from nanoseek.corpus.documents import ENCODING, parse_documents
 
 TEXT_ENDINGS = (".txt .md .rst .tex .html .htm .jsonl .py .js .ts .java .c .h .cpp .hpp .go .rs "
                 ".rb .sh .lua .sql .r .jl").split()
 INLINE = "a|abbr|b|cite|code|del|em|font|i|img|ins|kbd|mark|q|s|small|span|strong|sub|sup|tt|u|var"
-WEB = re.compile(r"https?://\S+$")
+WEB = re.compile(r"https?://\S+$", re.I)
 
 
 def names_in(text):
@@ -74,11 +74,20 @@ def _read(name):
 
 def _fetch(url):
     """Return the path that an address ends in, and the bytes that it holds."""
-    path = pathlib.PurePosixPath(urllib.parse.unquote(re.sub(r"^https?://|[?#].*", "", url)))
+    began, data, parts = time.monotonic(), bytearray(), urllib.parse.urlsplit(url)
+    path = pathlib.PurePosixPath(urllib.parse.unquote(parts.path))
+    if "@" in parts.netloc:  # messages would show it
+        raise ValueError("an address with a password is not read: download it, and name the file")
     try:
         with urllib.request.urlopen(url, timeout=60) as reply:
             page = reply.headers.get_content_type() == "text/html"
-            return path.with_suffix(".html") if page else path, reply.read()
+            for part in iter(reply.read1, b""):
+                data += part
+                if time.monotonic() - began > 60 + len(data) / 1000:
+                    raise TimeoutError("less than 1 kB a second")
+            if reply.length:  # bytes that were announced and did not come
+                raise http.client.IncompleteRead(data, reply.length)
+            return path.with_suffix(".html") if page else path, bytes(data)
     except (OSError, http.client.HTTPException) as error:  # a download that broke off, too
         raise ValueError(f"{url}: cannot be fetched ({error})") from None
 
@@ -95,25 +104,26 @@ def _documents(file, data, name):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: byte {error.start + 1} is not UTF-8: save it with iconv -t "
-                         "utf-8 -f windows-1252, or -f gb18030 if it is Chinese") from None
+        raise ValueError(f"{name}: byte {error.start + 1} {ENCODING}") from None
     return [{"text": page_text(text) if kind in (".html", ".htm") else text, "source": file.stem}]
 
 
 def page_text(page):
     """Return the text of a web page: no scripts, styles and comments; a block of it ends a line."""
-    page = re.sub(r"(?is)<(script|style)\b.*?</\1\s*>|<!--.*?-->|<!.*?>", "", page)
-    tag = r"""</?%s(?:"[^"]*"|'[^']*'|[^"'>])*>"""  # quotes may hold a ">"
+    # What is not closed goes on to the end.
+    page = re.sub(r"(?is)<(script|style)\b.*?(</\1\s*>|\Z)|<!--.*?(-->|\Z)|<![^>]*(>|\Z)", "", page)
+    tag = r"""</?%s(?:"[^"]*"|'[^']*'|[^"'<>])*>"""  # quotes may hold a ">"
     page = re.sub(tag % rf"(?!(?:{INLINE})\b)[a-zA-Z]", "\n", page)
     page = html.unescape(re.sub(tag % "[a-zA-Z]", "", page))
-    return re.sub(r"[^\S\n]*\n\s*\n", "\n", page).strip()
+    return "\n".join(filter(str.strip, page.split("\n"))).strip()
 
 
 def _as_corpus(documents, name):
     """Return the documents that are not empty; a single one is cut in two, near nine tenths."""
     documents = [document for document in documents if document["text"].strip()]
     if not documents:
-        raise ValueError(f"{name}: no text found (looked for {' '.join(TEXT_ENDINGS)})")
+        looked = f"looked for {' '.join(TEXT_ENDINGS)}" if os.path.isdir(name) else "it is empty"
+        raise ValueError(f"{name}: no text found ({looked})")
     if len(documents) > 1 or "split" in documents[0]:
         return documents
     text = documents[0]["text"].strip("\r\n") + "\n"

@@ -4,15 +4,13 @@
 
 Of neighbouring windows of bytes, keep the one of smallest hash: the same in each copy (winnowing,
 Schleimer et al. 2003). Where two texts kept the same hash, compare them to both sides. Lee et al.
-2021, section 4.1, take passages of about 200 bytes, but stories of one grammar share that much.
-"""
+2021, section 4.1, take passages of about 200 bytes, but stories of one grammar share that much."""
 
 import re
 
 import numpy as np
 
-# Scripts written without spaces between words: Thai, Lao, Myanmar, Khmer, Tai, Balinese, kana, Han,
-# Yi, Javanese.
+# Words without spaces between: Thai, Lao, Myanmar, Khmer, Tai, Balinese, kana, Han, Yi, Javanese.
 UNSPACED = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f"
             "\u3040-\u30ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff"
             "\U00020000-\U0003ffff")

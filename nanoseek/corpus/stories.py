@@ -13,8 +13,7 @@ Glossary: *list* words to choose from, the common ones first; *rule* alternative
 *slot* a place for a word, {so}; *variable* what remembers a chosen word: {h=name} chooses, {h}
 repeats it, {h.they} is its pronoun; *state* what is remembered, {variable: entry of a list};
 *guard* a condition before an alternative, [so]; *derivation* the choices that lead to a text;
-*floor* the entropy of the grammar.
-"""
+*floor* the entropy of the grammar."""
 
 import functools
 import math

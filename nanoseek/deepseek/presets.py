@@ -1,13 +1,13 @@
-"""Shapes with DeepSeek's parts: those published, to count and to price, and one to train here."""
+"""The model's presets and, with DeepSeek's parts, those published, and one to train here."""
 
 from nanoseek.deepseek.experts import Experts
 from nanoseek.deepseek.latent import Latent
-from nanoseek.model import ModelConfig
+from nanoseek.model import PRESETS as DENSE, ModelConfig
 
 # As in the config.json of each; here without the YaRN that stretches their context.
 PUBLISHED = {"num_key_value_heads": 128, "num_attention_heads": 128, "tie_word_embeddings": False,
              "attention": Latent(512, 1536, 128, 64, 128), "max_position_embeddings": 4096}
-PRESETS = {
+PRESETS = DENSE | {
     "deepseek-v2-lite": ModelConfig(
         102400, 2048, 10944, 27, 16, 16, max_position_embeddings=4096, tie_word_embeddings=False,
         attention=Latent(512, None, 128, 64, 128),

@@ -4,16 +4,14 @@
 
 attention.py, window.py, loss.py and decode.py replace parts of a model; onednn.py chooses
 the library of a process for matrix products. What each saves: `bench_model.py kernels` in
-tests/bench. Nothing is imported here at the top, so that commands without a model load no torch.
-"""
+tests/bench. Nothing is imported here at the top, so that commands without a model load no torch."""
 
 
 def speed_up(model):
     """Give the parts of a Transformer their faster classes, in place; return the model.
 
     Results differ from the chapter's in last bits only. Call it before the model is wrapped (DDP,
-    FSDP) or compiled. On a GPU, or where torch compiles, the parts made for a CPU step aside.
-    """
+    FSDP) or compiled. On a GPU, or where torch compiles, the parts made for a CPU step aside."""
     from nanoseek import model as chapter
     from nanoseek.fast.decode import FastTransformer
     from nanoseek.fast.loss import FastHead

@@ -16,8 +16,7 @@ weights p = softmax(s) and result y = p·V, when g = ∂loss/∂y arrives:
     ∂s = p ∘ (∂p − Σ p∘∂p)     since ∂pⱼ/∂sᵢ = pⱼ·([i = j] − pᵢ)
        = p ∘ (∂p − Σ g∘y)      since Σⱼ pⱼ·∂pⱼ = Σⱼ pⱼ·(g·vⱼ) = g·y: D terms, and no weights
 
-The saving is printed by `tests/bench/bench_model.py attention`, that of a step by `… kernels`.
-"""
+The saving is printed by `tests/bench/bench_model.py attention`, that of a step by `… kernels`."""
 
 import math
 

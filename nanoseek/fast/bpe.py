@@ -19,8 +19,7 @@ where Python takes a hundred times as long as the processor would. Then it looks
 3. Of the pairs born together only the most frequent waits in the heap; when it leaves, the next one
    comes. Most never do, and cost nothing.
 
-The saving is printed by `python tests/bench/bench_tokenizer.py train encode`.
-"""
+The saving is printed by `python tests/bench/bench_tokenizer.py train encode`."""
 
 import collections
 import heapq

@@ -11,8 +11,7 @@ model the arithmetic is next to nothing, but calls cost, and look-ups of weights
   rolling window is never put in order; all that is kept may be seen, but for padding.
 * The H/K queries that share a key-value head stand before it as if they were positions.
 
-The saving is printed by `python tests/bench/bench_model.py kernels`.
-"""
+The saving is printed by `python tests/bench/bench_model.py kernels`."""
 
 import collections
 import math

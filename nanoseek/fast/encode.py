@@ -9,8 +9,7 @@ one chunk after the other, and looks up all pairs of the chunk, one by one, for 
 3. There are as many rounds as the longest chunk has merges. So a long chunk, like a line without a
    space, does its next merge at all places in one round. (The chapter's way takes n² steps.)
 
-The saving is printed by `python tests/bench/bench_tokenizer.py encode long`.
-"""
+The saving is printed by `python tests/bench/bench_tokenizer.py encode long`."""
 
 import functools
 import re
@@ -97,8 +96,7 @@ def merge_chunks(chunks, table, sizes):
 
     An id stands at the first and at the last byte of its symbol, as in fast/bpe.py. Where a symbol
     begins that can be merged with the next stands a key, new id << 32 | place: so the smallest key
-    of a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, the last.
-    """
+    of a chunk is its next merge. sizes: the bytes of each id, and 1 for the wall, the last."""
     symbols, walls = lay_out(chunks)
     begins = symbols != WALL  # whether a symbol begins here
     keys = np.append(table.of_bytes[symbols[:-1], symbols[1:]], NONE)

@@ -15,8 +15,7 @@ The gradient: for logits z with target t, loss = log Σⱼ exp zⱼ − z_t, so
 and from z = h·Wᵀ come ∂h = ∂z·W and ∂W = ∂zᵀ·h. It is known as soon as the logits are: forward
 computes it, backward only multiplies it with what arrives.
 
-The saving, in time and memory, is printed by `python tests/bench/bench_model.py kernels`.
-"""
+The saving, in time and memory, is printed by `python tests/bench/bench_model.py kernels`."""
 
 import torch
 

@@ -8,8 +8,7 @@ one text into the next, and hash them as one. The place of a hash in the array o
 (number of its text) · PERMUTATIONS + (its bin), so a single `np.minimum.at` finds all minima.
 
 BATCH characters make arrays of half a megabyte, which stay in the cache from one call to the next.
-The saving is printed by `python tests/bench/bench_curate.py speed`.
-"""
+The saving is printed by `python tests/bench/bench_curate.py speed`."""
 
 import numpy as np
 
@@ -44,8 +43,7 @@ def batches(sizes, limit):
 def hash_texts(texts):
     """Return (hashes, lengths): the gram hashes of all texts on end, and how many each has.
 
-    After a text's own grams come those that reach beyond its end, marked as OUTSIDE.
-    """
+    After a text's own grams come those that reach beyond its end, marked as OUTSIDE."""
     gap = "\0" * (GRAM - 1)
     texts = [text.ljust(GRAM, FILL) + gap for text in texts]
     hashes = gram_hashes("".join(texts) + gap)

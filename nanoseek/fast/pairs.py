@@ -15,12 +15,10 @@ The idea, in three steps, each of which does one step of the chapter for a whole
                     write into the low bits of each the number of its pair and its side, 0 or 1. A
                     gram of both texts of a pair then stands twice in a row, but for the side: such
                     twins, counted by pair, are |A ∩ B|. (Two different grams of a pair look alike
-                    when 51 bits of their hashes are equal; for texts of a thousand grams, one pair
-                    in billions.)
+                    when 51 bits of their hashes are equal; with a thousand grams, one in billions.)
 
 Sorting in place of looking up is how databases join large tables (sort-merge join; Blasgen and
-Eswaran 1977). The saving is printed by `python tests/bench/bench_curate.py speed`.
-"""
+Eswaran 1977). The saving is printed by `python tests/bench/bench_curate.py speed`."""
 
 import numpy as np
 

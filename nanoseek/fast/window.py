@@ -6,8 +6,7 @@ What the chapter spends: all T² scores, of which a mask hides those outside the
 The idea: cut the row into blocks of queries. Each gets a copy of the keys that it may see, those of
 itself and of a few blocks before it. Then all blocks are computed like rows of a batch. With blocks
 of half a window that makes T·1.5w scores, and copies linear in T (Longformer, arXiv 2004.05150).
-The saving is printed by `python tests/bench/bench_model.py window`.
-"""
+The saving is printed by `python tests/bench/bench_model.py window`."""
 
 import torch
 import torch.nn.functional as F

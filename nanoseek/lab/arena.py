@@ -6,8 +6,7 @@ Any folder may enter: a run, a checkpoint, a Llama folder of others with its tok
 counted per byte of text, so vocabularies may differ. Every model is held against the first, in
 pairs, on the same documents, questions and beginnings of stories, with a randomization test on the
 sign of each difference (Fisher 1935). Many comparisons find a difference by chance now and then;
-Holm's rule (1979) keeps the chance of even one such find over the whole table below 5%.
-"""
+Holm's rule (1979) keeps the chance of even one such find over the whole table below 5%."""
 
 import math
 import time
@@ -97,8 +96,11 @@ def costs(subject):
         return speed, "-", "-", "-"
     bill = read_json(path)
     try:
-        dollars = bill["dollars_rent"] + bill["dollars_electricity"]
-        return speed, f"{bill['seconds']:,.0f}", f"{bill['flops']:.2e}", f"{dollars:.5f}"
+        state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+        part = read_json(state)["tokens"] / bill["tokens"] if state.is_file() else 1
+        dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
+        return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
+                f"{dollars:.5f}")
     except (KeyError, ValueError, TypeError):
         raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 
@@ -132,4 +134,5 @@ def main(argv):
     table.insert(1, ["-" * width for width in widths])
     for line in table:
         print(f"| {' | '.join(map(str.ljust, line, widths))} |")
-    print("\n(▲ better than the first model, ▼ worse, ≈ not to be told apart from it)")
+    print("\n(▲ better than the first model, ▼ worse, ≈ not to be told apart from it. Models are\n"
+          "compared, not recipes: two seeds of one recipe often differ, so train several of each.)")

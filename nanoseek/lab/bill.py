@@ -17,10 +17,9 @@ from nanoseek.checkpoint import read_json
 from nanoseek.cli import Parser, say
 from nanoseek.data import read_manifest
 from nanoseek.deepseek.hugging_face import countable
-from nanoseek.deepseek.presets import PRESETS as DEEPSEEK_PRESETS
+from nanoseek.deepseek.presets import PRESETS
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import columns, format_price_tag, show
-from nanoseek.model import PRESETS
 from nanoseek.scale.machine import pick_device
 
 GUESSED_MFU = 0.3  # what training may reach on a machine that has not been measured
@@ -35,7 +34,7 @@ def train_command(planned, data, out):
              "activation_checkpointing": planned["checkpointing"], **planned["recipe"],
              "learning_rate": f"{planned['learning_rate']:.2e}",
              "warmup_steps": min(2000, steps // 20),  # 2000: DeepSeek LLM §2.3
-             "eval_every": (steps + 1) // 2, "save_every": steps, "tokens": data, "out": out}
+             "eval_every": (steps + 1) // 2, "save_every": 200, "tokens": data, "out": out}
     del flags["vocab_size"]  # train takes it from the tokens
     words = (word for name, value in flags.items() for word in (f"--{name}", str(value)))
     return ["-m", "nanoseek.train", *words]
@@ -119,7 +118,6 @@ def main(argv=None):
             raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
         return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
-    presets = PRESETS | DEEPSEEK_PRESETS
-    if what not in presets and not path.is_file():
-        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(presets)})")
-    print_bill(cost.cost(presets.get(what) or countable(read_json(path)), **given))
+    if what not in PRESETS and not path.is_file():
+        raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")
+    print_bill(cost.cost(PRESETS.get(what) or countable(read_json(path)), **given))

@@ -14,8 +14,7 @@ draws from the right one's own list, so that neither frequency nor novelty gives
     season   what the season brings: weather, clothes, skills of another season
     ending   the last sentence: against the last sentences of other stories, about this one's people
 
-Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSwag, 1905.07830.
-"""
+Cloze tests: Taylor 1953; scored by likelihood: LAMBADA, 1606.06031, and HellaSwag, 1905.07830."""
 
 import bisect
 import itertools
@@ -55,14 +54,11 @@ class _TracedStory(Writer):
             self.tables[slot.variable] = self.grammar.words(slot, self.state)
         return super().fill(slot)
 
-    def sentence_end(self, at):
-        """Return where the sentence ends that has the character `at`."""
-        return self.bounds[bisect.bisect_right(self.bounds, at)]
-
     def rest(self, begin, entry_of=lambda piece, slot: None):
         """Return the text from the character `begin` to the end of its sentence. entry_of(piece,
         slot) says whose word shall stand in a slot, None for what stood there."""
-        end, first = self.sentence_end(begin), bisect.bisect_right(self.begins, begin) - 1
+        end = self.bounds[bisect.bisect_right(self.bounds, begin)]
+        first = bisect.bisect_right(self.begins, begin) - 1
         parts = []
         for piece in range(first, bisect.bisect_left(self.begins, end)):
             slot = self.slots.get(piece)
@@ -88,7 +84,8 @@ def _pieces_in_question(story, ability, number):
         elif slot.again and slot.key.lstrip("^") in keys and slot.list in lists:
             entry = story.state[slot.variable]
             if entry["text"] in before and (ability != "pronoun" or entry["they"] == gender):
-                found.setdefault((story.sentence_end(len(before)), slot.variable), piece)
+                sentence = bisect.bisect_right(story.bounds, len(before))
+                found.setdefault((sentence, slot.variable), piece)
     return list(found.values())
 
 

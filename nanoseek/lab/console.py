@@ -36,7 +36,8 @@ def say_start(run):
             f"{parameters(config.model)['total']:,} parameters, {config.steps} steps of "
             f"{config.batch_size} rows × {config.row_length} tokens, {run.choices['precision']} "
             f"on {run.device.type}, {run.choices['threads']} threads, {run.ranks.size} rank(s)")
-    read = sum(math.prod(config.plan(step)[1:]) for step in range(config.steps)) / run.epoch
+    some = range(0, config.steps, 1 + config.steps // 1000)  # ramps change the steps' sizes
+    read = statistics.fmean(math.prod(config.plan(n)[1:]) for n in some) * config.steps / run.epoch
     run.say(f"each token is read {read:,.1f} times" + " at most" * (len(run.loader.weights) > 1))
     if not run.held_out:
         run.say("no document is held out: nothing is scored, and the last checkpoint is used")
@@ -57,8 +58,8 @@ def show(run, row):
     left = int((config.steps - run.step) * config.batch_size * config.row_length / pace)
     run.say(f"step {run.step:>5}/{config.steps}  loss {row['loss'] or float('nan'):.3f}  "
             f"{row['bits_per_byte'] or float('nan'):.3f} bits/byte  {pace:,.0f} tokens/s  "
-            f"epoch {run.tokens / run.epoch:.1f}  {left // 60}:{left % 60:02d} left", flush=True,
-            end="\r" if terminal and scores is None else "\n")
+            f"epoch {run.tokens / run.epoch:.1f}  {left // 60}:{left % 60:02d} left",
+            end="   \r" if terminal and scores is None else "\n")
     if scores is None or not run.ranks.first:
         return
     floors = {source: f" (floor {floor:.3f})" for source, floor in run.floors.items()}

@@ -1,8 +1,7 @@
 """Open tokenizer.json files that others wrote, with the optional package `tokenizers`.
 
 `Tokenizer.load` comes here with each file that its own `save` did not write: normalizers, other
-patterns, Unigram and the like are the library's.
-"""
+patterns, Unigram and the like are the library's."""
 
 import json
 import pathlib

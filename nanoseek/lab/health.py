@@ -4,8 +4,7 @@
 
 `measure` turns a run into named numbers. bands.json holds what they were in healthy runs of the
 tiny recipe, made by tutorials/experiments/reference_bands.py (of stories only, as Python's
-documentation differs by version). What lies outside its band is shown with the likely cause.
-"""
+documentation differs by version). What lies outside its band is shown with the likely cause."""
 
 import pathlib
 from math import inf, log

@@ -4,8 +4,7 @@
 
 One HTML file that loads nothing else. page.html, beside this file, draws it from the data that
 `write_page` puts into it. The *surprise map* shades each token of a held-out text by the bits that
-the model needs for it, in a story by those above the grammar's own: what is still unlearnt.
-"""
+the model needs for it, in a story by those above the grammar's own: what is still unlearnt."""
 
 import json
 import math
@@ -25,7 +24,7 @@ SHOWN_ROWS = 500  # of a log, but for evaluations: as good as all to the eye
 
 
 def write_page(path, name, log, floors, **more):
-    """Write the page of a run: rows of its log.jsonl, {source: floor}, what `find_more` returns."""
+    """Write a run's page from rows of its log, {source: floor} and what `find_more` returns."""
     keys, every = ("tokens", "bits_per_byte", "held_out", "untrained"), 1 + len(log) // SHOWN_ROWS
     rows = [{key: row[key] for key in keys if key in row} for n, row in enumerate(log)
             if n % every == 0 or "held_out" in row]
@@ -47,8 +46,7 @@ def token_bits(model, ids):
 
 
 def grammar_bits(texts):
-    """Return the bits that the story grammar needs for each of the texts that make up a story and
-    its END; [] where it cannot write them.
+    """Return the grammar's bits for each of the texts that make up a story and END; [] for others.
 
     The probability of a beginning is the sum over all derivations that begin so, and the bits of a
     text are how much log2 of it falls. The choice of the language falls to the first one."""

@@ -5,8 +5,7 @@
 
 A larger model learns more from each token, but sees fewer tokens for the same compute. A scaling
 law says which split is best for a compute C, and which learning rate and batch. Two are known here:
-DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py.
-"""
+DeepSeek LLM's (2401.02954, §3) and, for small budgets, tutorials/experiments/scaling_sweep.py."""
 
 import math
 import pathlib
@@ -16,12 +15,11 @@ from nanoseek.checkpoint import read_json
 from nanoseek.cost import flops_per_token, memory, parameters, positive, rent, tables
 from nanoseek.lab.price_tag import show
 
-LAWS = pathlib.Path(__file__).with_name("laws.json")
-
 
 def laws():
     """Return our law and DeepSeek's. Pairs are a, b of a·C^b, C the layers' FLOPs (no head)."""
-    return [types.SimpleNamespace(**law) for law in read_json(LAWS).values()]
+    laws = read_json(pathlib.Path(__file__).with_name("laws.json"))
+    return [types.SimpleNamespace(**law) for law in laws.values()]
 
 
 def planned_shape(hidden, vocab_size, context):

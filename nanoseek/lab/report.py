@@ -4,8 +4,7 @@
     right = answer(subject, questions(50))              # {ability: of each question, whether right}
 
 A low loss does not yet say that a model follows a story. Questions with one right answer
-(cloze.py) test one ability each; the shares of right ones come with an interval.
-"""
+(cloze.py) test one ability each; the shares of right ones come with an interval."""
 
 import math
 import os

@@ -14,7 +14,6 @@ from nanoseek.corpus.documents import read_documents, write_documents
 from nanoseek.curate import CurateConfig, curate
 from nanoseek.fast import pairs
 from nanoseek.fast.bpe import FastTokenizer
-from nanoseek.scale.lock import lock_run_of
 from nanoseek.scale.sizing import vocabulary
 from nanoseek.tokenizer import Tokenizer
 
@@ -27,16 +26,17 @@ def clean(argv=None):
     cli.add_flags(parser, CurateConfig)
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
-    cli.check_output(args.output, args.input)
+    output = cli.check_output(args.output, args.input)
     report_file = args.output.with_name("curation.json")
     cli.check_output(report_file, args.input, args.output)
-    held = lock_run_of(args.output)  # until all is written
+    held = cli.lock_run_of(args.output)  # until all is written
     kept, report = curate(read_documents(args.input), cli.from_flags(CurateConfig, args),
                           (pairs if args.fast else duplicates).find_near_duplicates)
-    write_documents(kept, args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     with cli.writing(report_file) as new:
         new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    args.output.touch()  # for make: newer than its input, even where nothing changed
+    write_documents(kept, output)  # last: for make, a stage that was killed is not done
+    output.touch()  # for make: newer than its input, even where nothing changed
     print(curation_table(report))
 
 
@@ -62,8 +62,8 @@ def learn_tokenizer(argv=None):
     parser.add_argument("--max_token_length", type=int, help="of a token, in bytes")
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
-    cli.check_output(args.tokenizer, args.documents)
-    held = lock_run_of(args.tokenizer)  # until all is written
+    output = cli.check_output(args.tokenizer, args.documents)
+    held = cli.lock_run_of(args.tokenizer)  # until all is written
     texts = (d["text"] for d in read_documents(args.documents) if d.get("split") != "held_out")
     if not (size := args.vocab_size):
         texts = [*texts]
@@ -71,7 +71,7 @@ def learn_tokenizer(argv=None):
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     tokenizer = (FastTokenizer if args.fast else Tokenizer).train(
         texts, size, progress=cli.say, max_token_length=args.max_token_length)
-    with cli.writing(args.tokenizer) as new:
+    with cli.writing(output) as new:
         tokenizer.save(new)
     print(f"{args.tokenizer}: {tokenizer.vocab_size:,} ids")
 
@@ -85,7 +85,7 @@ def encode(argv=None):
     parser.add_argument("folder", help="where the shards and manifest.json go")
     cli.add_fast_flag(parser)
     args = parser.parse_args(argv)
-    held = lock_run_of(args.folder)  # until all is written
+    held = cli.lock_run_of(args.folder)  # until all is written
     tokenizer = (FastTokenizer if args.fast else Tokenizer).load(args.tokenizer)
     cli.say(f"encoding {args.clean}")
     manifest = write_shards(read_documents(args.clean), tokenizer.encode_batch, args.folder,

@@ -30,19 +30,14 @@ class Subject(namedtuple("Subject", "model tokenizer begin end folder run tokens
 
 
 def open_subject(folder, fast=True):
-    """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json; documents
-    begin and end as its config.json says (bos, eos), else with the end-of-text."""
+    """Return the Subject of a run, a checkpoint or a Llama folder with a tokenizer.json."""
     folder = find_checkpoint(folder, best=True)
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
-    settings, size = read_json(folder / "config.json"), model.config.vocab_size
+    size, (begin, ends) = model.config.vocab_size, document_ends(folder, tokenizer)
     if tokenizer.vocab_size > size:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
                          f"{size}: they do not belong together")
-    begin, end = settings.get("bos_token_id"), settings.get("eos_token_id")
-    end = next(iter(end), None) if isinstance(end, list) else end  # Llama 3 lists several
-    end = tokenizer.eot_id if end is None else end
-    begin = end if begin is None else begin
-    for value in (begin, end):
+    for value in (*begin, *(ends or [None])):
         if value not in range(size):
             raise ValueError(f"{folder}: {value!r}, which begins or ends a document, is no id")
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
@@ -52,7 +47,20 @@ def open_subject(folder, fast=True):
         tokens = pathlib.Path(config.get("tokens") or run / "tokens")
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{state} is damaged: it holds no config of a run") from None
-    return Subject(speed_up(model) if fast else model, tokenizer, begin, end, folder, run, tokens)
+    return Subject(speed_up(model) if fast else model, tokenizer, begin[0], ends[0], folder, run,
+                   tokens)
+
+
+def document_ends(folder, tokenizer):
+    """Return the ids that begin a document and those that may end it, two lists: as config.json or
+    generation_config.json says (bos, eos), else the end-of-text; empty where there is none."""
+    settings = {"eos_token_id": tokenizer.eot_id}
+    for path in (folder / "config.json", folder / "generation_config.json"):
+        found = read_json(path) if path.is_file() else {}
+        settings |= {name: value for name, value in found.items() if value is not None}
+    ends = settings["eos_token_id"]
+    ends = ends if isinstance(ends, list) else [ends] * (ends is not None)  # Llama 3 lists several
+    return [settings["bos_token_id"]] if "bos_token_id" in settings else ends[:1], ends
 
 
 def spare_threads(*models):

@@ -5,8 +5,7 @@
 Each process (*rank*) computes the gradient of its own rows of every batch. With DDP each holds the
 whole model, and gradients are averaged while backward still runs. With FSDP2 each holds a slice of
 every weight and optimizer state, and gathers a layer just before it is needed (ZeRO, 1910.02054,
-stage 3; DeepSeek LLM §2.4 uses stage 1). The folder on disk is the same either way.
-"""
+stage 3; DeepSeek LLM §2.4 uses stage 1). The folder on disk is the same either way."""
 
 import contextlib
 import functools

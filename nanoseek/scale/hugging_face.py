@@ -4,8 +4,7 @@
     config = from_hugging_face(settings)              # also of a folder that others published
 
 ModelConfig has transformers' field names, so most of this is refusing: a setting that asks for what
-a Transformer does not do must not be passed over, or the model would open and be wrong.
-"""
+a Transformer does not do must not be passed over, or the model would open and be wrong."""
 
 import dataclasses
 
@@ -18,18 +17,20 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
 # Settings that change nothing in the model, whatever they say,
 IGNORED = """architectures model_type rope_parameters type transformers_version torch_dtype dtype
 use_cache pretraining_tp attention_dropout return_dict id2label label2id chunk_size_feed_forward
-bos_token_id eos_token_id pad_token_id unk_token_id max_length auto_map""".split()
+bos_token_id eos_token_id pad_token_id unk_token_id max_length auto_map is_llama_config
+unsloth_version transformers.js_config tokenizer_class do_sample temperature top_k top_p""".split()
 # and those that may be there with these values only.
 FIXED = {"hidden_act": ["silu"], "partial_rotary_factor": [1.0], "rope_type": ["default", "llama3"]}
 
 
 def to_hugging_face(config, eot_id=None):
     """Return the config.json (a dict) of transformers' Llama, or Mistral, for a ModelConfig."""
+    uneven = config.hidden_size % config.num_attention_heads  # which its Llama refuses
     kind, fields = deepseek.settings_of(config)
-    kind = kind or ("mistral" if config.sliding_window else "llama")
+    kind = kind or ("mistral" if config.sliding_window or uneven else "llama")
     if fields["rope_scaling"]:
         fields["rope_scaling"] = {"rope_type": "llama3", **fields["rope_scaling"]}
-    if config.sliding_window is None:
+    if kind != "mistral" and config.sliding_window is None:
         del fields["sliding_window"]
     return {"architectures": [ARCHITECTURES[kind]], "model_type": kind,
             **fields, "head_dim": config.head_size, "hidden_act": "silu",
@@ -51,10 +52,13 @@ def from_hugging_face(settings):
                          "remove the one that is wrong; the other should be an object")
     # What transformers fills in where a config.json leaves it out.
     usual = {"num_key_value_heads": settings.get("num_attention_heads"), "rope_theta": 10000.0,
-             "tie_word_embeddings": False, "rope_type": rope.get("type", "default")}
+             "tie_word_embeddings": False, "rope_type": rope.get("type", "default"),
+             "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "initializer_range": 0.02}
     if kind == "mistral":
-        usual |= {"sliding_window": 4096, "num_key_value_heads": 8}
-    settings = usual | settings | rope | {"rope_scaling": None}
+        usual |= dict(sliding_window=4096, num_key_value_heads=8, max_position_embeddings=131072)
+    given = {name: value for name, value in settings.items()  # null: as if left out, or
+             if value is not None or name in ("sliding_window", "q_lora_rank")}  # turned off
+    settings = usual | given | rope | {"rope_scaling": None}
     settings |= deepseek.take_parts(kind, settings)
     if settings["rope_type"] == "llama3":
         settings["rope_scaling"] = _take(RopeScaling, settings)

@@ -4,8 +4,7 @@
     run.save()                                             # checkpoints/step-N, whole
 
 A resumed run has its weights, optimizer state, loss scale, place in the data, random states,
-counters and what was measured, so it takes the very steps that it would have taken.
-"""
+counters and what was measured, so it takes the very steps that it would have taken."""
 
 import concurrent.futures
 import dataclasses
@@ -16,8 +15,7 @@ import statistics
 
 import torch
 
-from nanoseek import checkpoint
-from nanoseek.cli import writing
+from nanoseek import checkpoint, cli
 from nanoseek.cost import measure_ceiling
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
@@ -36,7 +34,7 @@ class Run:
     def __init__(self, config, resume, speed_up=None):
         self.config, self.folder, self.ranks = config, pathlib.Path(config.out), Ranks(config)
         self.device = self.ranks.device
-        self.say = print if self.ranks.first else lambda *words, **how: None
+        self.say = cli.tell if self.ranks.first else lambda *words, **how: None
         self.step, self.tokens, self.length_sum, self.seconds = 0, 0, 0, 0.0
         self._open_data()
         begun = checkpoint.checkpoints(self.folder)
@@ -45,11 +43,12 @@ class Run:
         source = self.folder if begun else config.branch_from
         old = self.ranks.agree(lambda: checkpoint.find_checkpoint(source) if source else None)
         self._build(old, speed_up)
-        self.ceiling = measure_ceiling(device=self.device.type) * self.ranks.size
+        half = {"bf16": "bfloat16", "fp16": "float16"}.get(self.choices["precision"])
+        self.ceiling = measure_ceiling(device=self.device.type, dtype=half) * self.ranks.size
         # A branch begins with the log of the run that it goes on from.
         self.log = folder.read_log(old.absolute().parent.parent, self.step) if old else []
         if self.ranks.first:
-            with writing(self.folder / "log.jsonl") as new:
+            with cli.writing(self.folder / "log.jsonl") as new:
                 new.write_text("".join(json.dumps(row) + "\n" for row in self.log))
 
     def _open_data(self):
@@ -119,13 +118,13 @@ class Run:
         precision = kept.get("precision", self.config.precision)
         if not threads and self.device.type == "cpu":
             threads, tried = machine.choose_threads(self.model, *size, self.ranks.size)
-            print(f"{threads} threads, fastest of {tried} (ms)")
+            self.say(f"{threads} threads, fastest of {tried} (ms)")
         torch.set_num_threads(threads or torch.get_num_threads())
         if precision == "auto" and self.ranks.sliced:
             precision = "fp32" if self.device.type == "cpu" else "bf16"
         elif precision == "auto":
             precision, tried = machine.choose_precision(self.model, self.device, *size)
-            print(f"precision {precision}, fastest of {tried} (ms)")
+            self.say(f"precision {precision}, fastest of {tried} (ms)")
         steps = self.config.steps or kept.get("steps") or self._sized_steps(precision, size)
         return {"threads": torch.get_num_threads(), "precision": precision, "steps": steps}
 
@@ -141,9 +140,9 @@ class Run:
         steps = sizing.steps(self.tokenizer.decode_bytes(ids), self.epoch,
                              config.batch_size * config.row_length, second, config.minutes)
         size = self.epoch * self.bytes_per_token
-        print(f"{size / 1e3:,.0f} kB of text: {steps} steps, about {steps * second:.0f} s")
+        self.say(f"{size / 1e3:,.0f} kB of text: {steps} steps, about {steps * second:.0f} s")
         if size < LITTLE_TEXT:
-            print(f"{size:,.0f} bytes are too little to learn from: give {LITTLE_TEXT:,} or more")
+            self.say(f"{size:,.0f} bytes are too little to learn from: {LITTLE_TEXT:,} would do")
         return steps
 
     def state_dict(self):

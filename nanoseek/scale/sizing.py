@@ -6,8 +6,7 @@
 A text is read several times, and each time teaches less. Too few steps leave something to learn;
 with too many the model learns the text by heart, and predicts other text worse. How often is best
 depends on how much of the text is rule and how much is surprise: code, which repeats its forms, is
-read more often than poems. zlib tells them apart. Trials: tutorials/experiments/own_text.py.
-"""
+read more often than poems. zlib tells them apart. Trials: tutorials/experiments/own_text.py."""
 
 import zlib
 
@@ -23,8 +22,7 @@ def vocabulary(text_bytes):
 
 
 def steps(sample, text_tokens, step_tokens, seconds_per_step, minutes):
-    """Return how many steps a text of so many tokens is worth, of which `sample` is the beginning
-    in bytes, or as many as fit into the time."""
+    """Return the steps that a text is worth, whose first bytes `sample` is, or time allows."""
     epochs = EPOCHS * len(sample) / len(zlib.compress(sample))
     worth, possible = epochs * text_tokens / step_tokens, 60 * minutes / seconds_per_step
     return max(LEAST_STEPS, round(min(worth, possible)))

@@ -18,9 +18,9 @@ import torch
 from nanoseek.cost import flops_per_token, memory, parameters
 from nanoseek.deepseek.experts import Experts, Mixture
 from nanoseek.deepseek.latent import Latent, LatentAttention
-from nanoseek.deepseek.presets import PRESETS as DEEPSEEK
+from nanoseek.deepseek.presets import PRESETS
 from nanoseek.fast import speed_up
-from nanoseek.model import PRESETS, ModelConfig, Transformer, loss
+from nanoseek.model import ModelConfig, Transformer, loss
 
 
 def race(rounds, **ways):
@@ -36,7 +36,7 @@ def race(rounds, **ways):
 
 def step():
     """Forward and backward of 8 rows of 256: tiny, and with each part in its place."""
-    tiny, v3 = PRESETS["tiny"], DEEPSEEK["tiny-v3"]
+    tiny, v3 = PRESETS["tiny"], PRESETS["tiny-v3"]
     configs = {"tiny": tiny, "latent": dataclasses.replace(tiny, attention=v3.attention),
                "experts": dataclasses.replace(tiny, feed_forward=v3.feed_forward), "tiny-v3": v3}
     ids, ways = torch.randint(4096, (8, 256)), {}

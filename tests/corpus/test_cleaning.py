@@ -179,3 +179,10 @@ def test_a_footer_alone_is_found_in_many_texts(module, paragraph):
 ])
 def test_what_texts_share_by_nature_is_no_boilerplate(module, text):
     assert module.boilerplate_lines([text.replace("{n}", str(n)) for n in range(6)], 5) == set()
+
+
+def test_a_run_of_marks_is_cut_to_what_scripts_have(module):
+    text = "e" + "\u0316\u0301" * 5000 + "f"  # to sort so many takes a minute
+    assert 20 < len(module.normalise(text)) < 40
+    few = "e" + "\u0316\u0301" * 9 + "f"
+    assert module.normalise(few) == unicodedata.normalize("NFC", few)

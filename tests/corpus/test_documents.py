@@ -31,9 +31,9 @@ def test_fields_that_stages_share_are_read_and_others_are_not(module, tmp_path):
 
 
 @pytest.mark.parametrize("line, message", [
-    (b'{"text": "a"', "not a line of JSON"), (b'["text"]', "not a line of JSON"), (b'{"text": 3}', "string"),
+    (b'{"text": "a"', "not a line of JSON"), (b'["text"]', "not a line of JSON.*list"), (b'{"text": 3}', "string"),
     (b'{"source": "s"}', "string"), (b'{"text": "a", "source": 1}', "source"),
-    (b'{"text": "a", "split": "test"}', "split"), (b'{"text": "\xff"}', "in UTF-8"),
+    (b'{"text": "a", "split": "test"}', "split"), (b'{"text": "\xff"}', "windows-1252"),
     (b'{"text": "a", "log2_probability": NaN}', "finite"),
     (b'{"text": "a", "log2_probability": ' + b"9" * 400 + b"}", "finite"), (b"[" * 100_000, "JSON"),
 ])

@@ -148,7 +148,7 @@ def test_a_jsonl_file_is_many_documents_and_one_document_is_a_long_text(module, 
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("a.txt", b"", "no text"), ("a.txt", b" \n", "no text"), ("a.jsonl", b"", "no text"),
+    ("a.txt", b"", "no text found .it is empty"), ("a.txt", b" \n", "no text"), ("a.jsonl", b"", "no text"),
     ("a.txt", b"\x7fELF\x00\x01", "binary"), ("a.txt", b"%PDF-1.4\n\xb5", "binary"),
     ("a.txt", "天地".encode("gb18030"), "-f gb18030 if"),
     ("a.txt", "Un café très agréable".encode("cp1252"), "-t utf-8 -f windows-1252"),
@@ -197,6 +197,20 @@ def address(tmp_path_factory):
 def test_an_address_is_read_like_a_file(module, address):
     train, held_out = module.read_text(f"{address}/my%20dream.txt")
     assert train["text"] + held_out["text"] == LINES and train["source"] == "my dream"
+
+
+def test_an_address_may_be_shouted_and_holds_no_password(module, address):
+    assert module.read_text(address.replace("http", "HTTP") + "/my%20dream.txt")
+    with pytest.raises(ValueError, match="with a password is not read") as caught:
+        module.read_text(address.replace("//", "//me:secret@") + "/a.txt")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_sends_next_to_nothing_is_given_up(module, address, monkeypatch):
+    clock = iter([0.0, 90.0])  # a minute and half for a few bytes
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock, 90.0))
+    with pytest.raises(ValueError, match="cannot be fetched .less than 1 kB a second"):
+        module.read_text(f"{address}/my%20dream.txt")
 
 
 def test_an_address_of_a_web_page_is_read_as_its_text(module, address):

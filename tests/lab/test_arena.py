@@ -1,5 +1,6 @@
 """arena.py: fair pairs against counted ones, and the report of three models side by side."""
 
+import json
 import shutil
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_the_report_holds_every_row_as_markdown(folder, capsys):
     same = next(line for line in table if line.startswith("| bits per byte of stories_en"))
     assert same.split("|")[2].strip() + " ≈" == same.split("|")[3].strip()
     assert sum(line.split("|")[3].strip().endswith("≈") for line in table) == 10
-    assert printed.endswith("≈ not to be told apart from it)\n")
+    assert printed.endswith("often differ, so train several of each.)\n")
 
 
 def test_the_bits_per_byte_are_those_of_the_report(folder, documents, tmp_path, capsys):
@@ -84,14 +85,24 @@ def test_the_bits_per_byte_are_those_of_the_report(folder, documents, tmp_path, 
         assert f"(floor {floor})" in row and row.split("|")[2].strip() == bits
 
 
+def test_a_checkpoint_is_charged_what_came_before_it(folder, tmp_path):
+    place = tmp_path / "run" / "checkpoints" / "step-00000005"
+    shutil.copytree(folder / "ours", place)
+    bill = json.loads((place / "cost.json").read_text()) | {"tokens": 100}
+    (tmp_path / "run" / "cost.json").write_text(json.dumps(bill))
+    (place / "trainer.json").write_text(json.dumps({"config": {}, "tokens": 25}))
+    (place / "checksums.json").unlink()
+    assert arena.costs(open_subject(place))[1:] == ("15", "2.50e+08", "0.00500")
+
+
 @pytest.fixture
 def broken(folder, documents, tmp_path):
     (tmp_path / "empty").mkdir()
     save_model(open_subject(folder / "ours").model, tmp_path / "mute")
     (tmp_path / "docs.jsonl").write_text("")
     write_documents([{**d, "split": "held_out"} for d in documents], tmp_path / "seen.jsonl")
-    save_model(open_subject(folder / "ours").model, tmp_path / "mixed",
-               folder / "other.json")
+    save_model(open_subject(folder / "ours").model, tmp_path / "mixed")
+    shutil.copy(folder / "other.json", tmp_path / "mixed" / "tokenizer.json")
     return tmp_path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import pytest
 import torch
@@ -99,3 +100,18 @@ def test_a_model_without_any_token_that_ends_a_document_is_refused(tmp_path, fol
     bare.save(tmp_path / "m" / "tokenizer.json")
     with pytest.raises(ValueError, match="None, which begins or ends a document, is no id"):
         open_subject(tmp_path / "m")
+
+
+@pytest.mark.parametrize("config, generation, expected", [
+    ({}, {}, ([5], [5])), ({"bos_token_id": 1, "eos_token_id": 2}, {}, ([1], [2])),
+    ({"eos_token_id": [2, 3]}, {}, ([2], [2, 3])), ({"bos_token_id": None}, {}, ([5], [5])),
+    ({"bos_token_id": 1, "eos_token_id": 2}, {"eos_token_id": [2, 7]}, ([1], [2, 7])),
+    ({"eos_token_id": None}, {"bos_token_id": 4, "eos_token_id": None}, ([4], [5]))])
+def test_documents_begin_and_end_as_the_folder_says(tmp_path, config, generation, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if generation:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    eot = types.SimpleNamespace(eot_id=5)
+    assert subject.document_ends(tmp_path, eot) == expected
+    if not config:
+        assert subject.document_ends(tmp_path, types.SimpleNamespace(eot_id=None)) == ([], [])

@@ -43,3 +43,17 @@ def test_threads_are_halved_while_that_is_faster(monkeypatch, cores, seconds, be
         assert machine.choose_threads(None, 2, 16) == (1, {1: 1.0})
     finally:
         torch.set_num_threads(now)
+
+
+@pytest.mark.parametrize("bf16, tries", [([9.0], 1), (TypeError("no bf16 here"), 1), ([1.5], 3)])
+def test_a_device_that_has_no_bf16_or_only_imitates_it_is_found_out_soon(monkeypatch, bf16, tries):
+    asked = []
+
+    def step_times(model, device, precision, rows, row_length):
+        asked.append(precision)
+        if precision == "bf16" and isinstance(bf16, Exception):
+            raise bf16
+        return bf16 if precision == "bf16" else [1.0]
+    monkeypatch.setattr(machine, "step_times", step_times)
+    assert machine.choose_precision(None, torch.device("cpu"), 2, 16)[0] == "fp32"
+    assert asked.count("bf16") == tries == asked.count("fp32")

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 from nanoseek import cli, train
 from nanoseek.checkpoint import checkpoints, newest_intact
+from nanoseek.cli import lock
 from nanoseek.corpus.gather import main as write_corpus
 from nanoseek.lab import stages
 from nanoseek.scale import machine
 from nanoseek.scale.folder import check_settings
-from nanoseek.scale.lock import lock
 from nanoseek.scale.run import Run
 from small_run import (ROOT, command, final_weights, make_run, quick_ceiling,  # noqa: F401
                        settings)
@@ -352,6 +352,9 @@ def test_no_command_writes_into_the_folder_of_a_run_in_progress(tmp_path):
             main([word.format(run=folder, other=other) for word in arguments])
         assert {path: path.read_bytes() for path in folder.rglob("*")
                 if path.is_file() and path.name != ".lock"} == before
+    for inside in ("tokens/manifest.json", "checkpoints/step-1/tokenizer.json"):
+        with pytest.raises(ValueError, match="another process works in"):
+            stages.learn_tokenizer(["train", f"{other}/raw.jsonl", f"{folder}/{inside}"])
     with pytest.raises(ValueError, match="another process works in"):
         train.train(settings(folder, model))
     held.close()
@@ -462,3 +465,14 @@ def test_a_move_that_was_broken_off_goes_on(tmp_path):
     train.main(flags)
     assert (folder / "before" / "log.jsonl").read_bytes() == log
     assert checkpoints(folder / "before") and checkpoints(folder)
+
+
+def test_a_reader_that_has_gone_ends_no_training(tmp_path):
+    folder, _ = make_run(tmp_path / "r")
+    reader, gone = os.pipe()
+    os.close(reader)  # as `train … | head -2` does, only sooner
+    done = subprocess.run(command(folder, "--steps", "9"), cwd=ROOT, stdout=gone,
+                          stderr=subprocess.PIPE, text=True)
+    os.close(gone)
+    assert done.returncode == 0 and not done.stderr
+    assert newest_intact(folder).name == "step-00000009" and (folder / "cost.json").is_file()

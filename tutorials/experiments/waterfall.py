@@ -352,8 +352,12 @@ def measure(results, plan, root):
         first = [] if known_already else [workers.submit(train, *slowest, k)
                                           for k in (low + 1, low)]
         rest = [workers.submit(one, entry) for entry in plan[1:]]
-        for done in (*first, *rest):
-            done.result()
+        try:
+            for done in (*first, *rest):
+                done.result()
+        except BaseException:  # Ctrl-C, too: what has not begun must not begin
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
         one(slowest)
 
 
