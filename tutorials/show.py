@@ -4,6 +4,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgba
 
 BLUE, ORANGE, GREEN, VIOLET, GRAY = "#3b82c4", "#d0662c", "#3a9a5b", "#8a63c9", "#8a8a8a"
 STYLE = {"figure.facecolor": "none", "axes.facecolor": "none", "savefig.transparent": True,
@@ -178,4 +179,67 @@ def growth(lengths, kilobytes, ms):
     for axes in (left, right):
         axes.set(xlabel="tokens in the text", ylim=(0, None))
         axes.set_xticks(lengths, [f"{length:,}" for length in lengths], fontsize=8)
+    plt.show()
+
+
+def padded_packed_and_mask(real, document_ids, mask, chosen):
+    """real (rows, T): no padding; document_ids (rows, T); the mask (T, T) of row `chosen`"""
+    colours = np.array([to_rgba(BLUE), to_rgba(ORANGE), to_rgba(GRAY, 0.3), (0, 0, 0, 0)])
+    hidden, empty, T = 2, 3, len(mask)
+    rows = np.arange(len(real))[:, None]
+    left, middle, right = panels(1, 3, width=8, height=3)
+    left.imshow(colours[np.where(real, rows % 2, empty)], aspect="auto", interpolation="none")
+    middle.imshow(colours[document_ids % 2], aspect="auto", interpolation="none")
+    outside = np.where(np.tri(T), hidden, empty)
+    right.imshow(colours[np.where(mask, document_ids[chosen] % 2, outside)], interpolation="none")
+    left.set(title="padded: one document a row", ylabel="row of the batch")
+    middle.set(title="packed")
+    right.set(title=f"the mask of packed row {chosen}", xlabel="position looked at",
+              ylabel="position that looks")
+    for axes in (left, middle):
+        axes.set(xlabel="position", yticks=range(len(real)))
+        axes.hlines(np.arange(len(real) - 1) + 0.5, -0.5, T - 0.5, color=GRAY, linewidth=0.5)
+    for axes in (left, middle, right):
+        axes.set_title(axes.get_title(), fontsize=9)
+    plt.show()
+
+
+def losses_by_way(results, text):
+    """{way: losses of its seeds}, {way: tokens of text that it read} → a point for each seed"""
+    axes = panels(height=2.6)
+    for number, (name, color) in enumerate(zip(results, (GRAY, ORANGE, BLUE, GREEN))):
+        axes.plot(results[name], [number] * len(results[name]), "o", color=color, alpha=0.8)
+    axes.set_yticks(range(len(results)),
+                    [f"{name}\n{text[name]:,} tokens read" for name in results], fontsize=8)
+    axes.set(xlabel="nats a token, held-out stories: lower is better",
+             ylim=(len(results) - 0.5, -0.5))
+    plt.show()
+
+
+def killed_and_resumed(steps, every, killed_after, resumed_at):
+    """The steps of two processes: one killed, one that goes on from the newest checkpoint"""
+    axes = panels(height=1.7)
+    axes.barh(0, resumed_at, color=BLUE, height=0.5)
+    axes.barh(0, killed_after - resumed_at, left=resumed_at, color=ORANGE, height=0.5)
+    axes.barh(1, steps - resumed_at, left=resumed_at, color=BLUE, height=0.5)
+    axes.annotate("killed: orange is lost", (killed_after, 0), (6, 0), color=ORANGE,
+                  textcoords="offset points", va="center")
+    for place, (first, last) in enumerate(((0, resumed_at), (resumed_at, steps))):
+        saves = [step for step in range(every, last + 1, every) if step > first]
+        axes.plot(saves, [place] * len(saves), "|", color="black", markersize=14)
+    axes.plot([resumed_at] * 2, [0, 1], color=GRAY, linestyle=":")
+    axes.set_yticks([0, 1], ["first process", "second process"])
+    axes.set(xlabel="step (black: a checkpoint was saved)", xlim=(0, steps), ylim=(1.5, -0.5))
+    plt.show()
+
+
+def memory_by_depth(depths, megabytes):
+    """depths, {what is recomputed: megabytes at each} → a line for each"""
+    axes = panels()
+    for (name, values), color in zip(megabytes.items(), (ORANGE, VIOLET, BLUE)):
+        axes.plot(depths, values, "o-", color=color)
+        axes.annotate(name, (depths[-1], values[-1]), (6, 0), textcoords="offset points",
+                      color=color, va="center")
+    axes.set(xlabel="layers", ylabel="MB held at once in a step", xticks=depths,
+             xlim=(0, 1.2 * depths[-1]), ylim=(0, None))
     plt.show()

@@ -4,8 +4,10 @@
 answer = 1 - (100 + 200 + 300) / (3 * 512)  # about 61%
 
 
-# 2. Count a ramp
-answer = (40 * 2 + 80 * 4 + 280 * 8) * 256  # 675,840
+# 2. What does a mask leave?
+def pairs_left(lengths):
+    """lengths of the documents of a row → pairs of a position and one that it may look at"""
+    return sum(n * (n + 1) // 2 for n in lengths)
 
 
 # 3. Find the documents
@@ -14,14 +16,7 @@ def number_documents(inputs, end):
     return (inputs == end).cumsum(dim=1)
 
 
-# 4. Who is next?
-def next_source(weights, served, T):
-    """{source: share}, {source: tokens served}, tokens in a row → a source"""
-    total = sum(served.values()) + T
-    return max(weights, key=lambda name: weights[name] * total - served[name])
-
-
-# 5. Mend this packer: keep the end tokens, cut every T, and let the last row be short
+# 4. Mend this packer: keep the end tokens, cut every T, and let the last row be short
 def broken_pack(documents, T):
     """list of ids, an end token first in each → list of (inputs, targets); rows of T, or fewer"""
     stream = np.concatenate(documents)
@@ -29,7 +24,7 @@ def broken_pack(documents, T):
     return [(stream[i:i + T], following[i:i + T]) for i in range(0, len(stream), T)]
 
 
-# 6. Do not cut
+# 5. Do not cut
 def pack_whole(lengths, T):
     """list of lengths, row length → list of rows, each a list of the numbers of its documents"""
     rows, room = [], []
