@@ -207,11 +207,11 @@ def strengths_by_round(paths):
 def losses_by_rate(losses):
     """{optimizer: {learning rate: loss}} → a line for each, the lowest point filled"""
     axes = panels(height=3.2)
-    for (name, found), color in zip(losses.items(), (ORANGE, BLUE)):
+    for (name, found), color, above in zip(losses.items(), (ORANGE, BLUE), (8, -14)):
         best = min(found, key=found.get)
         axes.plot(found.keys(), found.values(), "o-", color=color, markerfacecolor="none")
         axes.plot(best, found[best], "o", color=color)
-        axes.annotate(name, (best, found[best]), (0, -14), textcoords="offset points",
+        axes.annotate(name, (best, found[best]), (0, above), textcoords="offset points",
                       color=color, ha="center")
     rates = sorted({rate for found in losses.values() for rate in found})
     axes.set(xscale="log", xlabel="peak learning rate", ylabel="nats a token, held-out stories")
