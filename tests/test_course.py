@@ -159,9 +159,8 @@ def test_the_page_for_teachers_knows_every_notebook_and_starter():
     assert sum(map(int, rows.values())) == 100
 
 
-# The notebooks. These hold the rules below; the others follow.
-IN_FORM = ("00_model", "01_tokenizer", "02_attention", "03_precision", "04_curation", "05_packing",
-           "06_training")
+# The notebooks.
+IN_FORM = sorted(path.stem for path in TUTORIALS.glob("*.ipynb"))
 IN_CHINESE = sorted(path.stem for path in (TUTORIALS / "zh").glob("*.ipynb"))
 
 

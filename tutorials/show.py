@@ -243,3 +243,83 @@ def memory_by_depth(depths, megabytes):
     axes.set(xlabel="layers", ylabel="MB held at once in a step", xticks=depths,
              xlim=(0, 1.2 * depths[-1]), ylim=(0, None))
     plt.show()
+
+
+def schedules(factors):
+    """{schedule: the factor of the peak rate in each step} → a line for each"""
+    axes = panels(height=2.8)
+    for (name, values), (color, style) in zip(factors.items(), ((GRAY, "--"), (GREEN, ":"),
+                                                                (BLUE, "-"), (ORANGE, "-."))):
+        axes.plot(values, style, color=color, label=name)
+    axes.legend(frameon=False, labelcolor="linecolor", loc="lower center")
+    axes.set(xlabel=f"step of {len(values)}", ylabel="factor of the peak rate", ylim=(0, 1.05))
+    plt.show()
+
+
+def strengths_by_round(paths):
+    """{a strength at first: the strength after 0, 1, 2, … rounds} → a line for each"""
+    axes = panels(height=3)
+    axes.axhline(1, color=GRAY, linestyle=":")
+    for (first, path), color in zip(paths.items(), (BLUE, GREEN, VIOLET, ORANGE, GRAY)):
+        axes.plot(path, "o-", color=color, markersize=4)
+        axes.annotate(f"{first:g}", (0, first), (-6, 0), textcoords="offset points", color=color,
+                      ha="right", va="center")
+    axes.set(yscale="log", xlabel="round", ylabel="strength (singular value)", xlim=(-0.6, None))
+    plt.show()
+
+
+def losses_by_rate(losses):
+    """{optimizer: {learning rate: loss}} → a line for each, the lowest point filled"""
+    axes = panels(height=3.2)
+    for (name, found), color, above in zip(losses.items(), (ORANGE, BLUE), (8, -14)):
+        best = min(found, key=found.get)
+        axes.plot(found.keys(), found.values(), "o-", color=color, markerfacecolor="none")
+        axes.plot(best, found[best], "o", color=color)
+        axes.annotate(name, (best, found[best]), (0, above), textcoords="offset points",
+                      color=color, ha="center")
+    rates = sorted({rate for found in losses.values() for rate in found})
+    axes.set(xscale="log", xlabel="peak learning rate", ylabel="nats a token, held-out stories")
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates], fontsize=8)
+    axes.minorticks_off()
+    axes.margins(y=0.15)
+    plt.show()
+
+
+def mfu_of_bills(rows):
+    """published bills with their "mfu" → a point for each, with the name of its chip"""
+    rows = sorted((row for row in rows if row["mfu"]), key=lambda row: row["mfu"])
+    axes = panels(height=0.28 * len(rows) + 0.8)
+    for place, row in enumerate(rows):
+        color = ORANGE if "n_routed_experts" in row["config"] else BLUE
+        axes.plot(100 * row["mfu"], place, "o", color=color)
+        axes.annotate(row["chip"], (100 * row["mfu"], place), (7, 0), textcoords="offset points",
+                      color="gray", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [row["model"] for row in rows], fontsize=8)
+    axes.set(xlabel="MFU implied by the published hours, % (orange: mixture of experts)",
+             xlim=(0, 100 * rows[-1]["mfu"] + 8))
+    axes.grid(axis="x", color="gray", alpha=0.2)
+    plt.show()
+
+
+def isoflops(curves, optima):
+    """{budget: {parameters: loss}}, {budget: (parameters, loss)} of the lowest points
+
+    Each budget has its points, the parabola through the best and its neighbours, and a cross.
+    """
+    axes = panels(height=4)
+    for (budget, points), color in zip(curves.items(), (BLUE, ORANGE, GREEN, VIOLET)):
+        sizes = sorted(points)
+        best = sizes.index(min(points, key=points.get))
+        near = sizes[best - 1:best + 2]
+        parabola = np.polyfit(np.log(near), [points[size] for size in near], 2)
+        along = np.geomspace(near[0], near[-1], 60)
+        axes.plot(along, np.polyval(parabola, np.log(along)), color=color)
+        axes.plot(sizes, [points[size] for size in sizes], "o:", color=color, markersize=4)
+        axes.annotate(f"{budget:.1e} FLOPs", (sizes[0], points[sizes[0]]), (-6, 0),
+                      textcoords="offset points", color=color, ha="right", va="center")
+    axes.plot(*zip(*optima.values()), "x--", color="gray", linewidth=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="parameters in the layers (crosses: the optima)",
+             ylabel="bits per byte, older stories", xlim=(1.3e3, None))
+    axes.set_yticks([0.15, 0.2, 0.3, 0.4, 0.6, 0.8], ["0.15", "0.2", "0.3", "0.4", "0.6", "0.8"])
+    axes.minorticks_off()
+    plt.show()
