@@ -160,7 +160,8 @@ def test_the_page_for_teachers_knows_every_notebook_and_starter():
 
 
 # The notebooks. These hold the rules below; the others follow.
-IN_FORM = ("00_model", "01_tokenizer", "02_attention", "03_precision", "04_curation")
+IN_FORM = ("00_model", "01_tokenizer", "02_attention", "03_precision", "04_curation",
+           "09_health")
 IN_CHINESE = sorted(path.stem for path in (TUTORIALS / "zh").glob("*.ipynb"))
 
 
