@@ -323,3 +323,26 @@ def isoflops(curves, optima):
     axes.set_yticks([0.15, 0.2, 0.3, 0.4, 0.6, 0.8], ["0.15", "0.2", "0.3", "0.4", "0.6", "0.8"])
     axes.minorticks_off()
     plt.show()
+
+
+def curves_of_runs(runs, healthy, lines, ylim):
+    """{title: (training bits at each step, [[step, held-out bits], …])} → a panel for each run
+
+    healthy: such a pair, drawn in gray in each panel; lines: {name: bits}, drawn across.
+    """
+    places = panels(2, (len(runs) + 1) // 2, width=9.5, height=5, sharex=True, sharey=True)
+    for number, (axes, (title, pair)) in enumerate(zip(places.flat, runs.items())):
+        for (training, held_out), colors in ((healthy, (GRAY, GRAY)), (pair, (BLUE, ORANGE))):
+            axes.plot(range(1, len(training) + 1), training, color=colors[0], linewidth=0.8)
+            axes.plot(*zip(*held_out), "o-", color=colors[1], markersize=3, linewidth=1)
+        for place, (name, bits) in enumerate(lines.items()):
+            axes.axhline(bits, color=GREEN, linestyle=":", linewidth=1)
+            if number == 0:  # above the line and below it, by turns
+                axes.annotate(name, (len(training), bits), (0, (2, -8)[place % 2]), fontsize=7,
+                              textcoords="offset points", color=GREEN, ha="right")
+        axes.set(title=title, yscale="log", ylim=ylim)
+    places[0, 0].set_ylabel("bits per byte")
+    places[1, 0].set_ylabel("bits per byte")
+    for axes in places[-1]:
+        axes.set_xlabel("step")
+    plt.show()

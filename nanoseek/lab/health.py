@@ -77,7 +77,7 @@ def measure(run):
             unigram_nats(run.tokens, source, run.texts[source]))
     splits = [held_out(run.tokens, SCORED_TOKENS, split) for split in ("held_out", "train")]
     repeated = []
-    for source in run.floors:
+    for source in filter(splits[1].get, run.floors):  # some may have held-out text only
         new, known = (bits_per_byte(run.model, run.tokenizer, split[source]) for split in splits)
         found[f"held-out over training bits per byte, {source}"] = new / known
         for ids in run.texts[source]:

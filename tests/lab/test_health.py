@@ -88,6 +88,18 @@ def test_a_run_that_knows_no_cause_says_so(bench):
     assert causes == ["unknown"] and "too low" in report
 
 
+def test_a_language_that_is_only_held_out_is_not_compared_with_training_text(bench, tmp_path):
+    _, documents, tokenizer, _, bands = bench
+    planted.write_data(tmp_path, [d for d in documents if d["split"] == "held_out"
+                                  or d["source"] == "stories_en"], tokenizer)
+    run = planted.trained(dataclasses.replace(CONFIG, steps=10, eval_every=5),
+                          tmp_path / "run", tmp_path / "tokens")
+    report, _ = health.check(run, bands)
+    compared = "held-out over training bits per byte, stories_"
+    assert f"{compared}en" in report and f"{compared}zh" not in report
+    assert "bits over a unigram model's, stories_zh" in report
+
+
 def copy_run(bench, tmp_path, change):
     """Copy a healthy run with its log changed: change(list of lines) → text."""
     run = tmp_path / "run"

@@ -1,6 +1,7 @@
 """Plant the usual bugs in training runs, one at a time: does the health check name each?
 
     python tutorials/experiments/planted_bugs.py                    # scaled down: 2 minutes
+    python tutorials/experiments/planted_bugs.py --store            # and keep the curves beside it
     python tutorials/experiments/planted_bugs.py --run runs/tiny    # its recipe, bands.json
     python tutorials/experiments/planted_bugs.py --run runs/tiny --stop 500   # a fifth of the time
 
@@ -13,10 +14,12 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import pathlib
 import shutil
 import signal
 import sys
+from statistics import fmean
 from unittest import mock
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -28,6 +31,8 @@ from reference_bands import RECIPE, make_bands
 
 from nanoseek import data, model, train as loop
 from nanoseek.checkpoint import read_json
+from nanoseek.cli import writing
+from nanoseek.evaluate import evaluate
 from nanoseek.lab import health
 from nanoseek.corpus import read_documents
 from nanoseek.model import ModelConfig
@@ -37,6 +42,7 @@ from nanoseek.fast.bpe import FastTokenizer
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig
 
+STORED = pathlib.Path(__file__).with_suffix(".json")  # what 09_health draws
 SMALL = TrainConfig(steps=240, batch_size=8, row_length=128, eval_every=48, save_every=240,
                     warmup_steps=12, model=ModelConfig(
                         vocab_size=512, hidden_size=64, intermediate_size=176))
@@ -136,8 +142,9 @@ def trained(config, folder, tokens):
     return folder
 
 
-def plant(name, config, documents, tokenizer, folder, tokens, bands):
-    """Train with one bug of BUGS in `folder`; return (report, causes) of the health check."""
+def plant(name, config, documents, tokenizer, folder, tokens, bands, judge=health.check):
+    """Train with one bug of BUGS in `folder`; return what judge(folder, bands), run in the same
+    code, says of it: the (report, causes) of the health check, unless given."""
     change, where, _ = BUGS[name]
     if where == "config":
         config = change(config)
@@ -151,7 +158,30 @@ def plant(name, config, documents, tokenizer, folder, tokens, bands):
     if where in ("data", "ids"):
         tokens = folder / "tokens"
     with change() if where == "code" else contextlib.nullcontext():
-        return health.check(trained(config, folder, tokens), bands)
+        return judge(trained(config, folder, tokens), bands)
+
+
+def curves(folder):
+    """Return what a notebook draws of a run: its losses, its scores, what they are held to."""
+    run = health.Record(folder)
+    scores, measured = evaluate(run.model, run.tokens).values(), health.measure(run)
+    held_out = {0: run.rows[0]["untrained"]} | {  # by step
+        row["step"]: row["held_out"] for row in run.rows if "held_out" in row}
+    other = [run.tokenizer.encode(run.tokenizer.decode(ids[1:-1])) != ids[1:-1].tolist()
+             for documents in run.texts.values() for ids in documents]
+
+    def short(numbers, digits=4):
+        return [number and float(f"{number:.{digits}g}") for number in numbers]
+    return {
+        "loss": short(row["loss"] for row in run.rows),
+        "gradient_norm": short((row["gradient_norm"] for row in run.rows), 3),
+        "bits_per_nat": run.rows[0]["bits_per_byte"] / run.rows[0]["loss"],  # bits a byte, of these
+        # Bits per byte, the mean of both languages.
+        "held_out": [[step, *short([fmean(found.values())])] for step, found in held_out.items()],
+        "unigram": fmean(s.unigram for s in scores), "floor": fmean(s.floor for s in scores),
+        "measured": dict(zip(measured, short(measured.values()))),
+        "sees the future": health.sees_the_future(run.model),
+        "documents whose ids change when decoded and encoded": fmean(other)}
 
 
 def healthy(config, folder, tokens, seeds):
@@ -178,22 +208,30 @@ def config_of(run):
     return TrainConfig(**of(TrainConfig), model=ModelConfig(**of(ModelConfig)))
 
 
-def table(config, folder, documents, tokenizer, tokens, bands, healthy_runs):
+def table(config, folder, documents, tokenizer, tokens, bands, healthy_runs, judge=health.check):
     """Print what the check says of healthy runs and of every bug; return how often it is wrong."""
     failed = 0
     print(f"{'planted':<26}{'named':<7}what the check says", flush=True)
     for run in healthy(config, folder, tokens, range(10, 10 + healthy_runs)):
-        report, causes = health.check(run, bands)
+        report, causes = judge(run, bands)
         failed += bool(causes)
         print(f"{'nothing, another seed':<26}{'no' if causes else 'yes':<7}"
               f"{report.splitlines()[-1]}", flush=True)
     for name, (_, _, cause) in BUGS.items():
         report, causes = plant(name, config, documents, tokenizer,
-                               folder / name.replace(" ", "-"), tokens, bands)
+                               folder / name.replace(" ", "-"), tokens, bands, judge)
         failed += causes != [cause]
         print(f"{name:<26}{'yes' if causes == [cause] else 'no':<7}"
               f"{'; '.join(read_json(health.CAUSES)[c] for c in causes) or 'healthy'}", flush=True)
     return failed
+
+
+def store(found):
+    """Write what the notebook draws, a run a line."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(run)}" for name, run in found.pop("runs").items()]
+    rest = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in found.items()]
+    with writing(STORED) as new:
+        new.write_text("{\n" + ",\n".join(rest) + ',\n "runs": {\n' + ",\n".join(lines) + "}}\n")
 
 
 def main(argv=None):
@@ -203,7 +241,10 @@ def main(argv=None):
     parser.add_argument("--healthy", type=int, default=2, help="healthy runs to check as well")
     parser.add_argument("--stop", type=int, help="stop each run after so many steps: it is held to "
                                                  "the landmarks that it reached")
+    parser.add_argument("--store", action="store_true", help=f"keep the curves in {STORED.name}")
     args = parser.parse_args(argv)
+    if args.store and args.run:
+        parser.error("--store keeps the small runs: give it without --run")
     if args.stop is not None and not args.run:
         parser.error("--stop goes with --run: bands of small runs need their ends")
     folder = pathlib.Path(args.folder) / \
@@ -219,8 +260,19 @@ def main(argv=None):
         if not tokens.exists():
             write_data(folder / "data", documents, tokenizer)
         bands = small_bands(config, folder, tokens, range(3))
+    kept, names = {}, {name.replace(" ", "-"): name for name in BUGS}
+
+    def judge(run, bands):
+        report, causes = health.check(run, bands)
+        if args.store:
+            kept[names.get(run.name, run.name)] = curves(run) | {"named": causes}
+        return report, causes
     with stopped_after(args.stop):
-        return table(config, folder, documents, tokenizer, tokens, bands, args.healthy)
+        failed = table(config, folder, documents, tokenizer, tokens, bands, args.healthy, judge)
+    if args.store:
+        store({"bands": bands, "runs": kept, "seeds": [
+            health.measure(health.Record(folder / f"healthy-{seed}")) for seed in range(3)]})
+    return failed
 
 
 if __name__ == "__main__":
