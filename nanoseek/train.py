@@ -74,7 +74,7 @@ class TrainConfig:
     device: str = setting("auto", "cpu, cuda, mps, or auto")
     precision: str = setting("auto", "fp32, bf16, fp16, or auto: the faster here, measured",
                              choices=("auto", *PRECISIONS))
-    threads: int = setting(0, "CPU threads; 0: as many as are fastest here, measured", least=0)
+    threads: int = setting(0, "CPU threads; 0: as many as are fastest, measured", least=0, most=512)
     parallel: str = setting("auto", "under torchrun: ddp, fsdp, or auto: fsdp from 1B parameters",
                             choices=("auto", "ddp", "fsdp"))
     fast: bool = setting(True, "nanoseek/fast; false: the plain chapters, equal but for rounding")

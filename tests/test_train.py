@@ -342,6 +342,7 @@ def test_ramps_give_each_step_its_shape(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
+    (["--threads", "100000"], "at most 512"), (["--learning_rate", "1e39"], "at most 1000000"),
     (["--heads", "4"], "unrecognized arguments: --heads"),
     (["--preset", "huge"], "invalid choice: 'huge'"),
     (["--steps", "many"], "invalid int value: 'many'"),
