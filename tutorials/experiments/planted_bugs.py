@@ -3,7 +3,7 @@
     python tutorials/experiments/planted_bugs.py                    # scaled down: 2 minutes
     python tutorials/experiments/planted_bugs.py --store            # and keep the curves beside it
     python tutorials/experiments/planted_bugs.py --run runs/tiny    # its recipe, bands.json
-    python tutorials/experiments/planted_bugs.py --run runs/tiny --stop 500   # a fifth of the time
+    python tutorials/experiments/planted_bugs.py --run runs/tiny --stop 500  # a seventh of the steps
 
 Scaled down, it first trains healthy runs for bands of its own; then healthy runs of other seeds,
 which must raise nothing, and a run with each bug. The bugs are planted the way they happen: in
