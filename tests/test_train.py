@@ -424,7 +424,7 @@ def test_where_nothing_is_held_out_that_is_said(tmp_path, capsys):
 def trained(tmp_path_factory):
     folder, model = make_run(tmp_path_factory.mktemp("g") / "r")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "measure_ceiling", lambda device: 1e11)
+        patch.setattr(run_module, "measure_ceiling", lambda **_: 1e11)
         train.train(settings(folder, model, steps=60, eval_every=60))
     return folder
 

@@ -159,10 +159,6 @@ class Mixture(nn.Module):
         self.experts = nn.ModuleList(MLP(narrow) for _ in range(part.n_routed_experts))
         self.shared_experts = MLP(dataclasses.replace(config, intermediate_size=wide))
 
-    @property
-    def balance(self):
-        return self.gate.balance
-
     def forward(self, x):
         """x (B, T, C) → (B, T, C)."""
         tokens = x.flatten(0, -2)  # (N, C)

@@ -80,7 +80,7 @@ def _fork(config, environment):
         os.environ.update(environment)
         with open(pathlib.Path(config.out) / "said.txt", "a") as said, \
                 contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            run_module.measure_ceiling = lambda device: 1e11  # the machine's speed matters not
+            run_module.measure_ceiling = lambda **_: 1e11  # the machine's speed matters not
             try:
                 train.train(config, resume=True)
                 code = 0

@@ -77,7 +77,7 @@ def done(tmp_path_factory):
     add("undivided", {"batch_size": 3})
     add("undivided ramp", {"batch_ramp": "3:0.5"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "measure_ceiling", lambda device: 1e11)
+        patch.setattr(run_module, "measure_ceiling", lambda **_: 1e11)
         for way in WAYS:
             folder, model = make_run(base / f"{way} alone")
             folders[f"{way} alone"] = folder
