@@ -123,7 +123,7 @@ endif
 # A text in which nothing is left leaves no folder behind.
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
 	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || { code=$$?; \
-	    [ $$code != 2 ] || [ -e $@ ] || { rm -f $< $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
+	    [ $$code != 2 ] || [ -z "$$TEXT" ] || [ -e $@ ] || { rm -f $< $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
 	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)

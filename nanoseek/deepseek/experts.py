@@ -110,6 +110,7 @@ class Router(nn.Linear):
         weights = scores.gather(1, chosen)  # without the bias
         if part.norm_topk_prob:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        self.balance = 0.0  # that of an earlier batch is past, also where none is made now
         if self.training and torch.is_grad_enabled():
             load = torch.bincount(chosen.flatten(), minlength=part.n_routed_experts)
             self.load = self.load + load

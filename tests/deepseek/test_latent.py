@@ -23,7 +23,7 @@ def test_the_absorbed_form_gives_the_same(batch, heads, new, kept, rank, nope, v
     torch.testing.assert_close(layer.absorbed(*inputs, mask), layer.expanded(*inputs, mask))
 
 
-def test_a_score_depends_on_the_distance_alone(monkeypatch):
+def test_a_score_depends_on_the_distance_alone():
     """Rotating by position leaves what a row gives where all its positions are shifted."""
     part = Latent(6, 5, 4, 8, 3)
     config = ModelConfig(hidden_size=8, num_attention_heads=2, attention=part)
