@@ -291,4 +291,4 @@ def loss(model, inputs, targets, document_ids=None):
     if ignored:
         hidden, targets = hidden[targets >= 0], targets[targets >= 0]
     value = model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())
-    return value + sum(getattr(part, "balance", 0.0) for part in model.modules())  # of Experts
+    return value + sum(getattr(part, "auxiliary_loss", 0.0) for part in model.modules())

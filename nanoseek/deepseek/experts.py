@@ -92,7 +92,7 @@ class Router(nn.Linear):
 
     def __init__(self, hidden_size, part):
         super().__init__(hidden_size, part.n_routed_experts, bias=False)
-        self.part, self.balance = part, 0.0  # what balance_loss makes, for model.loss
+        self.part, self.auxiliary_loss = part, 0.0  # what balance_loss makes, for model.loss
         if part.scoring_func == "sigmoid":
             self.register_buffer("e_score_correction_bias", torch.zeros(part.n_routed_experts))
         self.load = 0  # tokens that each expert got since the last step, (E,)
@@ -110,13 +110,13 @@ class Router(nn.Linear):
         weights = scores.gather(1, chosen)  # without the bias
         if part.norm_topk_prob:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        self.balance = 0.0  # that of an earlier batch is past, also where none is made now
+        self.auxiliary_loss = 0.0  # that of an earlier batch is past, also where none is made now
         if self.training and torch.is_grad_enabled():
             load = torch.bincount(chosen.flatten(), minlength=part.n_routed_experts)
             self.load = self.load + load
             if part.balance_loss:
                 share = scores / scores.sum(dim=-1, keepdim=True)
-                self.balance = part.balance_loss * part.n_routed_experts * (
+                self.auxiliary_loss = part.balance_loss * part.n_routed_experts * (
                     (load / chosen.numel()) * share.mean(dim=0)).sum()
         return chosen, weights * part.routed_scaling_factor
 
@@ -139,7 +139,7 @@ class Router(nn.Linear):
             if torch.distributed.is_initialized():  # the load of all ranks
                 torch.distributed.all_reduce(load)
             self.e_score_correction_bias += self.part.bias_speed * (load.mean() - load).sign()
-        self.load, self.balance = 0, 0.0
+        self.load, self.auxiliary_loss = 0, 0.0
 
 
 def after_step(model, taken=True):
