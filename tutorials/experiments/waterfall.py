@@ -2,6 +2,7 @@
 
     python tutorials/experiments/waterfall.py                # all runs that are missing, then report
     python tutorials/experiments/waterfall.py --quick        # one seed, no trick taken out again
+    python tutorials/experiments/waterfall.py --later tiny   # DeepSeek's later tricks, or 10M
     python tutorials/experiments/waterfall.py --tune         # the learning rates below, as found
     python tutorials/experiments/waterfall.py --report FILE  # of stored results: table and picture
     python tutorials/experiments/waterfall.py --plain FOLDER # the baseline's model, for the arena
@@ -11,7 +12,8 @@ half of it dirt (`plant_dirt`). The plain baseline takes bytes as tokens, one do
 to the longest of its batch, multi-head attention, AdamW with a cosine, constant rows. TRICKS are
 then added in this order, and the last, which saves memory and costs time, is shown as that. In the
 full report every trick is also taken out alone from the recipe that has all the others: what a
-trick saves depends on which are there already.
+trick saves depends on which are there already. LATER tricks, the parts of nanoseek/deepseek, are a
+ladder of their own on top of the full recipe, for two sizes of the model.
 
 Cost to reach: for each recipe and seed complete schedules are trained at horizons of 25·1.5^k
 steps, until one misses the quality and the next reaches it; seconds, tokens and FLOPs are
@@ -52,6 +54,17 @@ TRICKS = {  # in the order in which they are added: what each changes
     "checkpointing": "layers computed again in the backward pass, not kept",
 }
 FULL = tuple(name for name in TRICKS if name != "checkpointing")
+LATER = {  # DeepSeek's, on top of those
+    "latent attention": "keys and values of all heads made from one vector, in place of GQA",
+    "experts": "3 of 16 narrow MLPs for each token, and a shared one: as wide together as the MLP",
+}
+SIZES = {  # of the model, and of its parts
+    "tiny": ({"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2,
+              "num_attention_heads": 4}, (64, None, 32, 16, 32), 88),
+    "10M": ({"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 8,
+             "num_attention_heads": 10}, (128, None, 32, 16, 32), 216),
+}
+NEED = {"latent attention": "sparse attention"}  # goes out with it
 TARGET = 1.0  # bits per byte
 POOL, HELD_OUT, DIRT = 3000, 100, 0.5  # stories in each language; share of the crawl
 BATCH, ROW, BYTE_ROW = 2048, 256, 1024  # tokens in a step, in a row
@@ -59,6 +72,7 @@ RATES = {"AdamW": 2e-3, "Muon": 8e-3, "embedding rate": 2e-2}  # near the best o
 TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
          "embedding rate": (1e-2, 2e-2, 4e-2)}
 SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1), 25, 1.5, 15
+LATER_SEEDS = {"tiny": (0, 1, 2, 3), "10M": (0, 1)}
 FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
 ONE_SEED = 1.15  # of two seeds of one recipe, one cost up to 1.14 times the other
 SETUP = {"pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
@@ -74,6 +88,25 @@ def ladder():
 def without_each():
     """Return the full recipe without each of its tricks in turn."""
     return [tuple(name for name in FULL if name != left_out) for left_out in FULL]
+
+
+def later_ladder():
+    """Return the full recipe, then with one more of DeepSeek's later tricks each."""
+    return [FULL + tuple(LATER)[:count] for count in range(len(LATER) + 1)]
+
+
+def without_later():
+    """Return the recipe that has all of these, too, without each of them in turn."""
+    return [tuple(name for name in later_ladder()[-1] if name not in (left_out, NEED.get(left_out)))
+            for left_out in LATER]
+
+
+def recipes_of(setup):
+    """Return the rungs of stored results, their recipe with all tricks, {left out: the recipe
+    without it}, and the cost that is compared: where all prepare the corpus alike, training."""
+    if "size" in setup:
+        return later_ladder(), later_ladder()[-1], dict(zip(LATER, without_later())), "seconds"
+    return ladder(), FULL, dict(zip(FULL, without_each())), "total"
 
 
 # --- one training ---------------------------------------------------------------------------------
@@ -141,7 +174,21 @@ def padded_rows(folder, count, lengths, seed):
         yield inputs, targets
 
 
-def train_once(tricks, steps, seed, folder, rates=None, keep=None):
+def shape(tricks, vocab_size, row, size):
+    """Return the ModelConfig of a recipe."""
+    from nanoseek.deepseek.experts import Experts
+    from nanoseek.deepseek.latent import Latent
+    from nanoseek.model import ModelConfig
+    widths, latent, narrow = SIZES[size]
+    heads = widths["num_attention_heads"]
+    return ModelConfig(
+        vocab_size, **widths, max_position_embeddings=row, tie_word_embeddings=False,
+        num_key_value_heads=heads // 2 if "GQA" in tricks else heads,
+        attention=Latent(*latent) if "latent attention" in tricks else None,
+        feed_forward=Experts(narrow, 16, 3) if "experts" in tricks else None)
+
+
+def train_once(tricks, steps, seed, folder, rates=None, keep=None, size="tiny"):
     """Train one complete schedule and score it; return what it cost and reached, fit for JSON.
 
     "positions" are what the layers computed, padding among them; "tokens" what the loss saw.
@@ -151,19 +198,18 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     from nanoseek.checkpoint import save_model
     from nanoseek.cost import flops_per_token, memory
     from nanoseek.data import read_manifest
+    from nanoseek.deepseek.experts import after_step
     from nanoseek.evaluate import held_out, nats
     from nanoseek.fast import speed_up
     from nanoseek.fast.onednn import use_exact_onednn
     from nanoseek.scale.machine import autocast
-    from nanoseek.model import ModelConfig, Transformer, loss
+    from nanoseek.model import Transformer, loss
     from nanoseek.optim import build_optimizers, ramp_value, schedule_factor, set_learning_rate
     torch.manual_seed(seed)
     use_exact_onednn()
     folder = pathlib.Path(folder)
     manifest, row = read_manifest(folder / "tokens"), ROW if "BPE" in tricks else BYTE_ROW
-    config = ModelConfig(vocab_size=manifest["vocab_size"], max_position_embeddings=row,
-                         num_key_value_heads=2 if "GQA" in tricks else 4,
-                         tie_word_embeddings=False)
+    config = shape(tricks, manifest["vocab_size"], row, size)
     model = speed_up(Transformer(config)).train()
     model.activation_checkpointing = "full" if "checkpointing" in tricks else "none"
     ramp = [(row // 4, 0.2), (row // 2, 0.4)] if "length ramp" in tricks else []
@@ -187,6 +233,7 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        after_step(model)
         positions += batch[0].numel()
         squares += batch[0].numel() * batch[0].shape[1]
         tokens += batch[0].numel() if "packing" in tricks else int((batch[1] >= 0).sum())
@@ -201,7 +248,8 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None):
     return {"tricks": list(tricks), "steps": steps, "seed": seed, "bits_per_byte": bits,
             "seconds": seconds, "wall_seconds": wall, "positions": positions, "tokens": tokens,
             "flops": positions * flops_per_token(config, squares / positions)["total"],
-            "peak_bytes": peak, "kv_bytes_per_token": memory(config, 1, row)["kv_cache"] // row,
+            "peak_bytes": peak,
+            "kv_bytes_per_token": memory(config, 1, row, "full")["kv_cache"] // row,
             "preparation_seconds": json.loads((folder / "prepared.json").read_text())["seconds"]}
 
 
@@ -220,11 +268,12 @@ def machine():
 class Results:
     """The runs so far, in a file that every new one is added to at once."""
 
-    def __init__(self, path):
-        self.path, self.lock, self.runs, self.machine = path, threading.Lock(), [], machine()
+    def __init__(self, path, setup):
+        self.path, self.setup, self.lock, self.runs = path, setup, threading.Lock(), []
+        self.machine = machine()
         if path.exists():
             stored = json.loads(path.read_text("utf-8"))
-            if stored["setup"] != SETUP or stored["machine"] != self.machine:
+            if stored["setup"] != setup or stored["machine"] != self.machine:
                 raise ValueError(f"{path} is of another set-up or machine: move it away, or name "
                                  "another --out")
             self.runs = stored["runs"]
@@ -239,7 +288,7 @@ class Results:
             rows = ",\n".join(json.dumps(run) for run in self.runs)
             part = self.path.with_suffix(".writing")
             part.write_text(f'{{"machine": {json.dumps(self.machine)},\n"target": {TARGET},\n'
-                            f'"setup": {json.dumps(SETUP)},\n"runs": [\n{rows}\n]}}\n', "utf-8")
+                            f'"setup": {json.dumps(self.setup)},\n"runs": [\n{rows}\n]}}\n', "utf-8")
             os.replace(part, self.path)
 
 
@@ -310,7 +359,7 @@ def summary(runs, tricks):
 def measure(results, plan, root):
     """Do what is missing of `plan`, [(tricks, seed)], one run a core; say what is left."""
     from nanoseek.scale.machine import cores
-    stored = HERE / "waterfall.json"  # where crossings were found before, the search begins
+    stored = HERE / results.path.name  # where crossings were found before, the search begins
     known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
     found = 0
     # The horizons on both sides of a crossing take about twice what the crossing does.
@@ -325,7 +374,8 @@ def measure(results, plan, root):
 
     def train(tricks, seed, k):
         """Train one; tell whether it reached the target."""
-        run = in_a_process("train_once", tricks, steps_at(k), seed, str(tokens_of(tricks, root)))
+        run = in_a_process("train_once", tricks, steps_at(k), seed, str(tokens_of(tricks, root)),
+                           None, None, results.setup.get("size", "tiny"))
         results.add(run)
         left = (expected - sum(run["seconds"] for run in results.runs)) / cores() / 60
         print(f"{run['bits_per_byte']:.3f} bits/byte in {run['seconds']:>5.1f} s, "
@@ -378,33 +428,37 @@ def tune(root):
 
 def name_of(tricks):
     """Name a recipe: by the trick added last, or by the one that is left out."""
+    if later := [name for name in tricks if name in LATER]:
+        return f"all of these + {' + '.join(later)}"
     if len(tricks) == len(FULL) - 1 and tuple(tricks) != FULL[:-1]:
         return f"all but {next(name for name in FULL if name not in tricks)}"
     return f"+ {tricks[-1]}" if tricks else "plain baseline"
 
 
-def verdict(before, after):
+def verdict(before, after, key="total"):
     """Say what a trick did to the cost, given its summaries without and with it: saved or cost
     only where the ranges of the seeds do not meet; where one is of one seed, ONE_SEED apart."""
-    ratio = before["total"][0] / after["total"][0]
-    alone = any(cost["total"][1] == cost["total"][2] for cost in (before, after))
+    ratio = before[key][0] / after[key][0]
+    alone = any(cost[key][1] == cost[key][2] for cost in (before, after))
     apart = ONE_SEED if alone else 1
-    if after["total"][2] * apart < before["total"][1]:
+    if after[key][2] * apart < before[key][1]:
         return f"saved: {ratio:.2f}x as cheap"
-    if after["total"][1] > before["total"][2] * apart:
+    if after[key][1] > before[key][2] * apart:
         return f"cost: {1 / ratio:.2f}x as dear"
     return f"neutral: {ratio:.2f}x, " + ("less than one seed can tell" if alone
                                          else "within the seeds' range")
 
 
-def rows_of(runs):
+def rows_of(runs, setup=SETUP):
     """Return [(trick or None, its summary, verdict)] of the ladder, as far as it was measured."""
     rows, before = [], None
-    for tricks in ladder():
+    rungs, _, _, key = recipes_of(setup)
+    for tricks in rungs:
         after = summary(runs, tricks)
         if after is None:
             break
-        rows.append((tricks[-1] if tricks else None, after, verdict(before, after) if before else ""))
+        rows.append((tricks[-1], after, verdict(before, after, key)) if before
+                    else (None, after, ""))
         before = after
     return rows
 
@@ -413,27 +467,28 @@ def table(stored):
     """Return the report of stored results as text."""
     from nanoseek.cost import ASSUMED
     runs, dollars = stored["runs"], ASSUMED["dollars_per_hour"][0]
+    _, whole, without, key = recipes_of(stored["setup"])
+    first = "plain baseline" if whole == FULL else f"{stored['setup']['size']}, those above"
     lines = [f"cost to reach {stored['target']} bits per byte; {stored['machine']}, one "
              f"core a run; median of the seeds (their range), rent at ${dollars}/h",
              f"{'':<18}{'seconds':>9}{'(range)':>14}{'preparing':>11}{'tokens':>9}{'TFLOP':>8}"
              f"{'memory':>9}{'KV cache':>10}{'rent':>10}   this trick"]
-    for trick, cost, said in rows_of(runs):
-        total, least, most = cost["total"]
+    for trick, cost, said in rows_of(runs, stored["setup"]):
+        total, least, most = cost[key]
         lines.append(
-            f"{'+ ' + trick if trick else 'plain baseline':<18}{total:>9.3g}"
+            f"{'+ ' + trick if trick else first:<18}{total:>9.3g}"
             f"{f'({least:.3g}-{most:.3g})':>14}{cost['preparation_seconds'][0]:>11.1f}"
             f"{cost['tokens'][0] / 1e6:>7.2f} M"
             f"{cost['flops'][0] / 1e12:>8.2f}{cost['peak_bytes'][0] / 1e6:>6.0f} MB"
             f"{cost['kv_bytes_per_token'][0]:>8.0f} B{total / 3600 * dollars:>10.6f}   {said}")
-    full = summary(runs, FULL)
-    alone = [(tricks, summary(runs, tricks)) for tricks in without_each()]
-    if full and all(cost for _, cost in alone):
+    full = summary(runs, whole)
+    alone = {left_out: summary(runs, tricks) for left_out, tricks in without.items()}
+    if full and all(alone.values()):
         lines += ["", "each trick taken out alone from the recipe that has all of them "
-                      f"({full['total'][0]:.1f} s):"]
-        for left_out, (tricks, cost) in zip(FULL, alone):
-            lines.append(f"without {left_out:<15}{cost['total'][0]:>7.3g} s "
-                         f"({cost['total'][1]:.3g}-{cost['total'][2]:.3g})   "
-                         f"{verdict(cost, full)}")
+                      f"({full[key][0]:.1f} s):"]
+        for left_out, cost in alone.items():
+            lines.append(f"without {left_out:<15}{cost[key][0]:>7.3g} s "
+                         f"({cost[key][1]:.3g}-{cost[key][2]:.3g})   {verdict(cost, full, key)}")
     return "\n".join(lines)
 
 
@@ -476,6 +531,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="folder of the results "
                         "(default: runs/waterfall, or runs/waterfall-quick)")
     parser.add_argument("--quick", action="store_true", help="one seed, the ladder only")
+    parser.add_argument("--later", choices=SIZES, help="DeepSeek's later tricks, at this size")
     parser.add_argument("--tune", action="store_true", help="try the learning rates")
     parser.add_argument("--report", type=pathlib.Path, help="only print stored results")
     parser.add_argument("--plain", type=pathlib.Path, help="train the plain baseline and keep it")
@@ -487,6 +543,8 @@ def main():
         return print(json.dumps({"prepare": prepare, "train_once": train_once}[task](*arguments)))
     if args.report:
         stored = json.loads(args.report.read_text("utf-8"))
+        if "size" in stored["setup"]:
+            return print(table(stored))
         plot(stored).savefig(args.report.with_suffix(".svg"), bbox_inches="tight")
         return print(table(stored))
     runs = HERE.parent.parent / "runs"
@@ -499,15 +557,18 @@ def main():
         return print(in_a_process("train_once", (), args.steps, 0,
                                   str(tokens_of((), runs / "waterfall-tokens")), None,
                                   str(args.plain)))
-    results = Results(out / "waterfall.json")
-    others = [tricks for tricks in without_each() if tricks not in ladder()]
-    plan = [(tricks, seed) for recipes in (ladder(), others) for seed in SEEDS
-            for tricks in recipes]
-    measure(results, plan[:len(ladder())] if args.quick else plan, runs / "waterfall-tokens")
+    name = f"later_{args.later}" if args.later else "waterfall"
+    setup = SETUP | ({"size": args.later} if args.later else {})
+    results = Results(out / f"{name}.json", setup)
+    rungs, _, without, _ = recipes_of(setup)
+    others = [] if args.quick else [tricks for tricks in without.values() if tricks not in rungs]
+    seeds = SEEDS[:1] if args.quick else LATER_SEEDS[args.later] if args.later else SEEDS
+    plan = [(tricks, seed) for recipes in (rungs, others) for seed in seeds for tricks in recipes]
+    measure(results, plan, runs / "waterfall-tokens")
     stored = json.loads(results.path.read_text("utf-8"))
-    (out / "waterfall.txt").write_text(table(stored) + "\n", "utf-8")
+    (out / f"{name}.txt").write_text(table(stored) + "\n", "utf-8")
     print(table(stored))
-    if rows_of(stored["runs"]):
+    if not args.later and rows_of(stored["runs"]):
         plot(stored).savefig(out / "waterfall.svg", bbox_inches="tight")
 
 
