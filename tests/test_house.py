@@ -4,6 +4,8 @@ The book is what lies directly in nanoseek/; the folders in it are the back room
 """
 
 import ast
+import importlib
+import json
 import os
 import pathlib
 import re
@@ -199,6 +201,23 @@ def test_the_page_says_what_a_module_needs(name):
             imported.add(node.module.split(".")[0])
     needs = re.search(r"Needs: ([\w, ]+)", ALONE[name])[1]
     assert needs == (", ".join(sorted(imported - {*sys.stdlib_module_names})) or "nothing")
+
+
+def test_every_import_of_the_package_finds_its_name():
+    """Inside functions, too: an experiment that runs once a month must not end at its first line."""
+    sources = {path: path.read_text("utf-8") for folder in ("nanoseek", "tutorials", "tests")
+               for path in (ROOT / folder).rglob("*.py")}
+    for path in (ROOT / "tutorials").rglob("*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        sources[path] = "\n".join("".join(cell["source"]) for cell in cells
+                                  if cell["cell_type"] == "code")
+    found = [(path.name, node.module, name.name) for path, source in sources.items()
+             for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)
+             and (node.module or "").split(".")[0] == "nanoseek" for name in node.names]
+    missing = [entry for entry in found if f"{entry[1]}.{entry[2]}" not in FILES
+               and not hasattr(importlib.import_module(entry[1]), entry[2])]
+    assert len(found) > 500 and not missing
+
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("__main__")])

@@ -75,6 +75,8 @@ SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1), 25, 1.5, 15
 LATER_SEEDS = {"tiny": (0, 1, 2, 3), "10M": (0, 1)}
 FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
 ONE_SEED = 1.15  # of two seeds of one recipe, one cost up to 1.14 times the other
+# Those that this process may use: in a container often not all.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 SETUP = {"pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
          "row_length": ROW, "rates": RATES}
 
@@ -358,7 +360,6 @@ def summary(runs, tricks):
 
 def measure(results, plan, root):
     """Do what is missing of `plan`, [(tricks, seed)], one run a core; say what is left."""
-    from nanoseek.scale.machine import cores
     stored = HERE / results.path.name  # where crossings were found before, the search begins
     known = json.loads(stored.read_text("utf-8"))["runs"] if stored.exists() else []
     found = 0
@@ -377,7 +378,7 @@ def measure(results, plan, root):
         run = in_a_process("train_once", tricks, steps_at(k), seed, str(tokens_of(tricks, root)),
                            None, None, results.setup.get("size", "tiny"))
         results.add(run)
-        left = (expected - sum(run["seconds"] for run in results.runs)) / cores() / 60
+        left = (expected - sum(run["seconds"] for run in results.runs)) / CORES / 60
         print(f"{run['bits_per_byte']:.3f} bits/byte in {run['seconds']:>5.1f} s, "
               f"{run['steps']:>4} steps, seed {run['seed']}: {name_of(run['tricks'])}"
               f"   [{found} of {len(plan)} found, about {max(1, left):.0f} min left]", flush=True)
@@ -393,7 +394,7 @@ def measure(results, plan, root):
         found += 1
     for tricks in {tokens_of(tricks, root): tricks for tricks, _ in plan}.values():
         in_a_process("prepare", tricks, str(root))
-    with concurrent.futures.ThreadPoolExecutor(cores()) as workers:
+    with concurrent.futures.ThreadPoolExecutor(CORES) as workers:
         # The slowest recipe's two likely horizons go side by side: one after the other they
         # would take longer than all the rest.
         slowest, low = plan[0], math.floor(guess(plan[0][0]))
