@@ -76,10 +76,18 @@ def test_recipes_are_a_ladder_and_the_full_one_without_each():
     ladder = waterfall.ladder()
     assert ladder[0] == () and set(ladder[-1]) == set(waterfall.TRICKS)
     assert all(len(set(more) - set(less)) == 1 for less, more in zip(ladder, ladder[1:]))
-    assert sorted(set(waterfall.FULL) - set(rest) for rest in waterfall.without_each()) == \
-        sorted({trick} for trick in waterfall.FULL)
-    names = [waterfall.name_of(tricks) for tricks in ladder + waterfall.without_each()[:-1]]
+    without = waterfall.without_each()
+    assert all(set(waterfall.FULL) - set(rest) == {trick} for trick, rest in without.items())
+    assert tuple(without) == waterfall.FULL
+    names = [waterfall.name_of(tricks) for tricks in ladder + [*without.values()][:-1]]
     assert len(set(names)) == len(names)
+    setup = waterfall.SETUP | {"left_out": ["bf16"], "size": "tiny"}
+    rungs, whole, later, key = waterfall.recipes_of(setup)
+    assert set(rungs[0]) == set(waterfall.FULL) - {"bf16"} and rungs[-1] == whole
+    assert set(whole) - set(rungs[0]) == set(later) == set(waterfall.LATER) and key == "seconds"
+    assert not any({trick, waterfall.NEED.get(trick)} & set(rest) for trick, rest in later.items())
+    rungs, whole, without, _ = waterfall.recipes_of(waterfall.SETUP | {"left_out": ["bf16"]})
+    assert rungs[-1] == (*whole, "checkpointing") and "bf16" not in {*rungs[-1], *without}
 
 
 def test_padding_changes_no_loss_and_every_document_is_met_once_an_epoch(tmp_path):

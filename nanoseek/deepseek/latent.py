@@ -154,5 +154,8 @@ def halves(x):
 
 def weighted(q, k, v, mask, scale):
     """Return softmax(scale·q·kᵀ)·v; a mask of None, as nanoseek/fast gives it, is causal."""
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and q.shape[2] > 1,
-                                          scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    # torch's kernels that never store the scores want values as wide as keys.
+    padded = F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
+    y = F.scaled_dot_product_attention(q, k, padded, mask, scale=scale, enable_gqa=True,
+                                       is_causal=mask is None and q.shape[2] > 1)
+    return y[..., :v.shape[-1]]

@@ -81,34 +81,27 @@ SETUP = {"pool": POOL, "held_out": HELD_OUT, "dirt": DIRT, "batch": BATCH,
          "row_length": ROW, "rates": RATES}
 
 
-def ladder():
+def ladder(names=tuple(TRICKS)):
     """Return the rungs: (), then with one more trick each."""
-    names = tuple(TRICKS)
     return [names[:count] for count in range(len(names) + 1)]
 
 
-def without_each():
-    """Return the full recipe without each of its tricks in turn."""
-    return [tuple(name for name in FULL if name != left_out) for left_out in FULL]
-
-
-def later_ladder():
-    """Return the full recipe, then with one more of DeepSeek's later tricks each."""
-    return [FULL + tuple(LATER)[:count] for count in range(len(LATER) + 1)]
-
-
-def without_later():
-    """Return the recipe that has all of these, too, without each of them in turn."""
-    return [tuple(name for name in later_ladder()[-1] if name not in (left_out, NEED.get(left_out)))
-            for left_out in LATER]
+def without_each(full=FULL):
+    """Return {trick: the full recipe without it}."""
+    return {left_out: tuple(name for name in full if name not in (left_out, NEED.get(left_out)))
+            for left_out in full}
 
 
 def recipes_of(setup):
     """Return the rungs of stored results, their recipe with all tricks, {left out: the recipe
     without it}, and the cost that is compared: where all prepare the corpus alike, training."""
-    if "size" in setup:
-        return later_ladder(), later_ladder()[-1], dict(zip(LATER, without_later())), "seconds"
-    return ladder(), FULL, dict(zip(FULL, without_each())), "total"
+    names = tuple(name for name in TRICKS if name not in setup.get("left_out", ()))
+    full = tuple(name for name in names if name in FULL)
+    if "size" not in setup:
+        return ladder(names), full, without_each(full), "total"
+    whole = full + tuple(LATER)
+    without = {name: tricks for name, tricks in without_each(whole).items() if name in LATER}
+    return ladder(whole)[len(full):], whole, without, "seconds"
 
 
 # --- one training ---------------------------------------------------------------------------------
@@ -253,6 +246,19 @@ def train_once(tricks, steps, seed, folder, rates=None, keep=None, size="tiny"):
             "peak_bytes": peak,
             "kv_bytes_per_token": memory(config, 1, row, "full")["kv_cache"] // row,
             "preparation_seconds": json.loads((folder / "prepared.json").read_text())["seconds"]}
+
+
+def multiplies_bf16():
+    """Return whether this processor is faster with it; some imitate it, and take hours here."""
+    import torch
+    from nanoseek.fast import speed_up
+    from nanoseek.model import Transformer
+    from nanoseek.scale.machine import choose_precision
+    model = speed_up(Transformer(shape(FULL, 4096, ROW, "tiny")).train())
+    return choose_precision(model, torch.device("cpu"), BATCH // ROW, ROW)[0] == "bf16"
+
+
+TASKS = {task.__name__: task for task in (prepare, train_once, multiplies_bf16)}
 
 
 # --- many trainings -------------------------------------------------------------------------------
@@ -428,11 +434,11 @@ def tune(root):
 # --- what they say --------------------------------------------------------------------------------
 
 def name_of(tricks):
-    """Name a recipe: by the trick added last, or by the one that is left out."""
+    """Name a recipe: by the trick added last, or by those that are left out."""
     if later := [name for name in tricks if name in LATER]:
         return f"all of these + {' + '.join(later)}"
-    if len(tricks) == len(FULL) - 1 and tuple(tricks) != FULL[:-1]:
-        return f"all but {next(name for name in FULL if name not in tricks)}"
+    if tuple(tricks) not in ladder() and tricks != FULL:
+        return f"all but {', '.join(name for name in FULL if name not in tricks)}"
     return f"+ {tricks[-1]}" if tricks else "plain baseline"
 
 
@@ -469,7 +475,7 @@ def table(stored):
     from nanoseek.cost import ASSUMED
     runs, dollars = stored["runs"], ASSUMED["dollars_per_hour"][0]
     _, whole, without, key = recipes_of(stored["setup"])
-    first = "plain baseline" if whole == FULL else f"{stored['setup']['size']}, those above"
+    first = f"{size}, all those" if (size := stored["setup"].get("size")) else "plain baseline"
     lines = [f"cost to reach {stored['target']} bits per byte; {stored['machine']}, one "
              f"core a run; median of the seeds (their range), rent at ${dollars}/h",
              f"{'':<18}{'seconds':>9}{'(range)':>14}{'preparing':>11}{'tokens':>9}{'TFLOP':>8}"
@@ -541,7 +547,7 @@ def main():
     args = parser.parse_args()
     if args.task:
         task, *arguments = json.loads(args.task)
-        return print(json.dumps({"prepare": prepare, "train_once": train_once}[task](*arguments)))
+        return print(json.dumps(TASKS[task](*arguments)))
     if args.report:
         stored = json.loads(args.report.read_text("utf-8"))
         if "size" in stored["setup"]:
@@ -559,7 +565,8 @@ def main():
                                   str(tokens_of((), runs / "waterfall-tokens")), None,
                                   str(args.plain)))
     name = f"later_{args.later}" if args.later else "waterfall"
-    setup = SETUP | ({"size": args.later} if args.later else {})
+    setup = SETUP | ({"size": args.later} if args.later else {}) | (
+        {} if in_a_process("multiplies_bf16") else {"left_out": ["bf16"]})
     results = Results(out / f"{name}.json", setup)
     rungs, _, without, _ = recipes_of(setup)
     others = [] if args.quick else [tricks for tricks in without.values() if tricks not in rungs]
