@@ -1,7 +1,7 @@
 """What DeepSeek's parts cost here: a step beside the plain model's, sending tokens to experts,
-decoding from latents.
+decoding from latents, reading few keys.
 
-    python tests/bench/bench_deepseek.py [step | dispatch | decode]    # or all
+    python tests/bench/bench_deepseek.py [step | dispatch | decode | sparse]    # or all
 
 Ways take turns, and the least of several rounds counts.
 """
@@ -19,8 +19,9 @@ from nanoseek.cost import flops_per_token, memory, parameters
 from nanoseek.deepseek.experts import Experts, Mixture
 from nanoseek.deepseek.latent import Latent, LatentAttention
 from nanoseek.deepseek.presets import PRESETS
+from nanoseek.deepseek.sparse import Sparse
 from nanoseek.fast import speed_up
-from nanoseek.model import ModelConfig, Transformer, loss
+from nanoseek.model import KVCache, ModelConfig, Transformer, loss, rotary_table
 
 
 def race(rounds, **ways):
@@ -93,8 +94,45 @@ def decode():
                   f"{seconds['expanded'] / seconds['absorbed']:>7.2f}x")
 
 
+def sparse():
+    """A layer of latent attention beside a sparse one that reads 64 keys: a whole row without a cache,
+    where sparse attention masks what it does not read, and one new token, where it fetches 64."""
+    parts = {"latent": Latent(64, 64, 32, 16, 32), "sparse": Sparse(64, 64, 32, 16, 32)}
+    configs = {name: ModelConfig(hidden_size=256, num_hidden_layers=1, num_attention_heads=8,
+                                 max_position_embeddings=4097, attention=part)
+               for name, part in parts.items()}
+    layers = {name: config.attention.build(config, 0).eval() for name, config in configs.items()}
+    print(f"\n{'':<10}" + "".join(f"{title:>30}" for title in (
+        "a row, ms", "its attention, FLOPs a token", "a new token, ms")))
+    print(f"{'positions':<10}" + f"{'latent':>11}{'sparse':>11}{'times':>8}" * 3)
+    with torch.inference_mode():
+        for length in (256, 512, 1024, 2048, 4096):
+            rows, tokens, x = {}, {}, torch.randn(1, length + 1, 256)
+            for name, layer in layers.items():
+                rotary = rotary_table(configs[name], torch.arange(length + 1))
+                mask = torch.ones(length, length, dtype=torch.bool).tril()
+                cache = KVCache(configs[name], 1, length + 1)
+                old, new = ([table[part] for table in rotary]
+                            for part in (slice(length), slice(length, None)))
+                layer(x[:, :length], old, mask, cache)
+                cache.length = length
+                rows[name] = lambda layer=layer, rotary=old, mask=mask: layer(
+                    x[:, :length], rotary, mask)
+                tokens[name] = lambda layer=layer, rotary=new, cache=cache: layer(
+                    x[:, length:], rotary, torch.ones(1, length + 1, dtype=torch.bool), cache)
+            row, token = race(4 if length < 2048 else 1, **rows), race(100, **tokens)
+            flops = {name: flops_per_token(config, length)["attention"] / 3
+                     for name, config in configs.items()}
+            line = f"{length:<10}"
+            for values, style in ((row, "11.1f"), (flops, "11,.0f"), (token, "11.3f")):
+                scale = 1 if values is flops else 1000
+                line += "".join(f"{scale * value:>{style}}" for value in values.values())
+                line += f"{values['latent'] / values['sparse']:>7.2f}x"
+            print(line)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    for name in sys.argv[1:] or ("step", "dispatch", "decode"):
-        {"step": step, "dispatch": dispatch, "decode": decode}[name]()
+    for name in sys.argv[1:] or ("step", "dispatch", "decode", "sparse"):
+        {"step": step, "dispatch": dispatch, "decode": decode, "sparse": sparse}[name]()
