@@ -4,8 +4,8 @@
     parts = take_parts(kind, settings)       # {"attention": Latent(…), "feed_forward": …}
 
 With both parts, or with latent attention alone, a model is a DeepSeek-V3 (or a V2, by its router)
-to transformers; with sparse attention a DeepSeek-V3.2. Experts without latent attention are no model
-that it has: a kind of our own.
+to transformers; with sparse attention a DeepSeek-V3.2. Experts without latent attention are no
+model that it has: a kind of our own.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def settings_of(config):
     softmax = experts is not None and experts.scoring_func == "softmax"
     sparse = isinstance(latent, Sparse)
     if sparse and softmax:
-        raise ValueError("sparse attention goes with scoring_func sigmoid only, as in DeepSeek-V3.2")
+        raise ValueError("sparse attention goes with scoring_func sigmoid only, as in V3.2")
     kind = ("nanoseek_experts" if latent is None else "deepseek_v2" if softmax
             else "deepseek_v32" if sparse else "deepseek_v3")
     # Without experts: a V3 whose layers are all among the first dense ones.

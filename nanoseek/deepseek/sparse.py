@@ -2,35 +2,35 @@
 
     part = Sparse(q_lora_rank=64, index_n_heads=4, index_head_dim=32, index_topk=64)
     model = Transformer(ModelConfig(attention=part))
-    set_stage(model, "dense")       # the indexer learns; later: set_stage(model, "sparse")
+    set_stage(model, "dense")       # for some steps, as V3.2 did; then set_stage(model, "sparse")
 
 What latent attention still spends: each token is compared with all before it, in all heads. Most
 of them get next to no weight. The idea (DeepSeek-V3.2, arXiv 2512.02556, §2.1): let a small part
 guess which keys matter, the *lightning indexer*, and attend to the best index_topk of them alone.
 
-    I(t, s) = Σⱼ wⱼ(t)·ReLU(qⱼ(t)·k(s))        the index score of key s for query t (eq. 1)
+    I(t, s) = Σⱼ wⱼ(t)·ReLU(qⱼ(t)·k(s))          the index score of key s for query t (eq. 1)
 
-It has a few narrow heads j, one key for all of them, and no values. So it still compares all pairs,
-but cheaply, and the wide attention costs the same for each token however long the text is.
+It has few narrow heads j, one key for all of them, and no values. So it still compares all pairs,
+but cheaply, and the wide attention costs the same for each token, however long the text is.
 
-A choice has no gradient. So the indexer has a loss of its own: it shall say beforehand where
-attention will look. Its target p is the attention of all heads added up, made to sum to 1:
+A choice has no gradient, so the indexer has a loss of its own: it learns to say where attention
+will look. Its target p is the attention of all heads added up, made to sum to 1:
 
-    KL(p ‖ softmax(I))                          the mean over queries, added up over layers (eq. 3)
+    KL(p ‖ softmax(I))                           the mean over queries (eq. 3)
 
 * Dense stage: attention reads all keys, and the indexer learns from all of them.
-* Sparse stage: attention reads the chosen keys, and both p and softmax(I) are over these (eq. 4).
+* Sparse stage: attention reads the chosen keys, and p and softmax(I) are over these (eq. 4).
 
-The indexer's inputs and its target are detached: it learns from its loss alone, and the rest of
-the model from the model's loss alone. V3.2 froze the rest in its dense stage, since the model
-was trained before. From scratch nothing is frozen: all of it learns in both stages. (To freeze,
-give an optimizer only the parameters whose names hold ".indexer.".)
+The indexer's inputs and target are detached: it learns from its loss alone, the rest of the model
+from the model's loss alone. V3.2 was a trained model, of which only the indexer learnt in the dense
+stage. Here nothing is frozen (an optimizer of the parameters with ".indexer." in their names would
+do that), and a new model is in the sparse stage until a training loop says otherwise.
 
-Where the report is silent, this follows DeepSeek's code and transformers': queries come from the
-queries' latent; the first P numbers of queries and keys are rotated, in halves and not in
-neighbours; the key has a LayerNorm; scores are divided by √(I·J). Both turn queries and keys by a
-Hadamard matrix for fp8, which changes no product, or leave it out; here it is left out.
-Our choices: of equal scores the later key wins; a new loop begins in the sparse stage.
+Where the report is silent, this follows DeepSeek's code, as transformers does. The index queries
+come from the queries' latent. RoPE rotates the first P numbers, in halves, not neighbours. The key
+has a LayerNorm, and scores are divided by √(I·J). A Hadamard matrix that DeepSeek's code applies
+to queries and keys before fp8 changes no product and is left out, as is fp8. Our own choice: of
+equal scores the later key wins, so that it does not matter how many keys a mask hides.
 
 Shapes: those of latent.py, J index_n_heads, I index_head_dim.
 """
@@ -44,15 +44,11 @@ from torch import nn
 from nanoseek.deepseek.latent import EPS, Latent, LatentAttention
 from nanoseek.model import rotate
 
-STAGES = ("dense", "sparse")
-
 
 @dataclasses.dataclass(frozen=True)
 class Sparse(Latent):
-    """The shape of sparse attention, in Hugging Face's names. ValueError when numbers do not fit.
-
-    The cache holds index_head_dim numbers a token and layer more than latent attention's.
-    """
+    """Latent attention's shape and the indexer's, in Hugging Face's names. The cache holds
+    index_head_dim more numbers a token and layer. ValueError when numbers do not fit."""
     q_lora_rank: int = 64  # never None: the indexer's queries are made from it, too
     index_n_heads: int = 4
     index_head_dim: int = 32
@@ -76,10 +72,9 @@ class Sparse(Latent):
 
     def widths(self, heads, context):
         wide, kept = super().widths(heads, context)
-        # A query reads index_topk keys. The indexer's scores and their sum over heads are for all,
-        # and without values: half as many products.
+        # A query reads index_topk keys. The indexer scores all; it has no values, hence the half.
         index = self.index_n_heads * (self.index_head_dim + 1) / 2
-        return (wide * min(1, self.index_topk / context) + index, kept + self.index_head_dim / 2)
+        return wide * min(1, self.index_topk / context) + index, kept + self.index_head_dim / 2
 
     def count(self, hidden, heads):
         matrices, norms = super().count(hidden, heads)
@@ -114,8 +109,7 @@ class Indexer(nn.Module):
     def turn(self, heads, rotary):
         """Rotate the first P numbers of (B, T, heads, I) by their position → (B, heads, T, I)."""
         P = self.part.qk_rope_head_dim
-        cos, sin = (table.to(heads.dtype) for table in rotary)
-        turned = rotate(heads[..., :P], cos, sin)
+        turned = rotate(heads[..., :P], *(table.to(heads.dtype) for table in rotary))
         return torch.cat((turned, heads[..., P:]), dim=-1).transpose(1, 2)
 
     def learn(self, scores, target, seen):
@@ -169,8 +163,8 @@ class SparseAttention(LatentAttention):
 
 def set_stage(model, stage):
     """Let all sparse attention of a model read every key, "dense", or the chosen ones, "sparse"."""
-    if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}: choose {' or '.join(STAGES)}")
+    if stage not in ("dense", "sparse"):
+        raise ValueError(f"unknown stage {stage!r}: choose dense or sparse")
     for module in model.modules():
         if isinstance(module, SparseAttention):
             module.stage = stage
