@@ -99,36 +99,40 @@ def sparse():
     where sparse attention masks what it does not read, and one new token, where it fetches 64."""
     parts = {"latent": Latent(64, 64, 32, 16, 32), "sparse": Sparse(64, 64, 32, 16, 32)}
     configs = {name: ModelConfig(hidden_size=256, num_hidden_layers=1, num_attention_heads=8,
-                                 max_position_embeddings=4097, attention=part)
-               for name, part in parts.items()}
+                                 attention=part) for name, part in parts.items()}
     layers = {name: config.attention.build(config, 0).eval() for name, config in configs.items()}
-    print(f"\n{'':<10}" + "".join(f"{title:>30}" for title in (
-        "a row, ms", "its attention, FLOPs a token", "a new token, ms")))
-    print(f"{'positions':<10}" + f"{'latent':>11}{'sparse':>11}{'times':>8}" * 3)
+
+    def show(title, lengths, measure, style):
+        print(f"\n{title:<44}{'latent':>12}{'sparse':>12}{'times':>9}")
+        for length in lengths:
+            latent, found = measure(length).values()
+            print(f"{length:<44,}{latent:>12{style}}{found:>12{style}}{latent / found:>8.2f}x")
+
+    def row(length):
+        rotary = rotary_table(configs["latent"], torch.arange(length))
+        mask, x = torch.ones(length, length, dtype=torch.bool).tril(), torch.randn(1, length, 256)
+        return race(3 if length < 4096 else 1, **{
+            name: lambda layer=layer: layer(x, rotary, mask)
+            for name, layer in layers.items()})
+
+    def token(length):
+        rotary = rotary_table(configs["latent"], torch.tensor([length]))
+        mask, x, ways = torch.ones(1, length + 1, dtype=torch.bool), torch.randn(1, 1, 256), {}
+        for name, layer in layers.items():
+            cache = KVCache(configs[name], 1, length + 1)
+            cache.length = length
+            for kept in cache.kept:
+                kept.normal_()
+            ways[name] = lambda layer=layer, cache=cache: layer(x, rotary, mask, cache)
+        return race(40, **ways)
+
+    def flops(length):
+        return {name: flops_per_token(config, length)["attention"] / 3
+                for name, config in configs.items()}
     with torch.inference_mode():
-        for length in (256, 1024, 2048, 4096):
-            rows, tokens, x = {}, {}, torch.randn(1, length + 1, 256)
-            for name, layer in layers.items():
-                rotary = rotary_table(configs[name], torch.arange(length + 1))
-                mask = torch.ones(length, length, dtype=torch.bool).tril()
-                cache = KVCache(configs[name], 1, length + 1)
-                old, new = ([table[part] for table in rotary]
-                            for part in (slice(length), slice(length, None)))
-                layer(x[:, :length], old, mask, cache)
-                cache.length = length
-                rows[name] = lambda layer=layer, rotary=old, mask=mask: layer(
-                    x[:, :length], rotary, mask)
-                tokens[name] = lambda layer=layer, rotary=new, cache=cache: layer(
-                    x[:, length:], rotary, torch.ones(1, length + 1, dtype=torch.bool), cache)
-            row, token = race(2 if length < 2048 else 1, **rows), race(40, **tokens)
-            flops = {name: flops_per_token(config, length)["attention"] / 3
-                     for name, config in configs.items()}
-            line = f"{length:<10}"
-            for values, style in ((row, "11.1f"), (flops, "11,.0f"), (token, "11.3f")):
-                scale = 1 if values is flops else 1000
-                line += "".join(f"{scale * value:>{style}}" for value in values.values())
-                line += f"{values['latent'] / values['sparse']:>7.2f}x"
-            print(line)
+        show("positions: FLOPs of attention a token", (256, 1024, 4096), flops, ",.0f")
+        show("positions of a row: seconds", (256, 1024, 4096), row, ".4f")
+        show("tokens in the cache: seconds of a new one", (256, 1024, 4096, 16384), token, ".6f")
 
 
 if __name__ == "__main__":
