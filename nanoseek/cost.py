@@ -49,11 +49,11 @@ def _field(config, name, default=None):
     return positive(name, _get(config, name, default), kind=numbers.Integral)
 
 
-def _widths(config):
+def _widths(config, seen=1):
     """Return the width of all heads' queries, and that of the keys, which is that of the values."""
     heads = _field(config, "num_attention_heads")
     if part := _get(config, "attention"):
-        return part.widths(heads)
+        return part.widths(heads, seen)
     size = _field(config, "head_dim", _field(config, "hidden_size") // heads)
     return heads * size, _field(config, "num_key_value_heads", heads) * size
 
@@ -92,8 +92,8 @@ def parameters(config):
 def flops_per_token(config, context):
     """Count the FLOPs of training per token by part; full activation checkpointing adds to "total"
     its "recomputation". context: length of a row; of several lengths, their mean over tokens."""
-    attention = (12 * _field(config, "num_hidden_layers") * _widths(config)[0]
-                 * _seen(config, positive("context", context)))
+    seen = _seen(config, positive("context", context))
+    attention = 12 * _field(config, "num_hidden_layers") * _widths(config, seen)[0] * seen
     head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
     matrices = 6 * parameters(config)["matmul"] - head
     total = matrices + attention + head

@@ -1,19 +1,21 @@
-"""The parts of this room in the words of a config.json: transformers' DeepSeek-V2 and DeepSeek-V3.
+"""The parts of this room in the words of a config.json: transformers' DeepSeek-V2, V3 and V3.2.
 
     kind, settings = settings_of(config)     # "deepseek_v3", {"hidden_size": …, "kv_lora_rank": …}
     parts = take_parts(kind, settings)       # {"attention": Latent(…), "feed_forward": …}
 
 With both parts, or with latent attention alone, a model is a DeepSeek-V3 (or a V2, by its router)
-to transformers. Experts without latent attention are no model that it has: a kind of our own.
+to transformers; with sparse attention a DeepSeek-V3.2. Experts without latent attention are no
+model that it has: a kind of our own.
 """
 
 import dataclasses
 
 from nanoseek.deepseek.experts import Experts
 from nanoseek.deepseek.latent import Latent
+from nanoseek.deepseek.sparse import Sparse
 
 ARCHITECTURES = {"deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
-                 "nanoseek_experts": None}
+                 "deepseek_v32": "DeepseekV32ForCausalLM", "nanoseek_experts": None}
 METHODS = {True: "group_limited_greedy", False: "greedy"}  # how V2's router chooses: in groups?
 # What transformers fills in where a config.json leaves it out.
 USUAL = {"deepseek_v2": {"scoring_func": "softmax", "first_k_dense_replace": 0, "n_group": None,
@@ -24,11 +26,14 @@ USUAL = {"deepseek_v2": {"scoring_func": "softmax", "first_k_dense_replace": 0, 
                          "routed_scaling_factor": 2.5, "num_experts_per_tok": 8,
                          "moe_intermediate_size": 2048, "n_routed_experts": 256},
          "nanoseek_experts": {}}
+USUAL["deepseek_v32"] = USUAL["deepseek_v3"] | {"index_n_heads": 64, "index_head_dim": 128,
+                                                "index_topk": 2048}
 LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
           "qk_rope_head_dim": 64, "v_head_dim": 128, "rope_interleave": True}
 # Settings that change nothing here, or that the parts determine.
 IGNORED = ["qk_head_dim", "moe_layer_freq", "ep_size", "num_nextn_predict_layers", "seq_aux",
-           "aux_loss_alpha", "output_router_logits", "topk_method", "num_mtp_layers"]
+           "aux_loss_alpha", "output_router_logits", "topk_method", "num_mtp_layers",
+           "layer_types"]
 
 
 def settings_of(config):
@@ -39,7 +44,11 @@ def settings_of(config):
     if latent is None and experts is None:
         return None, fields
     softmax = experts is not None and experts.scoring_func == "softmax"
-    kind = "nanoseek_experts" if latent is None else "deepseek_v2" if softmax else "deepseek_v3"
+    sparse = isinstance(latent, Sparse)
+    if sparse and softmax:
+        raise ValueError("sparse attention goes with scoring_func sigmoid only, as in V3.2")
+    kind = ("nanoseek_experts" if latent is None else "deepseek_v2" if softmax
+            else "deepseek_v32" if sparse else "deepseek_v3")
     # Without experts: a V3 whose layers are all among the first dense ones.
     experts = experts or Experts(first_k_dense_replace=config.num_hidden_layers)
     settings = fields | (dataclasses.asdict(latent) if latent else {})
@@ -71,9 +80,15 @@ def take_parts(kind, settings):
         if method == "greedy":
             settings |= {"n_group": 1, "topk_group": 1}
         settings["norm_topk_prob"] = False  # which transformers' V2 ignores, as does DeepSeek's
+    if kinds := settings.pop("mlp_layer_types", None):  # V3.2 names the kind of each layer's MLP
+        settings["first_k_dense_replace"] = kinds.count("dense")
+        if kinds != sorted(kinds):  # "dense" comes before "sparse"
+            raise ValueError("config.json has mlp_layer_types with a dense layer after a mixture, "
+                             "which cannot be represented")
     for name in IGNORED:
         settings.pop(name, None)
-    parts = {"attention": _take(Latent, settings), "feed_forward": _take(Experts, settings)}
+    attention = Sparse if kind == "deepseek_v32" else Latent
+    parts = {"attention": _take(attention, settings), "feed_forward": _take(Experts, settings)}
     if kind == "nanoseek_experts":
         parts["attention"] = None
     if parts["feed_forward"].first_k_dense_replace >= settings.get("num_hidden_layers", 0):

@@ -59,15 +59,18 @@ class Latent(Part):
     def build(self, config, layer):
         if config.sliding_window:
             raise ValueError("latent attention has no sliding_window: leave one of them out")
-        return LatentAttention(config, self, layer)
+        return self.module()(config, self, layer)
+
+    def module(self):
+        return LatentAttention
 
     def cached(self, config):
         """Return what a layer keeps of a token: heads, and the widths of the latent and the key."""
         return 1, self.kv_lora_rank, self.qk_rope_head_dim
 
-    def widths(self, heads):
+    def widths(self, heads, context):
         """Return what attention computes with, for cost.py: the mean width of all heads' scores and
-        values, and half of what the cache holds."""
+        values, and half of what the cache holds; for each of `context` positions."""
         scores = self.qk_nope_head_dim + self.qk_rope_head_dim
         return (heads * (scores + self.v_head_dim) // 2,
                 (self.kv_lora_rank + self.qk_rope_head_dim) / 2)
@@ -106,9 +109,17 @@ class LatentAttention(nn.Module):
 
     def forward(self, x, rotary, mask, cache=None):
         """x (B, T, C) → (B, T, C); the inputs are those of model.Attention."""
+        q_latent = x if self.part.q_lora_rank is None else self.q_a_layernorm(self.q_a_proj(x))
+        q, q_rope, latent, k_rope = self.project(x, q_latent, rotary)
+        if cache is not None:
+            latent, k_rope = cache.append(self.layer, latent, k_rope)  # (B, 1, S, R) and P
+        return self.attend(q, q_rope, latent, k_rope, mask)
+
+    def project(self, x, q_latent, rotary):
+        """Return what of new positions is compared and kept: queries (B, H, T, N) and rotated ones
+        (B, H, T, P), latents (B, 1, T, R) and rotated keys (B, 1, T, P)."""
         part = self.part
-        q = (self.q_proj(x) if part.q_lora_rank is None
-             else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))))
+        q = self.q_proj(x) if part.q_lora_rank is None else self.q_b_proj(q_latent)
         q = q.unflatten(-1, (self.heads, -1))  # (B, T, H, N + P)
         q, q_rope = q.split([part.qk_nope_head_dim, part.qk_rope_head_dim], dim=-1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split(
@@ -119,28 +130,39 @@ class LatentAttention(nn.Module):
         cos, sin = (table.to(q.dtype) for table in rotary)
         q, q_rope, k_rope = (heads.transpose(1, 2) for heads in (
             q, rotate(q_rope, cos, sin), rotate(k_rope, cos, sin)))
-        if cache is not None:
-            latent, k_rope = cache.append(self.layer, latent, k_rope)  # (B, 1, S, R) and P
-        # For one new token it pays to leave the old ones compressed.
-        attend = self.expanded if cache is None or x.shape[1] > 1 else self.absorbed
+        return q, q_rope, latent, k_rope
+
+    def attend(self, q, q_rope, latent, k_rope, mask):
+        """Return what the queries gather from the latents, (B, T, C). For one new token it pays to
+        leave the old ones compressed."""
+        attend = self.absorbed if q.shape[2] == 1 < latent.shape[2] else self.expanded
         y = attend(q, q_rope, latent, k_rope, mask)  # (B, H, T, V)
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 
     def expanded(self, q, q_rope, latent, k_rope, mask):
         """q (B, H, T, N), q_rope (B, H, T, P), latent (B, 1, S, R), k_rope (B, 1, S, P) → results
         (B, H, T, V), by way of each head's keys and values."""
-        k, v = self.kv_b_proj(latent[:, 0]).unflatten(-1, (self.heads, -1)).transpose(1, 2).split(
-            [self.part.qk_nope_head_dim, self.part.v_head_dim], dim=-1)  # (B, H, S, N) and V
-        k = torch.cat((k, k_rope.expand(*k.shape[:-1], -1)), dim=-1)
+        k, v = self.keys_values(latent, k_rope)
         return weighted(torch.cat((q, q_rope), dim=-1), k, v, mask, self.scale)
 
+    def keys_values(self, latent, k_rope):
+        """Return each head's keys (B, H, S, N + P) and values (B, H, S, V)."""
+        k, v = self.kv_b_proj(latent[:, 0]).unflatten(-1, (self.heads, -1)).transpose(1, 2).split(
+            [self.part.qk_nope_head_dim, self.part.v_head_dim], dim=-1)  # (B, H, S, N) and V
+        return torch.cat((k, k_rope.expand(*k.shape[:-1], -1)), dim=-1), v
+
     def absorbed(self, q, q_rope, latent, k_rope, mask):
-        """The same without expanding: W_UK goes to the queries, W_UV to the results."""
+        """The same without expanding, W_UK taken to the queries and W_UV to the results; without a
+        mask for one position (T = 1)."""
         up_k, up_v = self.kv_b_proj.weight.to(q.dtype).unflatten(0, (self.heads, -1)).split(
             [self.part.qk_nope_head_dim, self.part.v_head_dim], dim=1)  # (H, N, R), (H, V, R)
         q = torch.cat((q @ up_k, q_rope), dim=-1)  # (B, H, T, R + P)
-        k = torch.cat((latent, k_rope), dim=-1)  # (B, 1, S, R + P): one head for all queries
-        return weighted(q, k, latent, mask, self.scale) @ up_v.mT
+        k = torch.cat((latent, k_rope), dim=-1)  # (B, 1, S, R + P): one head for all queries,
+        # which stand before it as if they were positions: (B, 1, H·T, R + P).
+        mask = None if mask is None else torch.cat([mask] * self.heads, dim=-2)
+        # The values are the latents: the first R numbers of the keys, whose others are cut off.
+        y = F.scaled_dot_product_attention(q.flatten(1, 2)[:, None], k, k, mask, scale=self.scale)
+        return y.view(*q.shape)[..., :self.part.kv_lora_rank] @ up_v.mT
 
     @property
     def scale(self):
@@ -156,6 +178,6 @@ def weighted(q, k, v, mask, scale):
     """Return softmax(scale·q·kᵀ)·v; a mask of None, as nanoseek/fast gives it, is causal."""
     # torch's kernels that never store the scores want values as wide as keys.
     padded = F.pad(v, (0, max(0, k.shape[-1] - v.shape[-1])))
-    y = F.scaled_dot_product_attention(q, k, padded, mask, scale=scale, enable_gqa=True,
+    y = F.scaled_dot_product_attention(q, k, padded, mask, scale=scale,
                                        is_causal=mask is None and q.shape[2] > 1)
     return y[..., :v.shape[-1]]

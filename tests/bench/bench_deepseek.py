@@ -1,7 +1,7 @@
 """What DeepSeek's parts cost here: a step beside the plain model's, sending tokens to experts,
-decoding from latents.
+decoding from latents, reading few keys.
 
-    python tests/bench/bench_deepseek.py [step | dispatch | decode]    # or all
+    python tests/bench/bench_deepseek.py [step | dispatch | decode | sparse]    # or all
 
 Ways take turns, and the least of several rounds counts.
 """
@@ -19,8 +19,9 @@ from nanoseek.cost import flops_per_token, memory, parameters
 from nanoseek.deepseek.experts import Experts, Mixture
 from nanoseek.deepseek.latent import Latent, LatentAttention
 from nanoseek.deepseek.presets import PRESETS
+from nanoseek.deepseek.sparse import Sparse
 from nanoseek.fast import speed_up
-from nanoseek.model import ModelConfig, Transformer, loss
+from nanoseek.model import KVCache, ModelConfig, Transformer, loss, rotary_table
 
 
 def race(rounds, **ways):
@@ -93,8 +94,49 @@ def decode():
                   f"{seconds['expanded'] / seconds['absorbed']:>7.2f}x")
 
 
+def sparse():
+    """A layer of latent attention beside a sparse one that reads 64 keys: a whole row without a cache,
+    where sparse attention masks what it does not read, and one new token, where it fetches 64."""
+    parts = {"latent": Latent(64, 64, 32, 16, 32), "sparse": Sparse(64, 64, 32, 16, 32)}
+    configs = {name: ModelConfig(hidden_size=256, num_hidden_layers=1, num_attention_heads=8,
+                                 attention=part) for name, part in parts.items()}
+    layers = {name: config.attention.build(config, 0).eval() for name, config in configs.items()}
+
+    def show(title, lengths, measure, style):
+        print(f"\n{title:<44}{'latent':>12}{'sparse':>12}{'times':>9}")
+        for length in lengths:
+            latent, found = measure(length).values()
+            print(f"{length:<44,}{latent:>12{style}}{found:>12{style}}{latent / found:>8.2f}x")
+
+    def row(length):
+        rotary = rotary_table(configs["latent"], torch.arange(length))
+        mask, x = torch.ones(length, length, dtype=torch.bool).tril(), torch.randn(1, length, 256)
+        return race(3 if length < 4096 else 1, **{
+            name: lambda layer=layer: layer(x, rotary, mask)
+            for name, layer in layers.items()})
+
+    def token(length):
+        rotary = rotary_table(configs["latent"], torch.tensor([length]))
+        mask, x, ways = torch.ones(1, length + 1, dtype=torch.bool), torch.randn(1, 1, 256), {}
+        for name, layer in layers.items():
+            cache = KVCache(configs[name], 1, length + 1)
+            cache.length = length
+            for kept in cache.kept:
+                kept.normal_()
+            ways[name] = lambda layer=layer, cache=cache: layer(x, rotary, mask, cache)
+        return race(40, **ways)
+
+    def flops(length):
+        return {name: flops_per_token(config, length)["attention"] / 3
+                for name, config in configs.items()}
+    with torch.inference_mode():
+        show("positions: FLOPs of attention a token", (256, 1024, 4096), flops, ",.0f")
+        show("positions of a row: seconds", (256, 1024, 4096), row, ".4f")
+        show("tokens in the cache: seconds of a new one", (256, 1024, 4096, 16384), token, ".6f")
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    for name in sys.argv[1:] or ("step", "dispatch", "decode"):
-        {"step": step, "dispatch": dispatch, "decode": decode}[name]()
+    for name in sys.argv[1:] or ("step", "dispatch", "decode", "sparse"):
+        {"step": step, "dispatch": dispatch, "decode": decode, "sparse": sparse}[name]()
