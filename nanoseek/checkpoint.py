@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from nanoseek.cost import parameters
 from nanoseek.model import Transformer
-from nanoseek.scale.hugging_face import from_hugging_face, to_hugging_face
+from nanoseek.scale.hugging_face import adopt, from_hugging_face, to_hugging_face
 from nanoseek.tokenizer import END_OF_TEXT
 
 
@@ -65,7 +65,7 @@ def load_model(folder):
     that names the file for a damaged or foreign folder."""
     folder = find_checkpoint(folder)
     config = from_hugging_face(read_json(folder / "config.json"))
-    tensors = _read_weights(folder)
+    config, tensors = adopt(config, _read_weights(folder))
     if config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
         shared = tensors["model.embed_tokens.weight"]
         if not torch.equal(tensors.setdefault("lm_head.weight", shared), shared):
@@ -95,10 +95,8 @@ def _read_weights(folder):
         if not isinstance(where, dict) or not all(isinstance(f, str) for f in where.values()):
             raise ValueError(f"{index} is damaged: it holds no weight_map")
         files = {*where.values()}
-    # Old folders store RoPE's inverse frequencies, which the config already determines.
     return {name: tensor.float() for file in files
-            for name, tensor in _read_tensors(folder / file).items()
-            if not name.endswith("rotary_emb.inv_freq")}
+            for name, tensor in _read_tensors(folder / file).items()}
 
 
 def save_checkpoint(run, step, model, tensors, state, tokenizer=None, keep=2, weights=None):

@@ -133,8 +133,7 @@ def check_output(output, *inputs):
     if not os.path.basename(output) or here.exists() and not here.is_file():
         raise ValueError(f"{output or 'the output'} is a folder or a device: name a file to write")
     for name in inputs:
-        there = pathlib.Path(os.path.realpath(os.path.expanduser(name)))
-        if there in (here, *here.parents):
+        if pathlib.Path(os.path.realpath(os.path.expanduser(name))) in (here, *here.parents):
             raise ValueError(f"{output} would be read and written: name a file apart from {name}")
     return here
 

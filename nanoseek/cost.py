@@ -75,26 +75,29 @@ def parameters(config):
     if not _get(config, "feed_forward") and any(
             "expert" in name and _get(config, name) not in (None, 0, 1) for name in names):
         raise ValueError("this config is a mixture of experts of a kind that we cannot count")
-    layers, hidden = _field(config, "num_hidden_layers"), _field(config, "hidden_size")
+    more = _get(_get(config, "prediction", {}), "num_nextn_predict_layers", 0)  # predict.py's
+    layers, hidden = _field(config, "num_hidden_layers") + more, _field(config, "hidden_size")
     embedding = _field(config, "vocab_size") * hidden
     mlp = _field(config, "mlp_matrices", 3) * hidden * _field(config, "intermediate_size")
     latent, experts = _get(config, "attention"), _get(config, "feed_forward")
     attention, norms = (latent.count(hidden, _field(config, "num_attention_heads")) if latent
                         else (2 * hidden * sum(_widths(config)), 0))
     mlps, idle = experts.count(hidden, layers, mlp) if experts else (layers * mlp, 0)
+    mlps += more * 2 * hidden ** 2  # eh_proj
     parts = {"embedding": embedding, "attention": layers * attention, "mlp": mlps,
-             "norms": layers * (2 * hidden + norms) + hidden,
+             "norms": layers * (2 * hidden + norms) + (1 + 3 * more) * hidden,
              "head": 0 if _get(config, "tie_word_embeddings", False) else embedding}
     return {**parts, "total": sum(parts.values()), "idle": idle,
-            "matmul": parts["attention"] + mlps - idle + embedding}
+            "matmul": parts["attention"] + mlps - idle + (1 + more) * embedding}
 
 
 def flops_per_token(config, context):
     """Count the FLOPs of training per token by part; full activation checkpointing adds to "total"
     its "recomputation". context: length of a row; of several lengths, their mean over tokens."""
-    seen = _seen(config, positive("context", context))
-    attention = 12 * _field(config, "num_hidden_layers") * _widths(config, seen)[0] * seen
-    head = 6 * _field(config, "vocab_size") * _field(config, "hidden_size")
+    more = _get(_get(config, "prediction", {}), "num_nextn_predict_layers", 0)
+    layers, seen = _field(config, "num_hidden_layers"), _seen(config, positive("context", context))
+    attention = 12 * (layers + more) * _widths(config, seen)[0] * seen
+    head = 6 * (1 + more) * _field(config, "vocab_size") * _field(config, "hidden_size")
     matrices = 6 * parameters(config)["matmul"] - head
     total = matrices + attention + head
     return {"matrices": matrices, "attention": attention, "head": head, "total": total,
@@ -104,7 +107,7 @@ def flops_per_token(config, context):
 
 def _layer_activations(config, each, windowed):
     """Return the bytes per token that autograd keeps in one layer, and those of its products."""
-    if _get(config, "attention") or _get(config, "feed_forward"):
+    if any(_get(config, part) for part in ("attention", "feed_forward", "prediction")):
         return 0, 0  # of parts of nanoseek/deepseek they are not counted
     hidden, (queries, keys) = _field(config, "hidden_size"), _widths(config)
     mlp, heads = _field(config, "intermediate_size"), _field(config, "num_attention_heads")
@@ -228,8 +231,7 @@ def cost(config, context=None, tokens=None, gpu=None, **given):
     a row (max_position_embeddings unless given). given: see `rent`."""
     context = _field(config, "max_position_embeddings") if context is None else context
     each = flops_per_token(config, context)
-    result = {"context": context, "flops_per_token": each}
-    result["parameters"] = parameters(config)
+    result = {"context": context, "flops_per_token": each, "parameters": parameters(config)}
     modes = MEMORY_CHOICES["checkpointing"] if _layer_activations(config, 2, 0)[0] else ("full",)
     result["memory"] = {mode: memory(config, 1, context, mode, "bf16") for mode in modes}
     if tokens is not None or gpu is not None:  # the bill of a GPU needs their number

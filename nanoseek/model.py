@@ -57,6 +57,7 @@ class ModelConfig:
     initializer_range: float = 0.02  # GPT-2's; `tests/bench/bench_model.py start` compares
     attention: Part | None = None  # None: Attention
     feed_forward: Part | None = None  # None: MLP
+    prediction: Part | None = None  # None: of the next token only
 
     def __post_init__(self):
         # All fields, and those of rope_scaling where there is one.
@@ -218,8 +219,9 @@ class Transformer(nn.Module):
         self.config, self.activation_checkpointing = config, "none"
         self.model = nn.ModuleDict({
             "embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
-            "layers": nn.ModuleList(DecoderLayer(config, layer)
-                                    for layer in range(config.num_hidden_layers)),
+            "layers": nn.ModuleList(
+                [DecoderLayer(config, layer) for layer in range(config.num_hidden_layers)]
+                + (config.prediction.build(config) if config.prediction else [])),
             "norm": RMSNorm(config.hidden_size, config.rms_norm_eps)})
         self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         for module in self.modules():  # all matrices alike, none scaled by depth (DeepSeek, §2.2)
@@ -241,7 +243,7 @@ class Transformer(nn.Module):
             document_ids = columns >= cache.starts[:, None]  # padding is a document of its own
             positions = (positions - cache.starts[:, None]).clamp(min=0)  # (B, T)
         rotary, mask = rotary_table(self.config, positions), self.mask(ids, columns, document_ids)
-        for layer in self.model.layers:
+        for layer in self.model.layers[:self.config.num_hidden_layers]:
             x = self.apply_layer(layer, x, rotary, mask, cache)
         if cache is not None:
             cache.length += T
@@ -287,8 +289,10 @@ def loss(model, inputs, targets, document_ids=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
     Targets below 0, such as the usual −100, do not count: they never meet the head."""
     ignored = not torch.compiler.is_compiling() and targets.min() < 0  # while a GPU has no work yet
-    hidden = model.hidden(inputs, document_ids)
+    hidden, more = model.hidden(inputs, document_ids), 0.0
+    if model.training and model.config.prediction:  # of which only the gradient is added
+        more = model.config.prediction.pull(model, hidden, inputs, targets, document_ids)
     if ignored:
         hidden, targets = hidden[targets >= 0], targets[targets >= 0]
-    value = model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())
-    return value + sum(getattr(part, "auxiliary_loss", 0.0) for part in model.modules())
+    value = more + model.lm_head.cross_entropy(hidden.flatten(0, -2), targets.flatten())
+    return value + sum(getattr(p, "auxiliary_loss", 0.0) for p in model.modules() if p.training)

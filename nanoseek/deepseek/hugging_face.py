@@ -1,17 +1,23 @@
 """The parts of this room in the words of a config.json: transformers' DeepSeek-V2, V3 and V3.2.
 
     kind, settings = settings_of(config)     # "deepseek_v3", {"hidden_size": …, "kv_lora_rank": …}
-    parts = take_parts(kind, settings)       # {"attention": Latent(…), "feed_forward": …}
+    parts = take_parts(kind, settings)       # {"attention": Latent(…), "feed_forward": …, …}
+    config, tensors = adopt(config, tensors) # the weights of a folder, as a Transformer takes them
 
 With both parts, or with latent attention alone, a model is a DeepSeek-V3 (or a V2, by its router)
 to transformers; with sparse attention a DeepSeek-V3.2. Experts without latent attention are no
-model that it has: a kind of our own.
+model that it has: a kind of our own. Modules that predict more tokens may stand behind the layers
+of any kind.
 """
 
 import dataclasses
+import re
+
+import torch
 
 from nanoseek.deepseek.experts import Experts
 from nanoseek.deepseek.latent import Latent
+from nanoseek.deepseek.predict import MultiToken
 from nanoseek.deepseek.sparse import Sparse
 
 ARCHITECTURES = {"deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
@@ -34,6 +40,9 @@ LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
 IGNORED = ["qk_head_dim", "moe_layer_freq", "ep_size", "num_nextn_predict_layers", "seq_aux",
            "aux_loss_alpha", "output_router_logits", "topk_method", "num_mtp_layers",
            "layer_types"]
+# What a module that predicts shares with the model; DeepSeek's files hold it once more for each.
+SHARED = {"embed_tokens.weight": "model.embed_tokens.weight",
+          "shared_head.head.weight": "lm_head.weight"}
 
 
 def settings_of(config):
@@ -41,6 +50,7 @@ def settings_of(config):
     others; None in place of the type where it has no parts."""
     latent, experts, fields = config.attention, config.feed_forward, dataclasses.asdict(config)
     del fields["attention"], fields["feed_forward"]
+    fields |= fields.pop("prediction") or {}
     if latent is None and experts is None:
         return None, fields
     softmax = experts is not None and experts.scoring_func == "softmax"
@@ -50,9 +60,11 @@ def settings_of(config):
     kind = ("nanoseek_experts" if latent is None else "deepseek_v2" if softmax
             else "deepseek_v32" if sparse else "deepseek_v3")
     # Without experts: a V3 whose layers are all among the first dense ones.
-    experts = experts or Experts(first_k_dense_replace=config.num_hidden_layers)
+    layers = config.num_hidden_layers + fields.get("num_nextn_predict_layers", 0)
+    experts = experts or Experts(first_k_dense_replace=layers)
     settings = fields | (dataclasses.asdict(latent) if latent else {})
-    settings |= dataclasses.asdict(experts) | {"num_nextn_predict_layers": 0}
+    settings |= dataclasses.asdict(experts)
+    settings.setdefault("num_nextn_predict_layers", 0)
     if kind == "deepseek_v2":
         settings["topk_method"] = METHODS[experts.n_group > 1]
         if not latent.rope_interleave:
@@ -63,10 +75,12 @@ def settings_of(config):
 
 
 def take_parts(kind, settings):
-    """Take the parts' settings out of those of a config.json; return {"attention", "feed_forward"},
-    or {} for a kind without parts. ValueError for what they cannot represent."""
+    """Take the parts' settings out of those of a config.json; return {"attention", "feed_forward",
+    "prediction"}, the last alone for other kinds. ValueError for what they cannot represent."""
+    depth = settings.get("num_nextn_predict_layers") or 0
+    prediction = _take(MultiToken, settings) if depth else None
     if kind not in ARCHITECTURES:
-        return {}
+        return {"prediction": prediction}
     settings |= {name: value for name, value in (USUAL[kind] | LATENT).items()
                  if settings.get(name) is None and (name != "q_lora_rank" or name not in settings)}
     if settings.get("moe_layer_freq") not in (None, 1):
@@ -88,12 +102,30 @@ def take_parts(kind, settings):
     for name in IGNORED:
         settings.pop(name, None)
     attention = Sparse if kind == "deepseek_v32" else Latent
-    parts = {"attention": _take(attention, settings), "feed_forward": _take(Experts, settings)}
+    parts = {"attention": _take(attention, settings), "feed_forward": _take(Experts, settings),
+             "prediction": prediction}
     if kind == "nanoseek_experts":
         parts["attention"] = None
-    if parts["feed_forward"].first_k_dense_replace >= settings.get("num_hidden_layers", 0):
+    if parts["feed_forward"].first_k_dense_replace >= settings.get("num_hidden_layers", 0) + depth:
         parts["feed_forward"] = None
     return parts
+
+
+def adopt(config, tensors):
+    """Return (config, tensors) of a folder of others as a Transformer takes them, without what it
+    does not hold; and without prediction where the folder, as transformers saves one, names modules
+    but does not have them. ValueError for a module with an embedding or a head of its own."""
+    kept = {}
+    for name, tensor in tensors.items():
+        shared = SHARED.get(re.sub(r"model\.layers\.\d+\.", "", name))
+        if shared and not torch.equal(tensor, tensors.get(shared, tensor)):
+            raise ValueError(f"{name} differs from {shared}, which it should share")
+        # Old folders store RoPE's inverse frequencies, which the config already determines.
+        if not shared and not name.endswith("rotary_emb.inv_freq"):
+            kept[name] = tensor
+    if f"model.layers.{config.num_hidden_layers}.eh_proj.weight" not in kept:
+        config = dataclasses.replace(config, prediction=None)
+    return config, kept
 
 
 def countable(settings):

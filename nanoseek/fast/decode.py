@@ -33,11 +33,11 @@ class OnePosition:
 
     def __init__(self, model, starts):
         self.config, device = model.config, model.lm_head.weight.device
-        C, eps = self.config.hidden_size, self.config.rms_norm_eps
+        C, eps, L = self.config.hidden_size, self.config.rms_norm_eps, self.config.num_hidden_layers
         self.least, root = torch.full((1, 1), math.sqrt(C * eps), device=device), math.sqrt(C)
         self.last_norm = model.model.norm.weight.float() * root
         self.layers = [Layer(*matrices, first.float() * root, second.float() * root) for
-                       *matrices, first, second in (x.parameters() for x in model.model.layers)]
+                       *matrices, first, second in (x.parameters() for x in model.model.layers[:L])]
         self.starts = torch.zeros(1, device=device) if starts is None else starts
         self.rotations, self.first = (), 0  # RoPE's matrices, and the position of the first
 

@@ -35,8 +35,7 @@ def minhash_signatures(texts):
 
 def batches(sizes, limit):
     """Yield slices of the things with these sizes, in order, each of about `limit` together."""
-    number = np.cumsum(sizes) // limit
-    ends = np.flatnonzero(np.diff(number, append=-1)) + 1
+    ends = np.flatnonzero(np.diff(np.cumsum(sizes) // limit, append=-1)) + 1
     yield from map(slice, np.append(0, ends[:-1]), ends)
 
 

@@ -97,8 +97,7 @@ def _other_words(story, piece, ability):
         make_table(*zip(*story.grammar.lists[slot.list]))
     own = [entry for variable, entry in story.state.items() if variable != slot.variable
            and story.grammar.variables[variable] == slot.list]
-    draws = (story.choose(table) for _ in itertools.count())
-    for entry in itertools.chain(own, draws):
+    for entry in itertools.chain(own, (story.choose(table) for _ in itertools.count())):
         def entry_of(here, other):
             same = here == piece or other.variable == slot.variable != ""
             return entry if same and (not keys or other.key.lstrip("^") in keys) else None

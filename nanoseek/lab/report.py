@@ -112,8 +112,7 @@ def main(argv):
             samples[source] = texts
     if args.cloze and floors:
         say("asking cloze questions")
-        items = questions(args.cloze, avoid=trained_on(subject))
-        cloze = answer(subject, items)
+        cloze = answer(subject, questions(args.cloze, avoid=trained_on(subject)))
         shares = ", ".join(f"{ability} {format_share(each)}" for ability, each in cloze.items())
         print(f"\ncloze questions answered right, of {len(cloze['name'])} each, with 95% intervals "
               f"(by chance {CHANCE['name']:.0%}, pronoun {CHANCE['pronoun']:.0%}):\n  {shares}")

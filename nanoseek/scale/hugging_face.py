@@ -8,12 +8,12 @@ a Transformer does not do must not be passed over, or the model would open and b
 
 import dataclasses
 
-from nanoseek.deepseek import hugging_face as deepseek
+from nanoseek.deepseek.hugging_face import ARCHITECTURES as PARTS, adopt, settings_of, take_parts
 from nanoseek.model import ModelConfig, RopeScaling
 
 # By config.json's model_type. transformers' Llama ignores a sliding window, its Mistral has one.
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
-                 **deepseek.ARCHITECTURES}
+                 **PARTS}
 # Settings that change nothing in the model, whatever they say,
 IGNORED = """architectures model_type rope_parameters type transformers_version torch_dtype dtype
 use_cache pretraining_tp attention_dropout return_dict id2label label2id chunk_size_feed_forward
@@ -26,7 +26,7 @@ FIXED = {"hidden_act": ["silu"], "partial_rotary_factor": [1.0], "rope_type": ["
 def to_hugging_face(config, eot_id=None):
     """Return the config.json (a dict) of transformers' Llama, or Mistral, for a ModelConfig."""
     uneven = config.hidden_size % config.num_attention_heads  # which its Llama refuses
-    kind, fields = deepseek.settings_of(config)
+    kind, fields = settings_of(config)
     kind = kind or ("mistral" if config.sliding_window or uneven else "llama")
     if fields["rope_scaling"]:
         fields["rope_scaling"] = {"rope_type": "llama3", **fields["rope_scaling"]}
@@ -59,7 +59,7 @@ def from_hugging_face(settings):
     given = {name: value for name, value in settings.items()  # null: as if left out, or
              if value is not None or name in ("sliding_window", "q_lora_rank")}  # turned off
     settings = usual | given | rope | {"rope_scaling": None}
-    settings |= deepseek.take_parts(kind, settings)
+    settings |= take_parts(kind, settings)
     if settings["rope_type"] == "llama3":
         settings["rope_scaling"] = _take(RopeScaling, settings)
     config = _take(ModelConfig, settings)

@@ -1,11 +1,12 @@
 """What DeepSeek's parts cost here: a step beside the plain model's, sending tokens to experts,
-decoding from latents, reading few keys.
+decoding from latents, reading few keys, and with drafts.
 
-    python tests/bench/bench_deepseek.py [step | dispatch | decode | sparse]    # or all
+    python tests/bench/bench_deepseek.py [step | dispatch | decode | sparse | draft]    # or all
 
 Ways take turns, and the least of several rounds counts.
 """
 
+import copy
 import dataclasses
 import pathlib
 import sys
@@ -15,13 +16,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import torch
 
+from nanoseek.corpus.stories import stories
 from nanoseek.cost import flops_per_token, memory, parameters
 from nanoseek.deepseek.experts import Experts, Mixture
 from nanoseek.deepseek.latent import Latent, LatentAttention
+from nanoseek.deepseek.predict import MultiToken, generate_ahead
 from nanoseek.deepseek.presets import PRESETS
 from nanoseek.deepseek.sparse import Sparse
 from nanoseek.fast import speed_up
+from nanoseek.fast.bpe import FastTokenizer
+from nanoseek.generate import generate
 from nanoseek.model import KVCache, ModelConfig, Transformer, loss, rotary_table
+from nanoseek.optim import build_optimizers, schedule_factor, set_learning_rate
 
 
 def race(rounds, **ways):
@@ -135,8 +141,47 @@ def sparse():
         show("tokens in the cache: seconds of a new one", (256, 1024, 4096, 16384), token, ".6f")
 
 
+def trained_on_stories(config, steps, texts):
+    """Return a plain model after some steps of 8 rows of 128 tokens, and its tokenizer."""
+    tokenizer = FastTokenizer.train(texts, config.vocab_size)
+    ids = torch.tensor([i for text in tokenizer.encode_batch(texts)
+                        for i in (tokenizer.eot_id, *text.tolist())])
+    documents, plain = (ids == tokenizer.eot_id).cumsum(0), Transformer(config)
+    model = speed_up(Transformer(config).train())
+    optimizers = build_optimizers(model, "muon", 5e-3, 0.1, embedding_factor=5.0, beta2=0.99)
+    for n in range(steps):
+        at = torch.randint(len(ids) - 129, (8, 1)) + torch.arange(128)
+        value = loss(model, ids[at], ids[at + 1], documents[at])
+        value.backward()
+        set_learning_rate(optimizers, 5e-3 * schedule_factor("linear", n, steps, 20))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    print(f"\n{steps} steps, {value:.2f} nats a token at the end")
+    plain.load_state_dict(model.state_dict())
+    return plain.eval(), tokenizer
+
+
+def draft(layers=4, steps=150, new=80):
+    """Greedy decoding by the plain loop, and with the drafts of a model trained a short while."""
+    config = ModelConfig(1024, 128, 352, layers, max_position_embeddings=160,
+                         tie_word_embeddings=False, prediction=MultiToken())
+    texts = [story.text for language in ("en", "zh") for story in stories(language, 1000, 0)]
+    model, tokenizer = trained_on_stories(config, steps, texts)
+    prompts = [[tokenizer.eot_id, *tokenizer.encode(story.text)[:12]]
+               for language in ("en", "zh") for story in stories(language, 1, 1)]
+    accepted = [right for ids in prompts for right in generate_ahead(model, ids, new)[1]]
+    print(f"{layers} layers: {sum(accepted) / len(accepted):.0%} of the drafts accepted")
+    for name, one in (("chapter", model), ("fast", speed_up(copy.deepcopy(model)))):
+        seconds = race(2, plain=lambda: [generate(one, ids, new, temperature=0) for ids in prompts],
+                       drafted=lambda: [generate_ahead(one, ids, new) for ids in prompts])
+        print(f"{name:<10}ms for a token: " + ", ".join(
+            f"{way} {1000 * least / len(prompts) / new:.2f}" for way, least in seconds.items()))
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    for name in sys.argv[1:] or ("step", "dispatch", "decode", "sparse"):
-        {"step": step, "dispatch": dispatch, "decode": decode, "sparse": sparse}[name]()
+    ways = {way.__name__: way for way in (step, dispatch, decode, sparse, draft)}
+    for name in sys.argv[1:] or ways:
+        ways[name]()

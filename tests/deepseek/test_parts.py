@@ -201,7 +201,7 @@ def test_published_cache():
 
 def test_a_published_config_is_counted_though_it_cannot_be_opened():
     settings = {**to_hugging_face(PRESETS["deepseek-v3"]), "quantization_config": {"a": 1},
-                "rope_scaling": {"type": "yarn", "factor": 40}, "num_nextn_predict_layers": 1}
+                "rope_scaling": {"type": "yarn", "factor": 40}}
     assert cost.parameters(countable(settings)) == cost.parameters(PRESETS["deepseek-v3"])
     with pytest.raises(ValueError, match="quantization_config|yarn"):
         from_hugging_face(settings)
