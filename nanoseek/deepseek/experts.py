@@ -139,14 +139,17 @@ class Router(nn.Linear):
             if torch.distributed.is_initialized():  # the load of all ranks
                 torch.distributed.all_reduce(load)
             self.e_score_correction_bias += self.part.bias_speed * (load.mean() - load).sign()
-        self.load, self.auxiliary_loss = 0, 0.0
+        self.load = 0
 
 
 def after_step(model, taken=True):
-    """Tell the routers of a model that a step has ended; one that was not taken is forgotten."""
+    """Tell the routers of a model that a step has ended; one that was not taken is forgotten. Of
+    all parts the loss is dropped, and with it the batch that it remembers."""
     for module in model.modules():
         if isinstance(module, Router):
             module.after_step(taken)
+        if hasattr(module, "auxiliary_loss"):
+            module.auxiliary_loss = 0.0
 
 
 class Mixture(nn.Module):

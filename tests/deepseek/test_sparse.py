@@ -1,5 +1,6 @@
 """Sparse attention: against transformers, against latent attention, its choice, its two losses."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from deepseek_parts import build_with
 from nanoseek import cost
 from nanoseek.checkpoint import load_model, save_model
-from nanoseek.deepseek.experts import Experts
+from nanoseek.deepseek.experts import Experts, after_step
 from nanoseek.deepseek.latent import Latent
 from nanoseek.deepseek.presets import PRESETS
 from nanoseek.deepseek.sparse import Indexer, Sparse, SparseAttention, best, set_stage
@@ -324,3 +325,11 @@ def test_a_window_and_an_unknown_stage_are_refused():
         Transformer(ModelConfig(sliding_window=8, attention=Sparse()))
     with pytest.raises(ValueError, match="unknown stage 'warm': choose dense or sparse"):
         set_stage(build_with(PART, None), "warm")
+
+
+def test_after_a_step_a_model_can_be_copied(model):
+    """A loss kept from the last batch would hold its graph, which cannot be copied."""
+    loss(model, IDS, IDS).backward()
+    after_step(model)
+    assert all(torch.equal(a, b) for a, b in zip(copy.deepcopy(model).parameters(),
+                                                 model.parameters()))

@@ -57,12 +57,14 @@ FULL = tuple(name for name in TRICKS if name != "checkpointing")
 LATER = {  # DeepSeek's, on top of those
     "latent attention": "keys and values of all heads made from one vector, in place of GQA",
     "experts": "3 of 16 narrow MLPs for each token, and a shared one: as wide together as the MLP",
+    "two tokens ahead": "a module behind the layers learns the token after the next",
+    "sparse attention": "an indexer chooses the 64 keys that a token reads, of up to 256",
 }
 SIZES = {  # of the model, and of its parts
     "tiny": ({"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 2,
-              "num_attention_heads": 4}, (64, None, 32, 16, 32), 88),
+              "num_attention_heads": 4}, (64, 64, 32, 16, 32), 88),
     "10M": ({"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 8,
-             "num_attention_heads": 10}, (128, None, 32, 16, 32), 216),
+             "num_attention_heads": 10}, (128, 128, 32, 16, 32), 216),
 }
 NEED = {"latent attention": "sparse attention"}  # goes out with it
 TARGET = 1.0  # bits per byte
@@ -173,14 +175,18 @@ def shape(tricks, vocab_size, row, size):
     """Return the ModelConfig of a recipe."""
     from nanoseek.deepseek.experts import Experts
     from nanoseek.deepseek.latent import Latent
+    from nanoseek.deepseek.predict import MultiToken
+    from nanoseek.deepseek.sparse import Sparse
     from nanoseek.model import ModelConfig
     widths, latent, narrow = SIZES[size]
     heads = widths["num_attention_heads"]
+    kind = Sparse if "sparse attention" in tricks else Latent
     return ModelConfig(
         vocab_size, **widths, max_position_embeddings=row, tie_word_embeddings=False,
         num_key_value_heads=heads // 2 if "GQA" in tricks else heads,
-        attention=Latent(*latent) if "latent attention" in tricks else None,
-        feed_forward=Experts(narrow, 16, 3) if "experts" in tricks else None)
+        attention=kind(*latent) if "latent attention" in tricks else None,
+        feed_forward=Experts(narrow, 16, 3) if "experts" in tricks else None,
+        prediction=MultiToken() if "two tokens ahead" in tricks else None)
 
 
 def train_once(tricks, steps, seed, folder, rates=None, keep=None, size="tiny"):
