@@ -346,3 +346,20 @@ def curves_of_runs(runs, healthy, lines, ylim):
     for axes in places[-1]:
         axes.set_xlabel("step")
     plt.show()
+
+
+def loads_over_time(loads, width=10):
+    """{way: each expert's load in each step over the mean (steps, experts)} → a panel for each
+
+    The mean of `width` steps at a time is drawn; the busiest expert of the last steps in orange.
+    """
+    for axes, (way, found) in zip(panels(1, len(loads), 9, 2.8, sharey=True), loads.items()):
+        lines = np.asarray(found).reshape(-1, width, len(found[0])).mean(axis=1)
+        at = width * (np.arange(len(lines)) + 0.5)
+        axes.plot(at, lines, color=BLUE, linewidth=0.8, alpha=0.7)
+        axes.plot(at, lines[:, lines[-1].argmax()], color=ORANGE)
+        axes.axhline(1, color=GRAY, linestyle=":")
+        axes.set(title=way, xlabel="step", ylim=(0, None))
+        axes.label_outer()
+    axes.figure.axes[0].set_ylabel("load over the mean")
+    plt.show()
