@@ -22,5 +22,5 @@ def products_of_prompt(form, T, S, heads, part):
     R, N = part.kv_lora_rank, part.qk_nope_head_dim
     P, V = part.qk_rope_head_dim, part.v_head_dim
     if form == "expanded":
-        return S * heads * (N + V) * R + T * S * heads * (N + P + V)
-    return T * heads * (N + V) * R + T * S * heads * (R + P + R)
+        return S * heads * (N + V) * R + T * S * heads * 2 * (N + P)
+    return T * heads * (N + V) * R + T * S * heads * 2 * (R + P)
