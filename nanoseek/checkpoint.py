@@ -214,6 +214,17 @@ def _write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+@contextlib.contextmanager
+def trusting(*paths):
+    """Raise a ValueError that names the files where what is read from them in the block does not
+    fit: names that are missing, values of another kind."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise ValueError(f"{' or '.join(map(str, paths))} is damaged, or of another "
+                         f"version: {error!r}") from None
+
+
 def read_json(path):
     """Return the object of a JSON file; raise ValueError where it is missing or damaged."""
     try:

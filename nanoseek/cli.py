@@ -23,6 +23,7 @@ import pathlib
 import signal
 import sys
 import typing
+from importlib.util import find_spec
 
 
 def setting(default, text, **limits):
@@ -30,6 +31,8 @@ def setting(default, text, **limits):
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
+COMMANDS = [f"nanoseek.{name}" for name in
+            "corpus curate tokenizer data train generate evaluate cost".split()]
 LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
           "most": ("at most", operator.le), "below": ("below", operator.lt)}
 
@@ -157,6 +160,20 @@ def lock_run_of(output):
     folder = pathlib.Path(os.path.realpath(output)).parent
     folder = folder.parent if folder.name in ("tokens", "checkpoints") else folder
     return lock(folder) if (folder / ".lock").is_file() else None
+
+
+def introduce(words):
+    """Where the words of a `python -m` name a part that is no command, say what there is, and end."""
+    at = next((n for n, word in enumerate(words) if n and word.startswith("-m")), 0)
+    name = words[at][2:] or words[at + 1]
+    if name.startswith("nanoseek") and name.removesuffix(".__main__") not in COMMANDS and (
+            find_spec(name)):
+        import pydoc  # slow to import
+        about = {name: pydoc.synopsis(find_spec(name).origin) for name in [*COMMANDS, name]}
+        sys.stdout.reconfigure(errors="replace")
+        print(f"{name}: {about[name] or 'a folder'}\n\nThe commands, each with --help:")
+        print(*(f"  python -m {name:<20}{about[name]}" for name in COMMANDS), sep="\n")
+        raise SystemExit
 
 
 def run(main):

@@ -89,7 +89,7 @@ def _write_sources(documents, encode, batched, folder, manifest):
                 slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
                 shards[key] = _Shard(folder / f"{split}-{len(shards):02d}-{slug}")
             shards[key].append(document, ids.astype(manifest["dtype"]))
-    if not any(split == "train" for split, _ in shards):
+    if "train" not in [split for split, _ in shards]:
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
     return {name: {source: shard.finish() for (split, source), shard in sorted(shards.items())
                    if split == name} for name in SPLITS}
@@ -129,10 +129,18 @@ def read_manifest(folder):
         manifest = json.loads(pathlib.Path(folder, "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["dtype"] not in ("uint16", "uint32"):
             raise ValueError("it is of an older nanoseek")
+        kinds = [(manifest, "vocab_size eot_id", int | None)]
+        for entry in (each for split in SPLITS for each in manifest["splits"][split].values()):
+            kinds += [(entry, "documents tokens bytes", int), (entry, "log2_probability", float | None),
+                      (entry, "lengths lengths_sha256", str)]
+            for shard in entry["shards"]:
+                kinds += [(shard, "tokens", int), (shard, "file sha256", str)]
+        if not all(isinstance(d[name], kind) for d, names, kind in kinds for name in names.split()):
+            raise ValueError("a value in it is of another type")
         return manifest | {"splits": {split: {
             source: entry for source, entry in manifest["splits"][split].items() if entry["bytes"]}
             for split in SPLITS}}  # sources of empty documents alone cannot be scored
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} holds no manifest.json that can be read: build the tokens "
                          f"with python -m nanoseek.data ({error!r})") from None
 

@@ -15,7 +15,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from nanoseek import cli
-from nanoseek.checkpoint import read_json
+from nanoseek.checkpoint import read_json, trusting
 from nanoseek.corpus.stories import check_story
 from nanoseek.evaluate import document_nats
 from nanoseek.generate import generate
@@ -95,14 +95,12 @@ def costs(subject):
     if not path.is_file():
         return speed, "-", "-", "-"
     bill = read_json(path)
-    try:
-        state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+    state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+    with trusting(path, state):
         part = read_json(state)["tokens"] / bill["tokens"] if state.is_file() else 1
         dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
         return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
                 f"{dollars:.5f}")
-    except (KeyError, ValueError, TypeError):
-        raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 
 
 def main(argv):

@@ -13,7 +13,7 @@ import tempfile
 from itertools import takewhile
 
 from nanoseek import cost
-from nanoseek.checkpoint import read_json
+from nanoseek.checkpoint import read_json, trusting
 from nanoseek.cli import Parser, say
 from nanoseek.data import read_manifest
 from nanoseek.deepseek.hugging_face import countable
@@ -116,7 +116,8 @@ def main(argv=None):
     if (path / "cost.json").is_file():
         if len(argv) > 1:
             raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
-        return print(format_price_tag(read_json(path / "cost.json")))
+        with trusting(path / "cost.json"):
+            return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
     if what not in PRESETS and not path.is_file():
         raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")

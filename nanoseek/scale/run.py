@@ -82,6 +82,9 @@ class Run:
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
         config = self.config
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
+        if old:
+            with checkpoint.trusting(old / "trainer.json"):
+                folder.check_state(state)
         torch.manual_seed(config.seed)  # on every rank alike
         self.model = (checkpoint.load_model(old) if old else Transformer(config.model)).train()
         if speed_up:
@@ -104,12 +107,9 @@ class Run:
                                            WEIGHT_DECAY, config.embedding_factor, config.beta2)
         if old:
             folder.load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
-            try:
-                folder.check_settings(self, state, branching=old.parent.parent != self.folder)
-                self.model.config = config.model  # only the context may be another one
-                self.load_state_dict(state)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{old} is not of this version ({error!r}): start anew") from None
+            folder.check_settings(self, state, branching=old.parent.parent != self.folder)
+            self.model.config = config.model  # only the context may be another one
+            self.load_state_dict(state)
 
     def _choose(self, kept):
         """Return {"threads", "precision", "steps"} as set, `kept` from a checkpoint or measured."""
