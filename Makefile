@@ -111,22 +111,28 @@ train-tiny: $(RUN)/report.txt
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
-# Where a .lock stands, each of the stages to come takes it while it writes.
+# Each stage takes the .lock that stands in the run's folder while it writes. Of a text that is refused
+# no folder is left behind, unless another make works there by now.
+LOCKED = @mkdir -p $(RUN) && { [ ! -L $(RUN)/.lock ] || rm $(RUN)/.lock; } && : >> $(RUN)/.lock
+TIDY = { code=$$?; [ $$code != 2 ] || [ -z "$$TEXT" ] || \
+    ! $(PY) -c 'from nanoseek.cli import lock; lock("$(RUN)")' 2> /dev/null || [ -e $(RUN)/clean.jsonl ] || \
+    { rm -f $(RUN)/raw.jsonl $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
+
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
 	@case "$$MINUTES" in *[!0-9.]*|*.*.*) false ;; *[1-9]*) ;; *) false ;; esac || \
 	    { echo "MINUTES=$$MINUTES: give a number above 0" >&2; exit 2; }
-	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" && : >> $(RUN)/.lock
+	$(LOCKED)
+	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" || $(TIDY)
 FORCE:
 else
 $(RUN)/raw.jsonl: | .venv/installed
-	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES) && : >> $(RUN)/.lock
+	$(LOCKED)
+	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES)
 endif
 
-# A text in which nothing is left leaves no folder behind.
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
-	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || { code=$$?; \
-	    [ $$code != 2 ] || [ -z "$$TEXT" ] || [ -e $@ ] || { rm -f $< $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
+	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || $(TIDY)
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
 	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)

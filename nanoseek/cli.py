@@ -144,7 +144,10 @@ def check_output(output, *inputs):
 
 def lock(folder):
     """Return the open lock file of a run's folder; ValueError while another process holds it."""
-    file = (pathlib.Path(folder) / ".lock").open("a")
+    path = pathlib.Path(folder, ".lock")
+    if path.is_symlink():  # a stranger's, whose target would be made
+        path.unlink()
+    file = path.open("a")
     with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
         import fcntl
         try:
