@@ -21,11 +21,15 @@ class Library(Tokenizer):
             self._library = tokenizers.Tokenizer.from_str(whole)
             ids = self._library.get_vocab()
             self.vocab_size = 1 + max(ids.values())
-            # The library lets two kinds of damage pass.
+            # The library lets three kinds of damage pass. Added ids it numbers anew, in silence.
             byte_level = "ByteLevel" in str(content["pre_tokenizer"])
             lacks_bytes = byte_level and not {*BYTE_ALPHABET} <= ids.keys()
             if lacks_bytes or len({*ids.values()}) < len(ids):
                 raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id twice")
+            if wrong := [token for token in content.get("added_tokens") or []
+                         if ids[token["content"]] != token["id"]]:
+                raise ValueError(f"the id {wrong[0]['id']} of its added token "
+                                 f"{wrong[0]['content']!r} is taken, or not the next one")
         except ImportError:
             raise ValueError(f"{path} is damaged, or a file of others, for which this needs a "
                              "package: pip install tokenizers") from None
