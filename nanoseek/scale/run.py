@@ -16,7 +16,7 @@ import statistics
 import torch
 
 from nanoseek import checkpoint, cli
-from nanoseek.cost import measure_ceiling
+from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
 from nanoseek.model import Transformer, loss
@@ -81,6 +81,10 @@ class Run:
     def _build(self, old, speed_up):
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
         config = self.config
+        # In fp32, each weight with its gradient and one moment; a batch of ids and the next one.
+        needed = 12 * parameters(config.model)["total"] + 48 * config.batch_size * config.row_length
+        if not self.ranks.sliced and needed > (there := machine.memory()):
+            raise MemoryError(f"training takes {needed:.2g} bytes or more, and it has {there:.2g}")
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
         if old:
             with checkpoint.trusting(old / "trainer.json"):
