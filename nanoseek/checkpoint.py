@@ -216,13 +216,11 @@ def _write_json(path, value):
 
 @contextlib.contextmanager
 def trusting(*paths):
-    """Raise a ValueError that names the files where what is read from them in the block does not
-    fit: names that are missing, values of another kind."""
+    """Name the files in a ValueError where values from them, used in the block, do not fit."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
-        raise ValueError(f"{' or '.join(map(str, paths))} is damaged, or of another "
-                         f"version: {error!r}") from None
+        raise ValueError(f"{' or '.join(map(str, paths))} is damaged: {error!r}") from None
 
 
 def read_json(path):

@@ -23,7 +23,6 @@ import pathlib
 import signal
 import sys
 import typing
-from importlib.util import find_spec
 
 
 def setting(default, text, **limits):
@@ -31,8 +30,7 @@ def setting(default, text, **limits):
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
-COMMANDS = [f"nanoseek.{name}" for name in
-            "corpus curate tokenizer data train generate evaluate cost".split()]
+COMMANDS = "corpus curate tokenizer data train generate evaluate cost".split()
 LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
           "most": ("at most", operator.le), "below": ("below", operator.lt)}
 
@@ -145,8 +143,7 @@ def check_output(output, *inputs):
 def lock(folder):
     """Return the open lock file of a run's folder; ValueError while another process holds it."""
     path = pathlib.Path(folder, ".lock")
-    if path.is_symlink():  # a stranger's, whose target would be made
-        path.unlink()
+    path.is_symlink() and path.unlink()  # a stranger's, whose target would be made
     file = path.open("a")
     with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
         import fcntl
@@ -166,17 +163,13 @@ def lock_run_of(output):
 
 
 def introduce(words):
-    """Where the words of a `python -m` name a part that is no command, say what there is, and end."""
-    at = next((n for n, word in enumerate(words) if n and word.startswith("-m")), 0)
-    name = words[at][2:] or words[at + 1]
-    if name.startswith("nanoseek") and name.removesuffix(".__main__") not in COMMANDS and (
-            find_spec(name)):
-        import pydoc  # slow to import
-        about = {name: pydoc.synopsis(find_spec(name).origin) for name in [*COMMANDS, name]}
-        sys.stdout.reconfigure(errors="replace")
-        print(f"{name}: {about[name] or 'a folder'}\n\nThe commands, each with --help:")
-        print(*(f"  python -m {name:<20}{about[name]}" for name in COMMANDS), sep="\n")
-        raise SystemExit
+    """Where the words of a `python -m` name a part that is no command, say so, and end."""
+    with contextlib.suppress(ImportError, ValueError):  # there is none: Python says so
+        if (name := words[words.index("-m") + 1])[:8] == "nanoseek" and name[9:] not in COMMANDS:
+            about = importlib.import_module(name).__doc__ or "a folder"
+            sys.stdout.reconfigure(errors="replace")
+            print(f"{name}: {about.splitlines()[0]}")
+            raise SystemExit(print(f"To run: python -m nanoseek.{'|'.join(COMMANDS)} --help"))
 
 
 def run(main):

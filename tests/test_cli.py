@@ -169,12 +169,11 @@ PARTS = sorted({".".join(("nanoseek", *path.relative_to(PACKAGE).with_suffix("")
 def test_python_m_of_any_part_says_what_it_is_and_what_there_is_to_run(capsys):
     assert {"nanoseek", "nanoseek.model", "nanoseek.lab", "nanoseek.lab.arena"} <= {*PARTS}
     for name in PARTS:
-        for words in (["python", "-m", name, "--help"], ["python", "-u", f"-m{name}"]):
-            with pytest.raises(SystemExit) as stop:
-                cli.introduce(words)
-            said = capsys.readouterr().out
-            assert stop.value.code is None and said.startswith(f"{name}: ")
-            assert all(f"python -m nanoseek.{command} " in said for command in COMMANDS)
+        with pytest.raises(SystemExit) as stop:
+            cli.introduce(["python", "-u", "-m", name, "--help"])
+        said = capsys.readouterr().out
+        assert stop.value.code is None and said.startswith(f"{name}: ")
+        assert "|".join(COMMANDS) in said
     for name in (*(f"nanoseek.{name}" for name in COMMANDS), "nanoseek.none", "another"):
         cli.introduce(["python", "-m", name, "nanoseek.model"])  # the rest are arguments
     done = subprocess.run([sys.executable, "-m", "nanoseek.optim"], capture_output=True, text=True,

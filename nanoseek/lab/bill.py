@@ -1,8 +1,7 @@
 """What `python -m nanoseek.cost` prints: what a run or a config costs, what a budget should train.
 
     python -m nanoseek.cost runs/tiny                  # the price tag that a run left
-    python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command to type
-"""
+    python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command"""
 
 import os
 import pathlib
@@ -20,7 +19,7 @@ from nanoseek.deepseek.hugging_face import countable
 from nanoseek.deepseek.presets import PRESETS
 from nanoseek.lab.planner import plan
 from nanoseek.lab.price_tag import columns, format_price_tag, show
-from nanoseek.scale.machine import memory, pick_device
+from nanoseek.scale.machine import pick_device
 
 GUESSED_MFU = 0.3  # what training may reach on a machine that has not been measured
 TRIAL_SECONDS = 4.0  # of training, to measure it
@@ -94,8 +93,8 @@ def print_plan(argv):
     here = minutes is not None and given["gpu"] is None
     if here or os.path.isdir(data):
         given["vocab_size"] = read_manifest(data)["vocab_size"]
-    if given["gpu"] is None and given["memory_gb"] is None:
-        given["memory_gb"] = memory() / 1e9
+    if given["gpu"] is None and given["memory_gb"] is None and hasattr(os, "sysconf"):
+        given["memory_gb"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     planned = plan_here(given, data) if here else plan(**given)
     print(format_price_tag(planned, [("law", planned["law"])]))
     for warning in planned["warnings"]:

@@ -11,7 +11,6 @@ from nanoseek.tokenizer import BYTE_ALPHABET, END_OF_TEXT, Tokenizer
 
 class Library(Tokenizer):
     """A tokenizer that the library `tokenizers` runs; no tokens of its own are added to a text."""
-
     def __init__(self, path):
         """Open a tokenizer.json; raise ValueError where that fails."""
         try:
@@ -24,12 +23,10 @@ class Library(Tokenizer):
             # The library lets three kinds of damage pass. Added ids it numbers anew, in silence.
             byte_level = "ByteLevel" in str(content["pre_tokenizer"])
             lacks_bytes = byte_level and not {*BYTE_ALPHABET} <= ids.keys()
-            if lacks_bytes or len({*ids.values()}) < len(ids):
-                raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id twice")
-            if wrong := [token for token in content.get("added_tokens") or []
-                         if ids[token["content"]] != token["id"]]:
-                raise ValueError(f"the id {wrong[0]['id']} of its added token "
-                                 f"{wrong[0]['content']!r} is taken, or not the next one")
+            moved = [t for t in content.get("added_tokens") or [] if ids[t["content"]] != t["id"]]
+            if lacks_bytes or moved or len({*ids.values()}) < len(ids):
+                raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id "
+                                 "twice, or leaves one out")
         except ImportError:
             raise ValueError(f"{path} is damaged, or a file of others, for which this needs a "
                              "package: pip install tokenizers") from None

@@ -2,8 +2,7 @@
 
     subject = open_subject("runs/tiny")                  # or a Llama folder of others
     documents = held_out_documents("clean.jsonl")        # {source: [document]}
-    nats = document_nats(subject.model, [subject.ids("Once there was a boy.")])
-"""
+    nats = document_nats(subject.model, [subject.ids("Once there was a boy.")])"""
 
 import pathlib
 from collections import namedtuple
@@ -22,7 +21,6 @@ SMALL = 4_000_000  # weights of a model that one core scores as fast as two (mea
 class Subject(namedtuple("Subject", "model tokenizer begin end folder run tokens")):
     """A model with what it needs to read text. begin, end: the ids before and after a document;
     run: the run's folder; tokens: what it was trained on, with clean.jsonl beside that folder."""
-
     def ids(self, text, whole=True):
         """Return the ids (int64 array) of a text behind `begin`, and before `end` when whole."""
         ids = [self.begin, *self.tokenizer.encode(text), self.end]

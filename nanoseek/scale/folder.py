@@ -1,8 +1,7 @@
 """What lies in a run's folder beside its checkpoints, and which settings it keeps.
 
     rows = read_log("runs/tiny", step=240)       # of log.jsonl
-    check_settings(run, state, branching=False)  # refuses what would make it another run
-"""
+    check_settings(run, state, branching=False)  # refuses what would make it another run"""
 
 import contextlib
 import dataclasses
@@ -14,11 +13,8 @@ import pathlib
 import shutil
 import statistics
 
-import torch
-
 from nanoseek.checkpoint import newest_intact, read_json
 from nanoseek.optim import CLIP, WEIGHT_DECAY
-from nanoseek.scale.machine import PRECISIONS
 
 # The settings that a run may change when it goes on from a checkpoint: those that move no weight,
 HARMLESS = {"out", "tokens", "eval_every", "save_every", "keep", "branch_from", "memorise",
@@ -40,19 +36,6 @@ def as_json(config):
     flat = dataclasses.asdict(config)
     # Two that once were settings: an old checkpoint may have been made with other values.
     return {"clip": CLIP, "weight_decay": WEIGHT_DECAY} | flat.pop("model") | flat
-
-
-def check_state(state):
-    """Raise an error where a checkpoint's trainer.json lacks a value, or holds one of no run."""
-    scale, watch, choices = state["scale"], state["watch"], state["choices"]
-    whole = [n for place in state["loader"]["sources"].values() for n in place["left"]]
-    whole += [state[name] for name in ("step", "tokens", "length_sum")] + [watch["in_a_row"]]
-    numbers = [state["seconds"], *scale.values(), *watch["recent"], *whole]
-    if not all(type(n) is int for n in whole) or not all(0 <= n < 1 << 63 for n in numbers) or \
-            choices["precision"] not in [*PRECISIONS] or choices["threads"] not in range(1, 513) or \
-            len(bytes.fromhex(state["random"]["cpu"])) != len(torch.get_rng_state()):
-        raise ValueError("one of its numbers is none that a run has")
-    return state["fingerprint"], state["device"], state["ranks"], {**state["config"]}
 
 
 def check_settings(run, state, branching):
@@ -97,11 +80,12 @@ def set_aside_run_on_other_data(run, tokens_folder):
 
 
 def read_log(run, step=float("inf")):
-    """Return the rows of a run's log.jsonl up to `step`, but for a line that a crash cut off."""
+    """Return the rows of a run's log.jsonl up to `step`, but for lines that are none."""
     path, rows = pathlib.Path(run) / "log.jsonl", []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             row = json.loads(line)
+            float(row.get("learning_rate", 0)), overall(row.get("held_out") or {"": 1})  # no row?
             if row["step"] <= step:
                 rows.append(row)
     return rows

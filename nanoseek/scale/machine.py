@@ -87,12 +87,6 @@ def choose_precision(model, device, rows, row_length):
     return half if tried[half] * WORTH <= tried["fp32"] else "fp32", tried
 
 
-def memory():
-    """Return how many bytes this machine has, more than any where that is unknown (on Windows)."""
-    known = hasattr(os, "sysconf")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else 1 << 62
-
-
 def peak_memory(device):
     """Return the most bytes that the process (on CUDA: the allocator) has held, None if unknown."""
     if device.type == "cuda":

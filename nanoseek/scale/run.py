@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import statistics
 
@@ -27,7 +28,7 @@ from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
 LITTLE_TEXT = 50_000  # bytes of training text; with fewer, a model hardly learns more than letters
-COUNTERS = ("step", "tokens", "length_sum", "seconds")
+COUNTERS = {"step": int, "tokens": int, "length_sum": int, "seconds": float}
 
 
 class Run:
@@ -83,12 +84,14 @@ class Run:
         config = self.config
         # In fp32, each weight with its gradient and one moment; a batch of ids and the next one.
         needed = 12 * parameters(config.model)["total"] + 48 * config.batch_size * config.row_length
-        if not self.ranks.sliced and needed > (there := machine.memory()):
+        if not self.ranks.sliced and hasattr(os, "sysconf") and needed > (
+                there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
             raise MemoryError(f"training takes {needed:.2g} bytes or more, and it has {there:.2g}")
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
         if old:
-            with checkpoint.trusting(old / "trainer.json"):
-                folder.check_state(state)
+            with checkpoint.trusting(old / "trainer.json"):  # its choices must be some that can be
+                dataclasses.replace(config, threads=int(state["choices"]["threads"]),
+                                    precision=state["choices"]["precision"])
         torch.manual_seed(config.seed)  # on every rank alike
         self.model = (checkpoint.load_model(old) if old else Transformer(config.model)).train()
         if speed_up:
@@ -113,7 +116,8 @@ class Run:
             folder.load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
             folder.check_settings(self, state, branching=old.parent.parent != self.folder)
             self.model.config = config.model  # only the context may be another one
-            self.load_state_dict(state)
+            with checkpoint.trusting(old / "trainer.json"):
+                self.load_state_dict(state)
 
     def _choose(self, kept):
         """Return {"threads", "precision", "steps"} as set, `kept` from a checkpoint or measured."""
@@ -158,7 +162,7 @@ class Run:
             "fingerprint": self.fingerprint, "config": folder.as_json(self.config)}
 
     def load_state_dict(self, state):
-        vars(self).update({name: state[name] for name in COUNTERS}, place=state["loader"])
+        vars(self).update({n: to(state[n]) for n, to in COUNTERS.items()}, place=state["loader"])
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(torch.ByteTensor([*bytes.fromhex(state["random"]["cpu"])]))
