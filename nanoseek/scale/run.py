@@ -90,8 +90,8 @@ class Run:
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
         if old:
             with checkpoint.trusting(old / "trainer.json"):  # its choices must be some that can be
-                dataclasses.replace(config, threads=int(state["choices"]["threads"]),
-                                    precision=state["choices"]["precision"])
+                c, *_ = state["choices"], {**state["config"]}, state["fingerprint"]
+                dataclasses.replace(config, threads=int(c["threads"]), precision=c["precision"])
         torch.manual_seed(config.seed)  # on every rank alike
         self.model = (checkpoint.load_model(old) if old else Transformer(config.model)).train()
         if speed_up:
