@@ -112,7 +112,7 @@ def main(argv):
     parser.add_argument("--judged", type=int, default=40, help="stories of each language to check")
     args = parser.parse_args(argv)
     if not 0 <= min(args.cloze, args.judged) <= max(args.cloze, args.judged) <= 10_000:
-        parser.error("cloze and judged must be from 0 to 10,000")
+        parser.error("cloze and judged must be at least 0, at most 10,000")
     subjects = [open_subject(folder) for folder in args.folders]
     spare_threads(*(s.model for s in subjects))
     known = [path for s in subjects if (path := s.tokens.parent / "clean.jsonl").is_file()]

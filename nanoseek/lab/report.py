@@ -87,7 +87,7 @@ def read_arguments(argv):
     add_fast_flag(parser)
     args = parser.parse_args(argv)
     if not 0 <= min(args.samples, args.cloze) <= max(args.samples, args.cloze) <= 10_000:
-        parser.error("samples and cloze must be from 0 to 10,000")
+        parser.error("samples and cloze must be at least 0, at most 10,000")
     if args.page and not (args.page.suffix == ".html" and args.page.parent.is_dir()):
         parser.error(f"--page {args.page}: name a file in .html, in a folder that is there")
     return args
