@@ -6,6 +6,7 @@ PIP_ARGS ?=
 TEXT     ?=
 PROMPT   ?=
 CLEAN    ?=
+FILE     ?=
 PRESET   ?= $(if $(TEXT),own,tiny)
 SEED     ?= 0
 # With your own text: the time that training may take.
@@ -20,7 +21,8 @@ override TEXT := $(value TEXT)
 override PROMPT := $(value PROMPT)
 override CLEAN := $(value CLEAN)
 override MINUTES := $(value MINUTES)
-export PYTHON PIP_ARGS TEXT PROMPT CLEAN MINUTES
+override FILE := $(value FILE)
+export PYTHON PIP_ARGS TEXT PROMPT CLEAN MINUTES FILE
 
 # The run's folder stands in targets and recipes, so it must be one plain word.
 ifeq ($(origin RUN),undefined)
@@ -61,7 +63,7 @@ export MALLOC_TRIM_THRESHOLD_ := 4000000000
 export GOMP_SPINCOUNT ?= 10000
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup train-tiny sample test tutorials waterfall lab bench clean FORCE
+.PHONY: help setup train-tiny sample test grade tutorials waterfall lab bench clean FORCE
 .SECONDARY:
 
 help:
@@ -71,6 +73,7 @@ help:
 	@echo '  make train-tiny TEXT=path    the same with your own text: a file, folder, URL, or several'
 	@echo '  make sample PROMPT="Once"    let the trained model go on with a text (TEXT= as above)'
 	@echo '  make test                    run the tests'
+	@echo '  make grade FILE=my_model.py  test your copy of a module, as students are graded'
 	@echo '  make tutorials               execute the notebooks into runs/tutorials'
 	@echo '  make waterfall QUICK=1       what each trick saves, measured here (else: over half an hour)'
 	@echo '  make lab                     open copies of the notebooks in runs/lab'
@@ -108,22 +111,28 @@ train-tiny: $(RUN)/report.txt
 
 # One long text is looked at on every call (its path may hold spaces, so it cannot be a
 # prerequisite), but raw.jsonl keeps its time when the text has not changed.
-# Where a .lock stands, each of the stages to come takes it while it writes.
+# Each stage takes the .lock that stands in the run's folder while it writes. Of a text that is refused
+# no folder is left behind, unless another make works there by now.
+LOCKED = @mkdir -p $(RUN) && { [ ! -L $(RUN)/.lock ] || rm $(RUN)/.lock; } && : >> $(RUN)/.lock
+TIDY = { code=$$?; [ $$code != 2 ] || [ -z "$$TEXT" ] || \
+    ! $(PY) -c 'from nanoseek.cli import lock; lock("$(RUN)")' 2> /dev/null || [ -e $(RUN)/clean.jsonl ] || \
+    { rm -f $(RUN)/raw.jsonl $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
+
 ifneq ($(TEXT),)
 $(RUN)/raw.jsonl: FORCE .venv/installed
 	@case "$$MINUTES" in *[!0-9.]*|*.*.*) false ;; *[1-9]*) ;; *) false ;; esac || \
 	    { echo "MINUTES=$$MINUTES: give a number above 0" >&2; exit 2; }
-	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" && : >> $(RUN)/.lock
+	$(LOCKED)
+	@$(PY) -m nanoseek.corpus $@ --text="$$TEXT" || $(TIDY)
 FORCE:
 else
 $(RUN)/raw.jsonl: | .venv/installed
-	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES) && : >> $(RUN)/.lock
+	$(LOCKED)
+	@$(PY) -m nanoseek.corpus $@ --stories $(STORIES)
 endif
 
-# A text in which nothing is left leaves no folder behind.
 $(RUN)/clean.jsonl: $(RUN)/raw.jsonl
-	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || { code=$$?; \
-	    [ $$code != 2 ] || [ -z "$$TEXT" ] || [ -e $@ ] || { rm -f $< $(RUN)/.lock; rmdir $(RUN) 2> /dev/null; }; exit $$code; }
+	@$(PY) -m nanoseek.curate $< $@ --fast $(FAST) || $(TIDY)
 
 $(RUN)/tokenizer.json: $(RUN)/clean.jsonl
 	@$(PY) -m nanoseek.tokenizer train $< $@ --vocab_size $(VOCAB) --fast $(FAST) $(TOKENIZER_ARGS)
@@ -167,6 +176,12 @@ lab: .venv/tutorials-installed
 
 test: .venv/tests-installed
 	@$(PY) -m pytest tests -q
+
+# By the tests of the module whose name the file's name ends with: of model.py for my_model.py.
+grade: .venv/tests-installed
+	@for test in tests/test_*.py tests/corpus/test_stories.py; do case "$$FILE" in \
+	    *"$${test##*test_}") exec $(PY) -m pytest -q $$test --module="$$FILE" ;; esac; done; \
+	    echo "make grade FILE=my_model.py: name a copy of a module, whose name its own ends with" >&2; exit 2
 
 .venv/bench-installed: .venv/tests-installed tests/bench/requirements.txt
 	@sh .ci/setup tests/bench/requirements.txt

@@ -1,9 +1,9 @@
-"""nanoseek: how a DeepSeek-style language model is trained cheaply, small enough to read."""
+"""How a DeepSeek-style language model is trained cheaply, small enough to read."""
 
 import signal
 import sys
 
 if sys.argv[:1] == ["-m"]:  # a command begins: Ctrl-C while torch is imported just ends it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-__version__ = "0.1.0"
+    from nanoseek.cli import introduce
+    introduce(sys.orig_argv)  # and ends what names no command

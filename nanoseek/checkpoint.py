@@ -212,6 +212,15 @@ def _write_json(path, value):
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+@contextlib.contextmanager
+def trusting(*paths):
+    """Name the files in a ValueError where values from them, used in the block, do not fit."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise ValueError(f"{' or '.join(map(str, paths))} is damaged: {error!r}") from None
+
+
 def read_json(path):
     """Return the object of a JSON file; raise ValueError where it is missing or damaged."""
     try:

@@ -30,6 +30,7 @@ def setting(default, text, **limits):
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
+COMMANDS = "corpus curate tokenizer data train generate evaluate cost".split()
 LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt),
           "most": ("at most", operator.le), "below": ("below", operator.lt)}
 
@@ -140,7 +141,9 @@ def check_output(output, *inputs):
 
 def lock(folder):
     """Return the open lock file of a run's folder; ValueError while another process holds it."""
-    file = (pathlib.Path(folder) / ".lock").open("a")
+    path = pathlib.Path(folder, ".lock")
+    path.is_symlink() and path.unlink()  # a stranger's, whose target would be made
+    file = path.open("a")
     with contextlib.suppress(ImportError, OSError):  # Windows, or a disk that knows no locks
         import fcntl
         try:
@@ -156,6 +159,16 @@ def lock_run_of(output):
     folder = pathlib.Path(os.path.realpath(output)).parent
     folder = folder.parent if folder.name in ("tokens", "checkpoints") else folder
     return lock(folder) if (folder / ".lock").is_file() else None
+
+
+def introduce(words):
+    """Where the words of a `python -m` name a part that is no command, say so, and end."""
+    with contextlib.suppress(ImportError, ValueError):  # there is none: Python says so
+        if (name := words[words.index("-m") + 1])[:8] == "nanoseek" and name[9:] not in COMMANDS:
+            about = importlib.import_module(name).__doc__ or "a folder"
+            sys.stdout.reconfigure(errors="replace")
+            print(f"{name}: {about.splitlines()[0]}")
+            raise SystemExit(print(f"To run: python -m nanoseek.{'|'.join(COMMANDS)} --help"))
 
 
 def run(main):

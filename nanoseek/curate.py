@@ -67,11 +67,9 @@ def curate(documents, config=None, find_near_duplicates=duplicates.find_near_dup
     for document, fault in zip(kept, faults):
         if fault and id(document) not in given:
             drop(document, fault, report)
-    kept = left(kept)
     if config.threshold:
-        drop_near_duplicates(kept, config.threshold, find_near_duplicates, report)
-    kept = left(kept)
-    mark_splits(kept, config.held_out)
+        drop_near_duplicates(left(kept), config.threshold, find_near_duplicates, report)
+    mark_splits(kept := left(kept), config.held_out)
     if config.passage_letters:  # held-out text comes first: training loses what it has, too
         order = sorted(kept, key=lambda d: (d["split"] != "held_out", id(d) not in given))
         cut_passages(order, given, config.passage_letters, "repeated passages", report)

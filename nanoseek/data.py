@@ -89,7 +89,7 @@ def _write_sources(documents, encode, batched, folder, manifest):
                 slug = re.sub(r"[^A-Za-z0-9_]+", "_", source)[:40]  # source names are free text
                 shards[key] = _Shard(folder / f"{split}-{len(shards):02d}-{slug}")
             shards[key].append(document, ids.astype(manifest["dtype"]))
-    if not any(split == "train" for split, _ in shards):
+    if "train" not in [split for split, _ in shards]:
         raise ValueError("no document to train on: the corpus is empty, or all of it is held out")
     return {name: {source: shard.finish() for (split, source), shard in sorted(shards.items())
                    if split == name} for name in SPLITS}
@@ -97,7 +97,6 @@ def _write_sources(documents, encode, batched, folder, manifest):
 
 class _Shard:
     """The tokens of one source and split while they are written."""
-
     def __init__(self, path):
         self.path, self.file = path, open(f"{path}-000.bin", "wb")  # path: without its ending
         self.sha256, self.lengths = hashlib.sha256(), array.array("Q")
@@ -129,17 +128,24 @@ def read_manifest(folder):
         manifest = json.loads(pathlib.Path(folder, "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT or manifest["dtype"] not in ("uint16", "uint32"):
             raise ValueError("it is of an older nanoseek")
+        kinds = [(manifest, "vocab_size eot_id", int | None)]
+        for entry in (each for split in SPLITS for each in manifest["splits"][split].values()):
+            kinds += [(entry, "documents tokens bytes", int), (entry, "log2_probability",
+                      float | None), (entry, "lengths lengths_sha256", str)]
+            for shard in entry["shards"]:
+                kinds += [(shard, "tokens", int), (shard, "file sha256", str)]
+        if not all(isinstance(d[name], kind) for d, names, kind in kinds for name in names.split()):
+            raise ValueError("a value in it is of another type")
         return manifest | {"splits": {split: {
             source: entry for source, entry in manifest["splits"][split].items() if entry["bytes"]}
             for split in SPLITS}}  # sources of empty documents alone cannot be scored
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} holds no manifest.json that can be read: build the tokens "
                          f"with python -m nanoseek.data ({error!r})") from None
 
 
 class TokenStream:
     """The tokens of one source and split, as a memory map; ValueError for a damaged file."""
-
     def __init__(self, folder, entry, dtype, verify=True):
         folder = pathlib.Path(folder)
         self._open(folder / entry["lengths"], None, entry["lengths_sha256"])
@@ -170,7 +176,6 @@ class TokenStream:
 
 class _Epochs:
     """The tokens of a TokenStream, shuffled anew in each epoch and read in lanes."""
-
     def __init__(self, stream, seed):
         self.stream, self.seed = stream, seed
         lanes = max(1, min(LANES, stream.tokens // LANE_TOKENS))
@@ -219,7 +224,6 @@ class Loader:
     weights: {source: share}, in proportion to tokens unless given; met to within one row. rank and
     world: this process serves rows rank, rank + world, … of a batch. The state counts the tokens of
     all ranks: it fits other ranks, batch sizes, row lengths. ValueError for what does not fit."""
-
     def __init__(self, folder, batch_size, row_length, weights=None, seed=0, rank=0, world=1,
                  split="train", verify=True):
         self.batch_size, self.row_length, self.seed = batch_size, row_length, seed
@@ -265,7 +269,7 @@ class Loader:
         if state["seed"] != self.seed or lanes != {s: len(p["left"]) for s, p in places.items()}:
             raise ValueError("the loader's state belongs to other sources or another seed")
         for source, place in places.items():
-            self.sources[source].begin(place["epoch"], place["left"])
+            self.sources[source].begin(int(place["epoch"]), [*map(int, place["left"])])
 
 
 def _weights(weights, entries):

@@ -129,7 +129,7 @@ def main(argv=None):
     model, tokenizer = load_model(folder), Tokenizer.load(folder / "tokenizer.json")
     if settings.pop("fast"):
         speed_up(model)
-    settings["begin"], settings["ends"] = document_ends(folder, tokenizer)
+    settings["begin"], settings["ends"] = document_ends(folder, tokenizer, model.config.vocab_size)
     pieces = write(model, tokenizer, **settings, when_full=lambda context: print(
         f"\nthe context of {context} tokens is full", file=sys.stderr))
     # A bad prompt is refused before anything shows.

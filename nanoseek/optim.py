@@ -64,7 +64,6 @@ class LossScale:
 
     Halved when a gradient overflows, which skips the step; doubled after GROW_AFTER good steps in
     a row. A power of two, so that dividing by it rounds nothing. Always 1 unless enabled."""
-
     def __init__(self, enabled):
         self.enabled, self.value = enabled, FIRST_SCALE if enabled else 1.0
         self.good, self.overflows = 0, 0
@@ -82,7 +81,8 @@ class LossScale:
         return {"value": self.value, "good": self.good, "overflows": self.overflows}
 
     def load_state_dict(self, state):
-        self.value, self.good, self.overflows = (state[k] for k in ("value", "good", "overflows"))
+        self.good, self.overflows = int(state["good"]), int(state["overflows"])
+        self.value = float(state["value"])
 
 
 class LossWatch:
@@ -90,7 +90,6 @@ class LossWatch:
 
     A loss may leap because the weights are spoilt, or because the batch is hard, which must be
     learnt like any other. What follows tells: after a hard batch losses are as usual again."""
-
     def __init__(self, spike):
         self.spike = spike  # a leap: so many nats above the median of `recent`; 0: no limit
         self.recent, self.in_a_row = [], 0  # the last usual losses; the steps since then
@@ -109,7 +108,7 @@ class LossWatch:
         return {"recent": self.recent, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state):
-        self.recent, self.in_a_row = state["recent"], state["in_a_row"]
+        self.recent, self.in_a_row = [*map(float, state["recent"])], int(state["in_a_row"])
 
 
 def newton_schulz(matrices, rounds=5):
@@ -128,7 +127,6 @@ def newton_schulz(matrices, rounds=5):
 
 class Muon(torch.optim.Optimizer):
     """Momentum, then each matrix's update made orthogonal (Jordan 2024), equal shapes at once."""
-
     def __init__(self, parameters, lr=1e-3, weight_decay=WEIGHT_DECAY, momentum=0.95):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         if any(p.ndim != 2 for group in self.param_groups for p in group["params"]):

@@ -156,3 +156,26 @@ def test_what_cannot_be_shown_ends_no_work():
     assert in_a_process("cli.tell('lost'); cli.say('done')", stdout=gone) == (0, None, "done …\n")
     assert in_a_process("print('x' * 99999); cli.say('done')", stdout=gone)[0] == 141
     os.close(gone)
+
+
+COMMANDS = "corpus curate tokenizer data train generate evaluate cost".split()
+PACKAGE = pathlib.Path(cli.__file__).parent
+PARTS = sorted({".".join(("nanoseek", *path.relative_to(PACKAGE).with_suffix("").parts))
+                .removesuffix(".__init__") for path in PACKAGE.rglob("*.py")
+                if '__name__ == "__main__"' not in path.read_text("utf-8")}
+               - {f"nanoseek.{name}" for name in COMMANDS})
+
+
+def test_python_m_of_any_part_says_what_it_is_and_what_there_is_to_run(capsys):
+    assert {"nanoseek", "nanoseek.model", "nanoseek.lab", "nanoseek.lab.arena"} <= {*PARTS}
+    for name in PARTS:
+        with pytest.raises(SystemExit) as stop:
+            cli.introduce(["python", "-u", "-m", name, "--help"])
+        said = capsys.readouterr().out
+        assert stop.value.code is None and said.startswith(f"{name}: ")
+        assert "|".join(COMMANDS) in said
+    for name in (*(f"nanoseek.{name}" for name in COMMANDS), "nanoseek.none", "another"):
+        cli.introduce(["python", "-m", name, "nanoseek.model"])  # the rest are arguments
+    done = subprocess.run([sys.executable, "-m", "nanoseek.optim"], capture_output=True, text=True,
+                          cwd=PACKAGE.parent, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and done.stdout.startswith("nanoseek.optim: Optimizers")

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from nanoseek.cli import lock
+
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--steps 20 --batch_size 2 --row_length 32 --warmup_steps 2 --eval_every 10 "
          "--save_every 5 --hidden_size 16 --intermediate_size 24 --num_hidden_layers 1 "
@@ -106,3 +108,27 @@ def test_a_text_of_which_nothing_is_left_leaves_no_folder(tmp_path):
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 2 and "no document is left" in output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_two_first_makes_one_is_refused_and_the_other_loses_nothing(tmp_path, text, begun):
+    run = tmp_path / "run"
+    run.mkdir()
+    if begun:  # the other is at a later stage, else it writes raw.jsonl
+        (run / "raw.jsonl").write_text('{"text": "of the other"}\n')
+    held = lock(run)
+    output = make(run, text).communicate(timeout=60)[0]
+    assert f"another process works in {run}" in output and len(output.splitlines()) == 2
+    assert {path.name for path in run.iterdir()} == {".lock", *["raw.jsonl"] * begun}
+    held.close()
+
+
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path, text):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").symlink_to(tmp_path / "elsewhere")
+    lock(run).close()
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(tmp_path / "elsewhere")
+    text.unlink()
+    assert make(run, text).wait(60) == 2 and not (tmp_path / "elsewhere").exists()

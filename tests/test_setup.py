@@ -171,3 +171,15 @@ def test_minutes_that_are_none_are_refused_before_all_else(tmp_path, make, minut
 @pytest.mark.parametrize("minutes", ["0.5", "10"])
 def test_minutes_reach_training(tmp_path, make, minutes):
     assert f"[--minutes={minutes}]" in make("train-tiny", "TEXT=a.txt", f"MINUTES={minutes}")[1][4]
+
+
+@pytest.mark.parametrize("name, test", [("my_model.py", "tests/test_model.py"), ("a b/stories.py", "tests/corpus/test_stories.py"),
+                                        ("$(touch pwned)`touch pwned` cost.py", "tests/test_cost.py"), ("notes.txt", None),
+                                        ("", None)])
+def test_a_copy_is_graded_by_the_tests_of_its_module(tmp_path, make, name, test):
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("*[!y]", "__pycache__"))
+    (tmp_path / ".venv" / "tests-installed").touch()
+    done, said = make("grade", f"FILE={name}")
+    assert said == ([f"[-m][pytest][-q][{test}][--module={name}]"] if test else [])
+    assert done.returncode == (0 if test else 2) and ("make grade FILE=" in done.stderr) == (not test)
+    assert not (tmp_path / "pwned").exists()

@@ -378,6 +378,8 @@ def test_ramps_give_each_step_its_shape(tmp_path):
     (["--seed", "-1"], "seed is -1"),
     (["--weights", "s0=0.5,s9=0.5"], "no source is called 's9'"),
     (["--preset", "huge"], "invalid choice: 'huge'"), (["--preset"], "expected one argument"),
+    *(([f"--{name}", str(10 ** 9)], "too large for this machine: training takes") for name in (
+        "num_hidden_layers", "batch_size", "intermediate_size")),
     (["--out", __file__], "test_train.py"),
     (["--tokens", "nowhere"], "nowhere holds no manifest.json")])
 def test_bad_settings_are_one_clear_line(tmp_path, capsys, arguments, message):

@@ -12,7 +12,8 @@ from nanoseek.corpus.stories import LANGUAGES, stories
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """What to gather: on the command line either the default corpus or a text of your own."""
-    stories: int = cli.setting(40000, "how many stories, half in each language", least=0)
+    stories: int = cli.setting(40000, "how many stories, half in each language", least=0,
+                               most=10_000_000)
     python_docs: bool = cli.setting(True, "add this Python's documentation")
     text: str = cli.setting("", "your own text instead: files, folders, http(s) addresses")
     seed: int = cli.setting(0, "which stories")

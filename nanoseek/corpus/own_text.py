@@ -50,7 +50,7 @@ def _read(name):
     """Return the documents of one file, folder or address."""
     path = pathlib.Path(os.path.expanduser(name))
     if WEB.match(name):
-        documents = _documents(*_fetch(name), name)
+        documents = _documents(*_fetch(name), name := name.split("?")[0])  # then may come a key
     elif path.is_dir():
         found = [file for file in sorted(path.rglob("*"))
                  if "/." not in f"/{file.relative_to(path).as_posix()}"]
@@ -89,7 +89,7 @@ def _fetch(url):
                 raise http.client.IncompleteRead(data, reply.length)
             return path.with_suffix(".html") if page else path, bytes(data)
     except (OSError, http.client.HTTPException) as error:  # a download that broke off, too
-        raise ValueError(f"{url}: cannot be fetched ({error})") from None
+        raise ValueError(f"{url.split('?')[0]}: cannot be fetched ({error})") from None
 
 
 def _documents(file, data, name):

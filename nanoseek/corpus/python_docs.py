@@ -1,7 +1,6 @@
 """The documentation of the Python that runs nanoseek: real text that every reader already has.
 
-    python_docs()[0]["text"][:40]      # the first help topic, as `help("assert")` shows it
-"""
+    python_docs()[0]["text"][:40]      # the first help topic, as `help("assert")` shows it"""
 
 import ast
 import contextlib

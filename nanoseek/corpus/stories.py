@@ -59,7 +59,6 @@ class Grammar:
     lists: name → [(entry, weight)], an entry being {attribute: text}; rules: name → [(alternative,
     weight)], an alternative being (guards, pieces), pieces of str, Slot, Call; variables: name →
     the list it draws from. Raises ValueError naming the line at fault."""
-
     def __init__(self, path):
         self.path, self.lists, self._tables = pathlib.Path(path), {}, {}
         number, head, names, rows = 0, None, set(), []
@@ -205,7 +204,6 @@ def grammar(language):
 
 class Writer:
     """Writes one story: its pieces, its memory, its bits; `text` when it is written."""
-
     def __init__(self, rules, uniform):
         self.grammar, self.uniform = rules, uniform
         self.out, self.state, self.log2 = [], {}, 0.0

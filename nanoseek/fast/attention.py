@@ -23,7 +23,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-from nanoseek.fast.onednn import multiplies_fp32
 from nanoseek.model import Attention
 
 SHORT = 256  # keys up to which plain products can be faster: see the top of this file
@@ -33,7 +32,6 @@ WIDE_VECTORS = "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 class ShortAttention(torch.autograd.Function):
     """softmax(q·kᵀ/√D + mask)·v of q (B, H, T, D), k and v (B, K, S, D); mask None: causal."""
-
     @staticmethod
     def forward(ctx, q, k, v, mask):
         ctx.shape = q.shape
@@ -85,7 +83,8 @@ class FastAttention(Attention):
     def attend(self, q, k, v, mask):
         if WIDE_VECTORS and q.is_cpu and 1 < q.shape[2] and k.shape[2] <= SHORT \
                 and not torch.compiler.is_compiling() \
-                and (multiplies_fp32() if q.dtype == torch.float32 else q.dtype == torch.bfloat16):
+                and (q.dtype == torch.bfloat16 or q.dtype == torch.float32 and  # which oneDNN makes
+                     torch.backends.mkldnn.matmul.fp32_precision == "bf16"):
             return ShortAttention.apply(q, k, v, mask)
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None,
                                               enable_gqa=q.shape[1] != k.shape[1])

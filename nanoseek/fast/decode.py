@@ -30,7 +30,6 @@ Layer = collections.namedtuple("Layer", "q k v o gate up down attention_norm mlp
 
 class OnePosition:
     """What stays the same from one new position of a cache to the next."""
-
     def __init__(self, model, starts):
         self.config, device = model.config, model.lm_head.weight.device
         C, eps, L = self.config.hidden_size, self.config.rms_norm_eps, self.config.num_hidden_layers

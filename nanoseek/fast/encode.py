@@ -60,7 +60,6 @@ def splitter(pattern):
 
 class PairTable:
     """The pairs that merge, sorted, with their keys: new id << 32."""
-
     def __init__(self, merges):
         pairs = np.array([left << 32 | right for left, right in merges], np.int64)
         order = pairs.argsort()  # the n-th merge makes the id 256 + n

@@ -34,7 +34,6 @@ def product_dtype(weight):
 
 class LinearCrossEntropy(torch.autograd.Function):
     """The mean cross-entropy of logits hidden @ weight.T: hidden (N, C), weight (V, C)."""
-
     @staticmethod
     def forward(ctx, hidden, weight, targets, dtype):
         hidden_grad, weight_grad = (torch.zeros_like(x).float() for x in (hidden, weight))

@@ -12,11 +12,6 @@ The saving is printed by `python tests/bench/bench_model.py train`, which takes 
 import torch
 
 
-def multiplies_fp32():
-    """Return whether oneDNN makes the fp32 products, as `use_exact_onednn` lets it."""
-    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-
-
 def use_exact_onednn():
     """Let oneDNN make this process's fp32 products if it does so exactly; return whether."""
     if not torch.backends.mkldnn.is_available():

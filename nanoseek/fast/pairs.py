@@ -62,7 +62,6 @@ def neighbours(own, following):
 
 class PairSearch:
     """Checks arrays of pairs and joins those that pass; `roots` holds the root of each text."""
-
     def __init__(self, texts, signatures, threshold):
         self.texts, self.signatures, self.threshold = texts, signatures, threshold
         self.least = worth_checking(texts, threshold, signatures.shape[1])

@@ -49,7 +49,6 @@ class WindowAttention(FastAttention):
 
 class FastMask(Transformer):
     """The mask as the faster attention adds it, made once and not in each layer."""
-
     def mask(self, ids, columns, document_ids=None):
         whole = len(columns) == ids.shape[1]  # nothing before the ids in a cache
         window, dtype = self.config.sliding_window, product_dtype(self.lm_head.weight)

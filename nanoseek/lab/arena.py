@@ -15,7 +15,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from nanoseek import cli
-from nanoseek.checkpoint import read_json
+from nanoseek.checkpoint import read_json, trusting
 from nanoseek.corpus.stories import check_story
 from nanoseek.evaluate import document_nats
 from nanoseek.generate import generate
@@ -95,14 +95,12 @@ def costs(subject):
     if not path.is_file():
         return speed, "-", "-", "-"
     bill = read_json(path)
-    try:
-        state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+    state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
+    with trusting(path, state):
         part = read_json(state)["tokens"] / bill["tokens"] if state.is_file() else 1
         dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
         return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
                 f"{dollars:.5f}")
-    except (KeyError, ValueError, TypeError):
-        raise ValueError(f"{path} is damaged: train anew, or remove it") from None
 
 
 def main(argv):
@@ -113,8 +111,8 @@ def main(argv):
     parser.add_argument("--cloze", type=int, default=100, help="how many of each kind and language")
     parser.add_argument("--judged", type=int, default=40, help="stories of each language to check")
     args = parser.parse_args(argv)
-    if min(args.cloze, args.judged) < 0:
-        parser.error("cloze and judged must be at least 0")
+    if not 0 <= min(args.cloze, args.judged) <= max(args.cloze, args.judged) <= 10_000:
+        parser.error("cloze and judged must be at least 0, at most 10,000")
     subjects = [open_subject(folder) for folder in args.folders]
     spare_threads(*(s.model for s in subjects))
     known = [path for s in subjects if (path := s.tokens.parent / "clean.jsonl").is_file()]

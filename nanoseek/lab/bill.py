@@ -1,8 +1,7 @@
 """What `python -m nanoseek.cost` prints: what a run or a config costs, what a budget should train.
 
     python -m nanoseek.cost runs/tiny                  # the price tag that a run left
-    python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command to type
-"""
+    python -m nanoseek.cost plan --minutes 3           # measures, plans, prints a command"""
 
 import os
 import pathlib
@@ -13,7 +12,7 @@ import tempfile
 from itertools import takewhile
 
 from nanoseek import cost
-from nanoseek.checkpoint import read_json
+from nanoseek.checkpoint import read_json, trusting
 from nanoseek.cli import Parser, say
 from nanoseek.data import read_manifest
 from nanoseek.deepseek.hugging_face import countable
@@ -116,7 +115,8 @@ def main(argv=None):
     if (path / "cost.json").is_file():
         if len(argv) > 1:
             raise ValueError(f"{what} has a price tag, which was measured: give no flags with it")
-        return print(format_price_tag(read_json(path / "cost.json")))
+        with trusting(path / "cost.json"):
+            return print(format_price_tag(read_json(path / "cost.json")))
     path = path / "config.json" if path.is_dir() else path
     if what not in PRESETS and not path.is_file():
         raise ValueError(f"{what} is no finished run, config.json or preset ({', '.join(PRESETS)})")

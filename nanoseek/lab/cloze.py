@@ -41,7 +41,6 @@ Item = namedtuple("Item", "ability language context choices answer story")
 
 class _TracedStory(Writer):
     """A story that remembers which slot wrote which piece, and where its sentences end."""
-
     def __init__(self, language, uniform):
         self.slots, self.tables = {}, {}  # number of a piece → Slot; variable → its Table
         super().__init__(grammar(language), uniform)

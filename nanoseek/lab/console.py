@@ -2,8 +2,7 @@
 
     row["held_out"] = evaluate_quickly(run)      # {source: bits per byte}
     show(run, row)                               # of log.jsonl: on the screen and in report.html
-    with stop_requests() as asked: ...           # not empty once the run is asked to stop
-"""
+    with stop_requests() as asked: ...           # not empty once the run is asked to stop"""
 
 import contextlib
 import json

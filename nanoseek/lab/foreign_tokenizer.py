@@ -11,7 +11,6 @@ from nanoseek.tokenizer import BYTE_ALPHABET, END_OF_TEXT, Tokenizer
 
 class Library(Tokenizer):
     """A tokenizer that the library `tokenizers` runs; no tokens of its own are added to a text."""
-
     def __init__(self, path):
         """Open a tokenizer.json; raise ValueError where that fails."""
         try:
@@ -21,11 +20,13 @@ class Library(Tokenizer):
             self._library = tokenizers.Tokenizer.from_str(whole)
             ids = self._library.get_vocab()
             self.vocab_size = 1 + max(ids.values())
-            # The library lets two kinds of damage pass.
+            # The library lets three kinds of damage pass. Added ids it numbers anew, in silence.
             byte_level = "ByteLevel" in str(content["pre_tokenizer"])
             lacks_bytes = byte_level and not {*BYTE_ALPHABET} <= ids.keys()
-            if lacks_bytes or len({*ids.values()}) < len(ids):
-                raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id twice")
+            moved = [t for t in content.get("added_tokens") or [] if ids[t["content"]] != t["id"]]
+            if lacks_bytes or moved or len({*ids.values()}) < len(ids):
+                raise ValueError("its vocabulary lacks bytes (initial_alphabet) or has an id "
+                                 "twice, or leaves one out")
         except ImportError:
             raise ValueError(f"{path} is damaged, or a file of others, for which this needs a "
                              "package: pip install tokenizers") from None

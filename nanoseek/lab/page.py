@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from nanoseek.checkpoint import read_json
+from nanoseek.checkpoint import read_json, trusting
 from nanoseek.cli import writing
 from nanoseek.corpus.stories import END, START, grammar, language_of, read_on
 from nanoseek.evaluate import held_out, piece_nats, windows
@@ -81,21 +81,16 @@ def surprise_map(subject, ids, story):
 def find_more(subject, scores):
     """Return what a page shows beside the curve: the scores, a surprise map for each source, and
     what curation.json, cost.json and trainer.json tell, where they are there."""
-    def read(path):
-        return read_json(path) if path.is_file() else {}
-
-    report, state = (read(path) for path in (subject.tokens.parent / "curation.json",
-                                             subject.folder / "trainer.json"))
-    bill, kinds = read(subject.run / "cost.json"), {"removed": "− ", "cut": "~ ", "totals": ""}
-    try:
+    paths = (subject.tokens.parent / "curation.json", subject.folder / "trainer.json",
+             subject.run / "cost.json")
+    report, state, bill = (read_json(path) if path.is_file() else {} for path in paths)
+    kinds = {"removed": "− ", "cut": "~ ", "totals": ""}
+    with trusting(*paths):
         found = {"bill": bill and format_price_tag(bill),
                  "settings": {**state.get("config", {}), **state.get("choices", {})},
                  "curation": [(sign + name, entry["documents"], entry["bytes"],
                                [*entry.get("examples", [])]) for kind, sign in kinds.items()
                               for name, entry in report.get(kind, {}).items()]}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"cost.json or trainer.json of {subject.run}, or curation.json beside its "
-                         f"tokens, is damaged: {error!r}") from None
     return {**found, "checkpoint": str(subject.folder), "scores": scores, "maps": {
         source: surprise_map(subject, documents[0], scores[source].floor)
         for source, documents in held_out(subject.tokens).items()}}

@@ -1,17 +1,10 @@
 """A bill on the screen: numbers with their units in columns, and below them what was assumed.
 
-    print(format_price_tag(price_tag(config, 8e6, seconds=120, ceiling=4e11, context=256)))
-"""
+    print(format_price_tag(price_tag(config, 8e6, seconds=120, ceiling=4e11, context=256)))"""
 
 import math
 
-LABELS = (  # the keys of a bill or a plan, their names on the screen, their units
-    ("parameters", "parameters", ""), ("tokens", "tokens", ""), ("context", "row", "tokens"),
-    ("flops", "FLOPs", "FLOP"), ("seconds", "time", "s"), ("flops_per_second", "speed", "FLOP/s"),
-    ("ceiling", "ceiling", "FLOP/s"), ("mfu", "MFU, share of it", "%"),
-    ("peak_bytes", "peak memory", "B"), ("gpu_hours", "GPU-hours", "h"), ("dollars", "rent", "$"),
-    ("kwh", "energy", "kWh"), ("dollars_electricity", "electricity", "$"),
-    ("dollars_rent", "rent of such a machine", "$"))
+from nanoseek.cost import tables
 
 
 def show(value, unit=""):
@@ -41,7 +34,7 @@ def columns(rows):
 
 def format_price_tag(bill, more=()):
     """Return a bill as a short table, what it counts and assumes below it; more: further rows."""
-    rows = [(name, show(bill[key], unit)) for key, name, unit in LABELS if key in bill]
+    rows = [(name, show(bill[key], unit)) for key, name, unit in tables()["labels"] if key in bill]
     rows += [(f"bits per byte at the end, {source}", f"{bits:.3f}")
              for source, bits in bill.get("bits_per_byte", {}).items()]
     lines = [columns([*rows, *more])]

@@ -86,8 +86,8 @@ def read_arguments(argv):
     parser.add_argument("--page", type=pathlib.Path, help="write it as a page, such as report.html")
     add_fast_flag(parser)
     args = parser.parse_args(argv)
-    if min(args.samples, args.cloze) < 0:
-        parser.error("samples and cloze must be at least 0")
+    if not 0 <= min(args.samples, args.cloze) <= max(args.samples, args.cloze) <= 10_000:
+        parser.error("samples and cloze must be at least 0, at most 10,000")
     if args.page and not (args.page.suffix == ".html" and args.page.parent.is_dir()):
         parser.error(f"--page {args.page}: name a file in .html, in a folder that is there")
     return args

@@ -2,8 +2,7 @@
 
     python -m nanoseek.curate raw.jsonl clean.jsonl                  # and curation.json beside it
     python -m nanoseek.tokenizer train clean.jsonl tokenizer.json --vocab_size 4096
-    python -m nanoseek.data clean.jsonl tokenizer.json tokens
-"""
+    python -m nanoseek.data clean.jsonl tokenizer.json tokens"""
 
 import json
 import pathlib

@@ -20,7 +20,6 @@ from nanoseek.scale.machine import PRECISIONS, pick_device
 
 class Ranks:
     """The processes that train one model: this one alone, or as many as torchrun started."""
-
     def __init__(self, config):
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.first = self.rank == 0

@@ -1,8 +1,7 @@
 """What lies in a run's folder beside its checkpoints, and which settings it keeps.
 
     rows = read_log("runs/tiny", step=240)       # of log.jsonl
-    check_settings(run, state, branching=False)  # refuses what would make it another run
-"""
+    check_settings(run, state, branching=False)  # refuses what would make it another run"""
 
 import contextlib
 import dataclasses
@@ -81,11 +80,12 @@ def set_aside_run_on_other_data(run, tokens_folder):
 
 
 def read_log(run, step=float("inf")):
-    """Return the rows of a run's log.jsonl up to `step`, but for a line that a crash cut off."""
+    """Return the rows of a run's log.jsonl up to `step`, but for lines that are none."""
     path, rows = pathlib.Path(run) / "log.jsonl", []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             row = json.loads(line)
+            float(row.get("learning_rate", 0)), overall(row.get("held_out") or {"": 1})  # no row?
             if row["step"] <= step:
                 rows.append(row)
     return rows

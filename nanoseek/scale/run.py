@@ -10,13 +10,14 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import statistics
 
 import torch
 
 from nanoseek import checkpoint, cli
-from nanoseek.cost import measure_ceiling
+from nanoseek.cost import measure_ceiling, parameters
 from nanoseek.data import Loader, read_manifest
 from nanoseek.evaluate import held_out
 from nanoseek.model import Transformer, loss
@@ -27,7 +28,7 @@ from nanoseek.tokenizer import Tokenizer
 
 QUICK_TOKENS = 8192  # held-out tokens of each source that an evaluation on the way looks at
 LITTLE_TEXT = 50_000  # bytes of training text; with fewer, a model hardly learns more than letters
-COUNTERS = ("step", "tokens", "length_sum", "seconds")
+COUNTERS = {"step": int, "tokens": int, "length_sum": int, "seconds": float}
 
 
 class Run:
@@ -81,7 +82,16 @@ class Run:
     def _build(self, old, speed_up):
         """Make the model and all that moves it; put back what the checkpoint `old` holds of it."""
         config = self.config
+        # In fp32, each weight with its gradient and one moment; a batch of ids and the next one.
+        needed = 12 * parameters(config.model)["total"] + 48 * config.batch_size * config.row_length
+        if not self.ranks.sliced and hasattr(os, "sysconf") and needed > (
+                there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+            raise MemoryError(f"training takes {needed:.2g} bytes or more, and it has {there:.2g}")
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
+        if old:
+            with checkpoint.trusting(old / "trainer.json"):  # its choices must be some that can be
+                c, *_ = state["choices"], {**state["config"]}, state["fingerprint"]
+                dataclasses.replace(config, threads=int(c["threads"]), precision=c["precision"])
         torch.manual_seed(config.seed)  # on every rank alike
         self.model = (checkpoint.load_model(old) if old else Transformer(config.model)).train()
         if speed_up:
@@ -104,12 +114,10 @@ class Run:
                                            WEIGHT_DECAY, config.embedding_factor, config.beta2)
         if old:
             folder.load_optimizer_tensors(self.model, self.optimizers, tensors, self.ranks.place)
-            try:
-                folder.check_settings(self, state, branching=old.parent.parent != self.folder)
-                self.model.config = config.model  # only the context may be another one
+            folder.check_settings(self, state, branching=old.parent.parent != self.folder)
+            self.model.config = config.model  # only the context may be another one
+            with checkpoint.trusting(old / "trainer.json"):
                 self.load_state_dict(state)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{old} is not of this version ({error!r}): start anew") from None
 
     def _choose(self, kept):
         """Return {"threads", "precision", "steps"} as set, `kept` from a checkpoint or measured."""
@@ -154,7 +162,7 @@ class Run:
             "fingerprint": self.fingerprint, "config": folder.as_json(self.config)}
 
     def load_state_dict(self, state):
-        vars(self).update({name: state[name] for name in COUNTERS}, place=state["loader"])
+        vars(self).update({n: to(state[n]) for n, to in COUNTERS.items()}, place=state["loader"])
         for name in ("loader", "scale", "watch"):
             getattr(self, name).load_state_dict(state[name])
         torch.set_rng_state(torch.ByteTensor([*bytes.fromhex(state["random"]["cpu"])]))

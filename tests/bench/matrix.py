@@ -23,7 +23,7 @@ PINNED = re.search(r"torch==(\S+)", (ROOT / "requirements.txt").read_text())[1]
 # torch → the minor versions of Python 3 that it has wheels for.
 TORCHES = {"2.4.1": range(8, 13), "2.6.0": range(9, 14), "2.9.0": range(10, 15),
            PINNED: range(10, 15)}
-MORE = ["regex", "safetensors", "pytest", "hypothesis", "tokenizers"]
+MORE = ["regex", "safetensors", "pytest", "hypothesis", "tokenizers", "tiktoken"]
 PAGE = (ROOT / "tutorials" / "COPYING_OUT.md").read_text("utf-8")
 ALONE = dict(re.findall(r"(?ms)^## (\w+)\.py\n(.*?)(?=^## |\Z)", PAGE))
 
@@ -56,11 +56,11 @@ def try_module(python, name, folder):
         (path,) = (ROOT / "nanoseek").rglob(file)
         shutil.copy(path, folder)
     (code,) = re.findall(r"(?s)```python\n(.*?)```", ALONE[name])
-    _, said = run([python, "-c", code], folder, 120)
+    _, said = run([python, "-c", code], folder, 600)
     right = said.splitlines()[-1:] == re.findall(r"print\(.*\)  # (.*)", code)
     (test,) = (ROOT / "tests").rglob(f"test_{name}.py")
     _, graded = run([python, "-m", "pytest", "-q", str(test), "--module",
-                     str(folder / f"{name}.py"), "-p", "no:cacheprovider"], ROOT, 300)
+                     str(folder / f"{name}.py"), "-p", "no:cacheprovider"], ROOT, 900)
     passed = re.findall(r"(\d+) of (\d+) contract tests pass", graded)
     if not right or not passed or passed[0][0] != passed[0][1]:
         print(f"--- {name}\n{said[-300:]}\n{graded[-1500:]}", file=sys.stderr)
@@ -71,7 +71,7 @@ def try_pair(python, torch, numpy, limit):
     """Return a row of the table for one environment, which is made and removed."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        run([python, "-m", "venv", "venv"], folder, 120)
+        run([python, "-m", "venv", "venv"], folder, 600)
         inside = str(folder / "venv" / "bin" / "python")
         code, said = run([inside, "-m", "pip", "install", "-q", *os.environ.get(
             "PIP_ARGS", "").split(), f"torch=={torch}", numpy, *MORE], folder, limit)

@@ -204,6 +204,10 @@ def test_an_address_may_be_shouted_and_holds_no_password(module, address):
     with pytest.raises(ValueError, match="with a password is not read") as caught:
         module.read_text(address.replace("//", "//me:secret@") + "/a.txt")
     assert "secret" not in str(caught.value)
+    for wrong in ("/nowhere.txt", "/my%20dream.json"):  # behind a ? there may be a key
+        with pytest.raises(ValueError, match="http") as caught:
+            module.read_text(f"{address}{wrong}?key=secret")
+        assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_sends_next_to_nothing_is_given_up(module, address, monkeypatch):

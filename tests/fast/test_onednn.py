@@ -14,7 +14,7 @@ def test_onednn_is_used_only_where_it_is_exact(monkeypatch):
         left, right = torch.rand(2, 300, 300, generator=torch.Generator().manual_seed(1))
         exact = left.double() @ right.double()
         assert relative_difference((left @ right).double(), exact) < 1e-5
-        assert (knob.fp32_precision == "bf16") == used == onednn.multiplies_fp32()
+        assert (knob.fp32_precision == "bf16") == used
         # A chip that rounds: its products are not taken.
         knob.fp32_precision = before
         product = torch.Tensor.__matmul__

@@ -178,6 +178,11 @@ def damage(spec):
         yield json.dumps({**spec, "model": {**model, **changed}}).encode()
     yield json.dumps({**spec, "added_tokens": [{"content": "x"}]}).encode()
     yield json.dumps({**spec, "added_tokens": [{"content": "x", "id": 10 ** 15}]}).encode()
+    size = len(model["vocab"])
+    for ids in ((size, size), (size, 100), (size + 1, size), (size, 10 ** 6)):
+        yield json.dumps({**spec, "added_tokens": [{
+            "content": name, "id": i, "special": True, "single_word": False, "lstrip": False,
+            "rstrip": False, "normalized": False} for name, i in zip(("<x>", "<y>"), ids)]}).encode()
     step = {"type": "Split", "pattern": {"Regex": "a("}, "behavior": "Isolated", "invert": False}
     yield json.dumps(spec | {"pre_tokenizer": step}).encode()
     yield b"[" * 200_000

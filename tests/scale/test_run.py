@@ -18,12 +18,15 @@ import torch
 from safetensors.torch import load_file
 
 from nanoseek import cli, train
-from nanoseek.checkpoint import checkpoints, newest_intact
+from nanoseek.checkpoint import checkpoints, load_model, newest_intact
 from nanoseek.cli import lock
 from nanoseek.corpus.gather import main as write_corpus
-from nanoseek.lab import stages
+from nanoseek.data import Loader
+from nanoseek.evaluate import evaluate
+from nanoseek.lab import bill, health, stages
+from nanoseek.lab.subject import open_subject
 from nanoseek.scale import machine
-from nanoseek.scale.folder import check_settings
+from nanoseek.scale.folder import check_settings, memorised_from, read_log
 from nanoseek.scale.run import Run
 from small_run import (ROOT, command, final_weights, make_run, quick_ceiling,  # noqa: F401
                        settings)
@@ -285,7 +288,7 @@ def test_a_foreign_or_malicious_checkpoint_is_named_and_nothing_of_it_runs(tmp_p
                 {**state, "loader": {}}, {k: v for k, v in state.items() if k != "random"}):
         (checkpoint / "trainer.json").write_text(json.dumps(bad))
         reseal(checkpoint)
-        assert "is not of this version" in refused(settings(other, wider))
+        assert "trainer.json is damaged" in refused(settings(other, wider))
     assert not (tmp_path / "exploded").exists()
 
 
@@ -476,3 +479,40 @@ def test_a_reader_that_has_gone_ends_no_training(tmp_path):
     os.close(gone)
     assert done.returncode == 0 and not done.stderr
     assert newest_intact(folder).name == "step-00000009" and (folder / "cost.json").is_file()
+
+
+def values_in(value, path=()):
+    """Yield the way to each value of a JSON file, of a list to its first."""
+    for key in value if isinstance(value, dict) else range(len(value[:1])) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from values_in(value[key], (*path, key))
+
+
+@pytest.mark.parametrize("name", ["trainer.json", "config.json", "cost.json", "tokens/manifest.json", "log.jsonl"])
+def test_a_value_of_another_type_in_a_run_s_files_is_one_clear_line(tmp_path, name):
+    folder, model = make_run(tmp_path / "r")
+    train.train(settings(folder, model, eval_every=12))
+    checkpoint, file = newest_intact(folder), folder / name
+    file = checkpoint / name if not file.exists() else file
+    lines = file.read_text().splitlines() if name == "log.jsonl" else [file.read_text()]
+    rng, answers = random.Random(name), []
+    whole = json.loads(lines[-1]) | ({"bos_token_id": 1} if name == "config.json" else {})
+    for path in values_in({k: v for k, v in whole.items() if (name, k) != ("trainer.json", "config")}):
+        bad = json.loads(lines[-1])
+        inner = bad
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = rng.choice([None, -1, "x", [], [[1]], {"a": 1}, 1.5, float("inf"), 10 ** 30])
+        file.write_text("\n".join([*lines[:-1], json.dumps(bad)]) + "\n")
+        reseal(checkpoint)
+        for use in {"cost.json": [lambda: bill.main([str(folder)])],
+                    "config.json": [lambda: open_subject(folder)],
+                    "tokens/manifest.json": [lambda: evaluate(load_model(checkpoint), folder / "tokens"),
+                                             lambda: Loader(folder / "tokens", 2, 8).next_batch()],
+                    "log.jsonl": [lambda: health.check(folder), lambda: memorised_from(read_log(folder))]
+                    }.get(name, [lambda: train.train(settings(folder, model, eval_every=12, steps=12), resume=True)]):
+            try:
+                use()
+            except (ValueError, OverflowError, MemoryError) as error:  # as cli.run answers in a line
+                answers.append(str(error))
+    assert answers or name == "log.jsonl"  # whose rows are passed over
