@@ -17,11 +17,9 @@ import functools
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
 CHECKPOINTING = ("none", "selective", "full")
-keep_products = functools.partial(create_selective_checkpoint_contexts,
-                                  [torch.ops.aten.mm.default, torch.ops.aten.addmm.default])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +279,9 @@ class Transformer(nn.Module):
             raise ValueError(f"unknown checkpointing {mode!r}: choose {', '.join(CHECKPOINTING)}")
         if mode == "none" or not self.training:
             return layer(*inputs)
-        more = {"context_fn": keep_products} if mode == "selective" else {}
+        products = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+        more = {} if mode == "full" else {"context_fn": functools.partial(  # from torch 2.5 on
+            torch.utils.checkpoint.create_selective_checkpoint_contexts, products)}
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False, **more)
 
 

@@ -79,7 +79,7 @@ def take_parts(kind, settings):
     "prediction"}, the last alone for other kinds. ValueError for what they cannot represent."""
     depth = settings.get("num_nextn_predict_layers") or 0
     prediction = _take(MultiToken, settings) if depth else None
-    if kind not in ARCHITECTURES:
+    if kind not in [*ARCHITECTURES]:  # a list: from a stranger's file, it may be anything
         return {"prediction": prediction}
     settings |= {name: value for name, value in (USUAL[kind] | LATENT).items()
                  if settings.get(name) is None and (name != "q_lora_rank" or name not in settings)}
