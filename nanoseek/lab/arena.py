@@ -94,13 +94,13 @@ def costs(subject):
     speed = f"{len(written) / (time.perf_counter() - began):,.0f}"
     if not path.is_file():
         return speed, "-", "-", "-"
-    bill = read_json(path)
-    state = subject.folder / "trainer.json"  # of a checkpoint, which is not charged the whole
-    with trusting(path, state):
-        part = read_json(state)["tokens"] / bill["tokens"] if state.is_file() else 1
-        dollars = part * (bill["dollars_rent"] + bill["dollars_electricity"])
+    bill, state = read_json(path), subject.folder / "trainer.json"
+    with trusting(state):  # a checkpoint is not charged the whole run
+        tokens = int(read_json(state)["tokens"]) if state.is_file() else None
+    with trusting(path):
+        part = 1 if tokens is None else tokens / bill["tokens"]
         return (speed, f"{part * bill['seconds']:,.0f}", f"{part * bill['flops']:.2e}",
-                f"{dollars:.5f}")
+                f"{part * (bill['dollars_rent'] + bill['dollars_electricity']):.5f}")
 
 
 def main(argv):
