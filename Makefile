@@ -165,8 +165,9 @@ lab: .venv/tutorials-installed
 	@cd runs/lab && PYTHONPATH="$(CURDIR):$(CURDIR)/tutorials:$(CURDIR)/tutorials/experiments" \
 	    ../../$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# In two processes, one a core; the same in one: pytest tests
 test: .venv/tests-installed
-	@$(PY) -m pytest tests -q
+	@$(PY) tests/halves.py
 
 .venv/bench-installed: .venv/tests-installed tests/bench/requirements.txt
 	@sh .ci/setup tests/bench/requirements.txt
