@@ -11,6 +11,7 @@ import pytest
 from nanoseek import cli, evaluate
 from nanoseek.lab import health
 from nanoseek.model import ModelConfig, Transformer
+from nanoseek.scale import run as run_module
 from nanoseek.tokenizer import Tokenizer
 from nanoseek.train import TrainConfig
 
@@ -27,13 +28,21 @@ def script(name):
 planted, bands_script = script("planted_bugs"), script("reference_bands")
 # Seconds a run. The checks are those of the large recipe; the bands are made for this one.
 CONFIG = TrainConfig(steps=80, batch_size=4, row_length=128, eval_every=16, save_every=80,
-                     warmup_steps=8, model=ModelConfig(
+                     warmup_steps=8, device="cpu", precision="fp32", threads=1, model=ModelConfig(
                          vocab_size=300, hidden_size=32, intermediate_size=48,
                          num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_ceiling():
+    """Runs need not measure the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "measure_ceiling", lambda **_: 1e11)
+        yield
+
+
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(tmp_path_factory, quick_ceiling):
     """Data, and bands of three healthy runs."""
     folder = tmp_path_factory.mktemp("health")
     documents = planted.write_documents(300, 20)
@@ -200,7 +209,8 @@ def test_the_reference_script_makes_bands_and_goes_on_where_it_was(tmp_path, cap
     small = [f"--{k} {v}" for k, v in (
         ("steps", 20), ("batch_size", 2), ("row_length", 64), ("warmup_steps", 2),
         ("eval_every", 4), ("save_every", 10), ("hidden_size", 16), ("intermediate_size", 24),
-        ("num_hidden_layers", 1), ("num_attention_heads", 2), ("num_key_value_heads", 1))]
+        ("num_hidden_layers", 1), ("num_attention_heads", 2), ("num_key_value_heads", 1),
+        ("device", "cpu"), ("precision", "fp32"), ("threads", 1))]
     arguments = ["--seeds", "2", "--folder", str(tmp_path / "runs"), "--output",
                  str(tmp_path / "bands.json"), "STORIES=200", "VOCAB=300",
                  "TRAIN_ARGS=" + " ".join(small)]
