@@ -143,9 +143,9 @@ def files_of(name):
     return [f"{name}.py", *re.findall(r"`(.+?)`", beside[1] if beside else "")]
 
 
-def run_in(folder, code):
+def run_in(folder, code, *arguments):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment,
+    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, env=environment,
                           capture_output=True, text=True, encoding="utf-8")
 
 
@@ -219,25 +219,54 @@ def test_every_import_of_the_package_finds_its_name():
     assert len(found) > 500 and not missing
 
 
-
-@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("__main__")])
-def test_importing_reads_prints_and_seeds_nothing(tmp_path, name):
-    done = run_in(tmp_path, f"""
-import builtins, random, sys
-sys.path.insert(0, {str(ROOT)!r})
+IMPORTED = [name for name in FILES if not name.endswith("__main__")]
+# Each module is imported in a process of its own, forked from one that has the libraries, which take
+# seconds to load, and ended without the second that they take to go.
+IMPORTING = """
+import builtins, importlib, os, random, sys, traceback
 import numpy, torch, regex, safetensors.torch, json, urllib.request  # their own reading is theirs
-states = random.getstate(), torch.get_rng_state()
+root, *names = sys.argv[1:]
+sys.path.insert(0, root)
+real = builtins.open
 def refuse(path, *rest, **more):
     if "nanoseek" in str(path):
-        raise AssertionError(f"importing opened {{path}}")
+        raise AssertionError(f"importing opened {path}")
     return real(path, *rest, **more)
-real, builtins.open = builtins.open, refuse
-import {name}
-assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
-""")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert not list(tmp_path.iterdir())
+def check(name):
+    states = random.getstate(), torch.get_rng_state()
+    builtins.open = refuse
+    importlib.import_module(name)
+    assert states[0] == random.getstate() and torch.equal(states[1], torch.get_rng_state())
+    print("imported", file=done)
+for name in names:
+    os.mkdir(name)
+    done, said = real(name + ".done", "w"), os.open(name + ".said", os.O_WRONLY | os.O_CREAT)
+    if os.fork() == 0:
+        os.dup2(said, 1), os.dup2(said, 2), os.chdir(name)
+        try:
+            check(name)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush(), done.flush(), os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A folder with, for each module, what importing it printed and wrote, and whether it ended."""
+    folder = tmp_path_factory.mktemp("imported")
+    done = run_in(folder, IMPORTING, ROOT, *IMPORTED)
+    assert done.returncode == 0 and not done.stdout + done.stderr, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_importing_reads_prints_and_seeds_nothing(imported, name):
+    assert (imported / f"{name}.said").read_text("utf-8") == ""
+    assert (imported / f"{name}.done").read_text("utf-8") == "imported\n"
+    assert not list((imported / name).iterdir())
 
 
 # Tricks ------------------------------------------------------------------------------------------

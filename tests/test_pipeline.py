@@ -14,7 +14,8 @@ from nanoseek.cli import lock
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--steps 20 --batch_size 2 --row_length 32 --warmup_steps 2 --eval_every 10 "
          "--save_every 5 --hidden_size 16 --intermediate_size 24 --num_hidden_layers 1 "
-         "--num_attention_heads 2 --num_key_value_heads 1 --max_position_embeddings 32")
+         "--num_attention_heads 2 --num_key_value_heads 1 --max_position_embeddings 32 "
+         "--device cpu --threads 1 --precision fp32")
 
 
 def make(run, text, **more):

@@ -5,11 +5,17 @@ And the Makefile hands a name on as it is: it never runs as code, and never reac
 
 import os
 import pathlib
+import re
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import time
 
 import pytest
+
+import halves
 
 ROOT = pathlib.Path(__file__).parent.parent
 SETUP = ROOT / ".ci" / "setup"
@@ -183,3 +189,54 @@ def test_a_copy_is_graded_by_the_tests_of_its_module(tmp_path, make, name, test)
     assert said == ([f"[-m][pytest][-q][{test}][--module={name}]"] if test else [])
     assert done.returncode == (0 if test else 2) and ("make grade FILE=" in done.stderr) == (not test)
     assert not (tmp_path / "pwned").exists()
+
+
+# make test ---------------------------------------------------------------------------------------
+
+def test_every_test_file_is_in_one_half_and_the_halves_take_about_as_long():
+    files = [path.relative_to(ROOT / "tests").as_posix()
+             for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {*halves.SECONDS} <= {*files}
+    shares = halves.halves(files)
+    assert sorted(sum(shares, [])) == sorted(files)
+    took = [sum(halves.SECONDS.get(file, halves.OTHERS) for file in share) for share in shares]
+    assert max(took) < 1.1 * min(took)
+
+
+PASSES, FAILS, NEVER_ENDS = ("def test_a(): assert {}".format(code) for code in (
+    "True", "False", "__import__('time').sleep(600)"))
+
+
+@pytest.fixture
+def run_halves(tmp_path):
+    """Return start(*contents): the script with these test files, as a process."""
+    def start(*contents):
+        shutil.copy(halves.__file__, tmp_path)
+        for number, content in enumerate(contents):
+            (tmp_path / f"test_{number}.py").write_text(content)
+        return subprocess.Popen([sys.executable, tmp_path / "halves.py"], text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return start
+
+
+@pytest.mark.parametrize("contents, code, last", [
+    ([PASSES, PASSES], 0, "tests: both halves passed"),
+    ([FAILS, PASSES], 1, "tests: failures in the first half, see above"),
+    ([PASSES, FAILS], 1, "tests: failures in the second half, see above")])
+def test_a_failure_in_either_half_fails_both(run_halves, contents, code, last):
+    process = run_halves(*contents)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == code and said.splitlines()[-1] == last
+    assert len(re.findall(r"(?m)^1 (passed|failed)\b.* in ", said)) == 2
+
+
+def test_ctrl_c_ends_both_halves(run_halves):
+    process = run_halves(NEVER_ENDS, NEVER_ENDS)
+    halves_of = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 60
+    while len(children := halves_of.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0].splitlines()[-1] == "tests: stopped"
+    assert process.returncode == 130
+    assert not any(pathlib.Path(f"/proc/{child}").exists() for child in children)

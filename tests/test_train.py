@@ -19,7 +19,7 @@ from nanoseek.scale import folder as folder_module
 from nanoseek.scale import run as run_module
 from nanoseek.scale.run import Run
 from nanoseek.tokenizer import Tokenizer
-from small_run import ROOT, final_weights, make_run, quick_ceiling, settings  # noqa: F401
+from small_run import ROOT, TRAIN, final_weights, make_run, quick_ceiling, settings  # noqa: F401
 
 
 def test_one_batch_is_learned_by_heart(tmp_path):
@@ -44,6 +44,8 @@ def test_rows_may_be_as_long_as_the_model_of_the_flags(tmp_path, monkeypatch):
 COMPILED = """
 import sys, torch
 from nanoseek import train
+from nanoseek.scale import run
+run.measure_ceiling = lambda **_: 1e11
 assert "torch._dynamo" not in sys.modules  # a second that a run without --compile need not wait
 compiler, powers = torch.compile, []
 def trace(graph, inputs):
@@ -59,7 +61,7 @@ assert powers == [0, 0], powers  # one graph for each of two shapes, none of whi
 
 QUICK = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--steps", "4",
          "--warmup_steps", "1", "--row_length", "16", "--batch_size", "4", "--hidden_size", "16",
-         "--intermediate_size", "24"]
+         "--intermediate_size", "24", "--num_hidden_layers", "2"]
 
 
 def test_a_compiled_step_takes_the_same_way(tmp_path):
@@ -77,7 +79,7 @@ def test_a_compiled_step_takes_the_same_way(tmp_path):
 def test_a_compiler_that_is_missing_is_one_clear_line(tmp_path):
     folder, _ = make_run(tmp_path / "r")
     done = subprocess.run(
-        [sys.executable, "-m", "nanoseek.train", "--out", str(folder), "--compile", *QUICK],
+        [sys.executable, "-c", TRAIN, "--out", str(folder), "--compile", *QUICK],
         cwd=ROOT, capture_output=True, text=True, env={
             "PATH": "", "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")})
     assert done.returncode == 2

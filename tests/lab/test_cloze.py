@@ -7,7 +7,7 @@ import pytest
 from nanoseek.lab import cloze
 from nanoseek.corpus.stories import check_story, log2_probability, stories
 
-COUNT = 15
+COUNT = 8
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_counts_places_and_choices_are_balanced(items):
 
 def test_a_seed_gives_the_same_questions_and_another_gives_others(items):
     assert cloze.questions(COUNT, seed=3) == items
-    assert cloze.questions(COUNT, seed=4) != items
     few = cloze.questions(1, seed=3, languages=["zh"])
+    assert cloze.questions(1, seed=4, languages=["zh"]) != few
     assert [item.language for item in few] == ["zh"] * 5
     assert cloze.questions(1, seed=3, languages=["zh"]) == few
 
@@ -76,12 +76,14 @@ def test_no_story_that_was_trained_on_is_asked_about(items):
     assert not corpus & used
 
 
-def test_frequency_alone_answers_little():
+def test_frequency_alone_answers_little(monkeypatch):
     """Who always takes the word that is commoner in stories does not get far above chance."""
+    abilities = ("name", "pronoun", "object")  # the others ask for no single word
+    monkeypatch.setattr(cloze, "ABILITIES", abilities)
     items = cloze.questions(60, seed=3)
     text = {language: "\n".join(s.text for s in stories(language, 2000, 9))
             for language in ("en", "zh")}
-    for ability in ("name", "pronoun", "object"):
+    for ability in abilities:
         several = [item for item in items if item.ability == ability]
 
         def count(item, choice):

@@ -294,7 +294,7 @@ def test_a_foreign_or_malicious_checkpoint_is_named_and_nothing_of_it_runs(tmp_p
 
 def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
     folder, _ = make_run(tmp_path / "r")
-    subprocess.run(command(folder, "--steps", "5"), cwd=ROOT, check=True, capture_output=True)
+    train.main(command(folder, "--steps", "5")[3:])
     before = newest_intact(folder)
     full, _ = make_run(tmp_path / "full")
     # No file may grow beyond 12 kB, which the log stays below and the weights do not.
@@ -306,8 +306,7 @@ def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path):
     assert "could not be written" in done.stderr or "File too large" in done.stderr
     assert list((full / "checkpoints").iterdir()) == [] and newest_intact(folder) == before
     # With room again, the same command goes on.
-    subprocess.run(command(full, "--steps", "9", "--branch_from", str(before)), cwd=ROOT,
-                   check=True, capture_output=True)
+    train.main(command(full, "--steps", "9", "--branch_from", str(before))[3:])
     assert newest_intact(full).name == "step-00000009"
 
 
@@ -329,12 +328,13 @@ def test__a_second_run_in_the_same_folder_is_refused(tmp_path, capsys):
     deadline = time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.01)
-    second = subprocess.run(command(folder, "--steps", "100000"), cwd=ROOT, capture_output=True,
-                            text=True, encoding="utf-8")
+    with pytest.raises(SystemExit) as second:
+        cli.run(lambda: train.main(command(folder, "--steps", "100000")[3:]))
     process.kill()  # after which nothing is in the way of going on
     process.communicate()
-    assert second.returncode == 2 and "another process works in" in second.stderr
-    assert second.stderr.count("\n") == 1
+    said = capsys.readouterr().err
+    assert second.value.code == 2 and "another process works in" in said
+    assert said.count("\n") == 1
     assert lock(folder)
 
 
