@@ -164,9 +164,11 @@ tutorials: .venv/tutorials-installed
 	@$(PY) tutorials/solutions/check.py runs/tutorials
 	@echo "tutorials: all notebooks ran to their end; the executed copies are in runs/tutorials"
 
+# LATER=tiny or LATER=10M: DeepSeek's later tricks, for a model of that size.
 # Results stay in runs/waterfall, or runs/waterfall-quick: a stopped one goes on where it was.
 waterfall: .venv/tutorials-installed
-	@$(PY) tutorials/experiments/waterfall.py $(if $(QUICK),--quick)
+	@$(PY) tutorials/experiments/waterfall.py $(if $(QUICK),--quick) \
+	    $(if $(filter tiny 10M,$(LATER)),--later $(filter tiny 10M,$(LATER)))
 
 # Copies to work in, without outputs; what stands in runs/lab already is left as it is.
 lab: .venv/tutorials-installed
