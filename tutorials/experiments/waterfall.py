@@ -74,7 +74,6 @@ RATES = {"AdamW": 2e-3, "Muon": 8e-3, "embedding rate": 2e-2}  # near the best o
 TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
          "embedding rate": (1e-2, 2e-2, 4e-2)}
 SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1), 25, 1.5, 15
-LATER_SEEDS = {"tiny": (0, 1, 2, 3), "10M": (0, 1)}
 FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
 ONE_SEED = 1.15  # of two seeds of one recipe, one cost up to 1.14 times the other
 # Those that this process may use: in a container often not all.
@@ -576,7 +575,7 @@ def main():
     results = Results(out / f"{name}.json", setup)
     rungs, _, without, _ = recipes_of(setup)
     others = [] if args.quick else [tricks for tricks in without.values() if tricks not in rungs]
-    seeds = SEEDS[:1] if args.quick else LATER_SEEDS[args.later] if args.later else SEEDS
+    seeds = SEEDS[:1] if args.quick else SEEDS
     plan = [(tricks, seed) for recipes in (rungs, others) for seed in seeds for tricks in recipes]
     measure(results, plan, runs / "waterfall-tokens")
     stored = json.loads(results.path.read_text("utf-8"))
