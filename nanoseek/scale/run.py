@@ -84,8 +84,8 @@ class Run:
         config = self.config
         # In fp32, each weight with its gradient and one moment; a batch of ids and the next one.
         needed = 12 * parameters(config.model)["total"] + 48 * config.batch_size * config.row_length
-        if not self.ranks.sliced and hasattr(os, "sysconf") and needed > (
-                there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        here = self.device.type == "cpu" and not self.ranks.sliced and hasattr(os, "sysconf")
+        if here and needed > (there := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
             raise MemoryError(f"training takes {needed:.2g} bytes or more, and it has {there:.2g}")
         tensors, state = checkpoint.load_checkpoint(old) if old else ({}, {})
         if old:
