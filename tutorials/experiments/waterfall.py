@@ -74,7 +74,7 @@ RATES = {"AdamW": 2e-3, "Muon": 8e-3, "embedding rate": 2e-2}  # near the best o
 TUNED = {"AdamW": (1e-3, 2e-3, 4e-3), "Muon": (4e-3, 8e-3, 1.6e-2),
          "embedding rate": (1e-2, 2e-2, 4e-2)}
 SEEDS, LEAST_STEPS, GROWTH, HIGHEST = (0, 1), 25, 1.5, 15
-FIRST_GUESS = {True: 150, False: 5000}  # steps, with BPE and without
+FIRST_GUESS = {True: 60, False: 5000}  # steps, with BPE and without
 ONE_SEED = 1.15  # of two seeds of one recipe, one cost up to 1.14 times the other
 # Those that this process may use: in a container often not all.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
