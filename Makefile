@@ -168,7 +168,7 @@ tutorials: .venv/tutorials-installed
 # Results stay in runs/waterfall, or runs/waterfall-quick: a stopped one goes on where it was.
 waterfall: .venv/tutorials-installed
 	@$(PY) tutorials/experiments/waterfall.py $(if $(QUICK),--quick) \
-	    $(if $(filter tiny 10M,$(LATER)),--later $(filter tiny 10M,$(LATER)))
+	    $(if $(LATER),--later $(or $(filter tiny 10M,$(LATER)),$(error LATER=tiny or LATER=10M)))
 
 # Copies to work in, without outputs; what stands in runs/lab already is left as it is.
 lab: .venv/tutorials-installed

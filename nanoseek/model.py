@@ -287,7 +287,7 @@ class Transformer(nn.Module):
 
 def loss(model, inputs, targets, document_ids=None):
     """Return the mean cross-entropy in nats (a scalar, fp32) of targets (B, T) given inputs (B, T).
-    Targets below 0, such as the usual −100, do not count: they never meet the head."""
+    Targets below 0, such as −100, do not count and never meet the head. Parts may add a loss."""
     ignored = not torch.compiler.is_compiling() and targets.min() < 0  # while a GPU has no work yet
     hidden, more = model.hidden(inputs, document_ids), 0.0
     if model.training and model.config.prediction:  # of which only the gradient is added

@@ -95,7 +95,8 @@ class Router(nn.Linear):
         self.part, self.auxiliary_loss = part, 0.0  # what balance_loss makes, for model.loss
         if part.scoring_func == "sigmoid":
             self.register_buffer("e_score_correction_bias", torch.zeros(part.n_routed_experts))
-        self.load = 0  # tokens that each expert got since the last step, (E,)
+        # Tokens that each expert got since the last step, (E,); twice where layers are recomputed.
+        self.load = 0
 
     def forward(self, x):
         """x (N, C) → the numbers of the experts that each token visits, and their weights, (N, k).

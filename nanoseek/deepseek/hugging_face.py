@@ -77,10 +77,13 @@ def settings_of(config):
 def take_parts(kind, settings):
     """Take the parts' settings out of those of a config.json; return {"attention", "feed_forward",
     "prediction"}, the last alone for other kinds. ValueError for what they cannot represent."""
-    depth = settings.get("num_nextn_predict_layers") or 0
+    depth, layers = (settings.get(name) for name in ("num_nextn_predict_layers",
+                                                     "num_hidden_layers"))
     prediction = _take(MultiToken, settings) if depth else None
     if kind not in [*ARCHITECTURES]:  # a list: from a stranger's file, it may be anything
         return {"prediction": prediction}
+    if type(layers) is not int:
+        raise ValueError(f"config.json has num_hidden_layers = {layers!r}, not a whole number")
     settings |= {name: value for name, value in (USUAL[kind] | LATENT).items()
                  if settings.get(name) is None and (name != "q_lora_rank" or name not in settings)}
     if settings.get("moe_layer_freq") not in (None, 1):
@@ -95,9 +98,10 @@ def take_parts(kind, settings):
             settings |= {"n_group": 1, "topk_group": 1}
         settings["norm_topk_prob"] = False  # which transformers' V2 ignores, as does DeepSeek's
     if kinds := settings.pop("mlp_layer_types", None):  # V3.2 names the kind of each layer's MLP
-        settings["first_k_dense_replace"] = kinds.count("dense")
-        if kinds != sorted(kinds):  # "dense" comes before "sparse"
-            raise ValueError("config.json has mlp_layer_types with a dense layer after a mixture, "
+        dense = kinds.count("dense") if isinstance(kinds, list) else 0
+        settings["first_k_dense_replace"] = dense
+        if kinds != ["dense"] * dense + ["sparse"] * (settings.get("num_hidden_layers") - dense):
+            raise ValueError("config.json has mlp_layer_types other than dense layers, then mixtures, "
                              "which cannot be represented")
     for name in IGNORED:
         settings.pop(name, None)
@@ -106,7 +110,7 @@ def take_parts(kind, settings):
              "prediction": prediction}
     if kind == "nanoseek_experts":
         parts["attention"] = None
-    if parts["feed_forward"].first_k_dense_replace >= settings.get("num_hidden_layers", 0) + depth:
+    if parts["feed_forward"].first_k_dense_replace >= layers + (depth or 0):
         parts["feed_forward"] = None
     return parts
 
@@ -118,6 +122,8 @@ def adopt(config, tensors):
     kept = {}
     for name, tensor in tensors.items():
         shared = SHARED.get(re.sub(r"model\.layers\.\d+\.", "", name))
+        if shared not in tensors and shared == "lm_head.weight":  # tied
+            shared = "model.embed_tokens.weight"
         if shared and not torch.equal(tensor, tensors.get(shared, tensor)):
             raise ValueError(f"{name} differs from {shared}, which it should share")
         # Old folders store RoPE's inverse frequencies, which the config already determines.
@@ -130,7 +136,7 @@ def adopt(config, tensors):
 
 def countable(settings):
     """Return the settings of a config.json as cost.py counts them, with the parts made of them."""
-    left = dict(settings)
+    left = settings | {"attention": None, "feed_forward": None, "prediction": None}
     return left | take_parts(settings.get("model_type"), left)
 
 

@@ -53,6 +53,8 @@ class Latent(Part):
                     value is None and name == "q_lora_rank"
                     or isinstance(value, int) and not isinstance(value, bool) and value > 0):
                 raise ValueError(f"{name} is {value!r}: it must be a whole number above 0")
+        if type(self.rope_interleave) is not bool:
+            raise ValueError(f"rope_interleave is {self.rope_interleave!r}: it is true or false")
         if self.qk_rope_head_dim % 2:
             raise ValueError(f"qk_rope_head_dim {self.qk_rope_head_dim} is odd: RoPE rotates pairs")
 
@@ -133,9 +135,9 @@ class LatentAttention(nn.Module):
         return q, q_rope, latent, k_rope
 
     def attend(self, q, q_rope, latent, k_rope, mask):
-        """Return what the queries gather from the latents, (B, T, C). For one new token it pays to
-        leave the old ones compressed."""
-        attend = self.absorbed if q.shape[2] == 1 < latent.shape[2] else self.expanded
+        """Return what the queries gather from the latents, (B, T, C). For one new token, or one and
+        a draft, it pays to leave the old ones compressed."""
+        attend = self.absorbed if q.shape[2] <= 2 < latent.shape[2] else self.expanded
         y = attend(q, q_rope, latent, k_rope, mask)  # (B, H, T, V)
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 

@@ -13,6 +13,7 @@ token more. For position i it takes the model's vector hᵢ and the token t that
 
 A second module does the same with h′ᵢ and tᵢ₊₂, and so on: module k of D learns tᵢ₊ₖ₊₁. Their mean
 cross-entropies, added up and multiplied by λ/D, join the loss while the model trains (eq. 24, 25).
+A mean is over all positions, also over those that no such token follows, which add nothing.
 
 * In training, hᵢ must hold what is needed for more than the next token. Afterwards the modules can
   be left out: the model alone gives what it gives with them.
@@ -21,8 +22,8 @@ cross-entropies, added up and multiplied by λ/D, join the loss while the model 
   So the text is that of the model alone, only sooner (speculative decoding, 2211.17192).
 
 What the paper leaves open: hᵢ is taken behind the model's last norm, and h′ᵢ behind the module's
-own, as in vLLM's and transformers' code for DeepSeek's weights. Of the two halves of x the
-embedding comes first, as in these weights; in the paper's eq. 21 it is second.
+own, as in transformers' code for DeepSeek's weights. Of the two halves of x the embedding comes
+first, as in these weights; in the paper's eq. 21 it is second.
 
 Shapes: B batch, T positions, C hidden_size, L num_hidden_layers, D num_nextn_predict_layers.
 """
@@ -53,8 +54,9 @@ class MultiToken(Part):
     def build(self, config):
         """Return the modules, which stand behind the model's L layers, as in DeepSeek's files."""
         first = config.num_hidden_layers
-        return [Module(config, first + k) for k in range(self.num_nextn_predict_layers)]
+        return [PredictionLayer(config, first + k) for k in range(self.num_nextn_predict_layers)]
 
+    @torch.compiler.disable  # how many positions count is another number in each batch
     def loss(self, model, hidden, inputs, targets, document_ids=None):
         """Return λ/D times the sum of the modules' mean cross-entropies, a scalar; the inputs are
         those of model.loss, with what the head reads: hidden (B, T, C).
@@ -64,15 +66,17 @@ class MultiToken(Part):
         """
         total = hidden.new_zeros((), dtype=torch.float32)
         for k, module in enumerate(model.model.layers[model.config.num_hidden_layers:], 1):
-            if inputs.shape[1] <= k:
-                break
+            if inputs.shape[1] <= k:  # rows too short: no gradient, which is 0 and not None
+                total = total + 0.0 * sum(weight.sum() for weight in module.parameters())
+                continue
             counts, first = targets[:, k:] >= 0, None  # (B, T - k)
             if document_ids is not None:
                 first = document_ids[:, :-k]  # where position i stands, and where tᵢ₊ₖ does
                 counts = counts & (first == document_ids[:, k:])
             hidden = ahead(model, module, hidden[:, :inputs.shape[1] - k], inputs[:, k:], first)
+            share = counts.sum() / (targets >= 0).sum().clamp(min=1)
             total = total + (model.lm_head.cross_entropy(hidden[counts], targets[:, k:][counts])
-                             if counts.any() else 0.0 * hidden.sum())
+                             * share if counts.any() else 0.0 * hidden.sum())
         return self.loss_weight / self.num_nextn_predict_layers * total
 
     def pull(self, *inputs):
@@ -82,7 +86,7 @@ class MultiToken(Part):
         return value - value.detach()
 
 
-class Module(DecoderLayer):
+class PredictionLayer(DecoderLayer):
     """A layer that looks one token further; its names are those of DeepSeek's files."""
 
     def __init__(self, config, layer):
@@ -95,6 +99,7 @@ class Module(DecoderLayer):
     def forward(self, hidden, embedded, rotary, mask, cache=None):
         """hidden, embedded (B, T, C) → (B, T, C); the others are as in DecoderLayer."""
         x = self.eh_proj(torch.cat((self.enorm(embedded), self.hnorm(hidden)), dim=-1))
+        x = x.to(hidden.dtype)  # what layers add up stays in fp32 under autocast, as in the model
         return self.shared_head.norm(super().forward(x, rotary, mask, cache))
 
 
@@ -132,7 +137,10 @@ def generate_ahead(model, ids, new_tokens=200):
         # The model reads the ids that it has not seen, and the draft; what does it write itself?
         seen, new = cache.length, row[cache.length:]
         hidden = model.hidden(torch.tensor([new + draft], device=weight.device), cache=cache)
-        written = model.lm_head(hidden[0, len(new) - 1:]).argmax(dim=-1).tolist()
+        scores = model.lm_head(hidden[0, len(new) - 1:])
+        if not scores.isfinite().all():
+            raise ValueError("the model's scores are not finite: its training has diverged")
+        written = scores.argmax(dim=-1).tolist()
         accepted += [token == written[0] for token in draft]
         # Where the draft was right, what is written after it is right as well.
         row += written if draft == written[:1] else written[:1]

@@ -11,12 +11,14 @@ guess which keys matter, the *lightning indexer*, and attend to the best index_t
     I(t, s) = Σⱼ wⱼ(t)·ReLU(qⱼ(t)·k(s))          the index score of key s for query t (eq. 1)
 
 It has few narrow heads j, one key for all of them, and no values. So it still compares all pairs,
-but cheaply, and the wide attention costs the same for each token, however long the text is.
+but cheaply, and the wide attention costs the same for each token, however long the text is. (Here
+a mask hides the other keys, so a prompt and training compute all pairs. Only one new token fetches
+few.)
 
 A choice has no gradient, so the indexer has a loss of its own: it learns to say where attention
 will look. Its target p is the attention of all heads added up, made to sum to 1:
 
-    KL(p ‖ softmax(I))                           the mean over queries (eq. 3)
+    KL(p ‖ softmax(I))                           for each query (eq. 3)
 
 * Dense stage: attention reads all keys, and the indexer learns from all of them.
 * Sparse stage: attention reads the chosen keys, and p and softmax(I) are over these (eq. 4).
@@ -29,8 +31,9 @@ do that), and a new model is in the sparse stage until a training loop says othe
 Where the report is silent, this follows DeepSeek's code, as transformers does. The index queries
 come from the queries' latent. RoPE rotates the first P numbers, in halves, not neighbours. The key
 has a LayerNorm, and scores are divided by √(I·J). A Hadamard matrix that DeepSeek's code applies
-to queries and keys before fp8 changes no product and is left out, as is fp8. Our own choice: of
-equal scores the later key wins, so that it does not matter how many keys a mask hides.
+to queries and keys before fp8 changes no product and is left out, as is fp8. Our own choices: the
+loss is the mean over queries, and of equal scores the later key wins, so that it does not matter how
+many keys a mask hides.
 
 Shapes: those of latent.py, J index_n_heads, I index_head_dim.
 """
@@ -103,8 +106,11 @@ class Indexer(nn.Module):
         """x (B, T, C), q_latent (B, T, q_lora_rank), keys (B, 1, S, I) → scores (B, 1, T, S)."""
         q = self.turn(self.wq_b(q_latent).unflatten(-1, (self.part.index_n_heads, -1)), rotary)
         weights = self.weights_proj(x) * (q.shape[1] * q.shape[3]) ** -0.5  # (B, T, J)
-        scores = F.relu(q @ keys.mT)  # (B, J, T, S)
-        return torch.einsum("btj,bjts->bts", weights, scores)[:, None]
+        # In fp32 at least, as DeepSeek's: rounded scores would often be equal.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            scores = F.relu(q.to(wide) @ keys.to(wide).mT)  # (B, J, T, S)
+            return torch.einsum("btj,bjts->bts", weights.to(wide), scores)[:, None]
 
     def turn(self, heads, rotary):
         """Rotate the first P numbers of (B, T, heads, I) by their position → (B, heads, T, I)."""
@@ -158,7 +164,8 @@ class SparseAttention(LatentAttention):
         """Return the attention that all heads together pay to the keys seen, (B, 1, T, S)."""
         scores = torch.cat((q, q_rope), dim=-1) @ self.keys_values(latent, k_rope)[0].mT
         scores = (scores * self.scale).masked_fill(~seen, -torch.inf)
-        return scores.softmax(dim=-1).mean(dim=1, keepdim=True)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return scores.softmax(dim=-1, dtype=wide).mean(dim=1, keepdim=True)
 
 
 def set_stage(model, stage):
@@ -171,7 +178,7 @@ def set_stage(model, stage):
 
 
 def visible(mask, q, latent):
-    """Return a mask as bool: nanoseek/fast gives −∞ for what is hidden, and None if causal."""
+    """Return a mask as bool: nanoseek/fast gives −∞ for what is hidden, and None where it is causal."""
     T, S = q.shape[2], latent.shape[2]
     if mask is None:
         return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)

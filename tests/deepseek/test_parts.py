@@ -65,9 +65,18 @@ def test_what_cannot_be_represented_is_refused():
             ({"num_experts_per_tok": 5}, "num_experts_per_tok 5 exceeds the 4"),
             ({"n_routed_experts": "8"}, "n_routed_experts is '8'"), ({"topk_group": 5}, "topk_group"),
             ({"attention_bias": True}, "attention_bias"), ({"hidden_act": "gelu"}, "hidden_act"),
+            ({"rope_interleave": "false"}, "rope_interleave"),
+            ({"num_hidden_layers": "3"}, "num_hidden_layers"),
+            ({"num_hidden_layers": None}, "num_hidden_layers"),
+            ({"model_type": "deepseek_v32", "mlp_layer_types": 5}, "mlp_layer_types"),
+            ({"model_type": "deepseek_v32", "mlp_layer_types": ["foo"] * 3}, "mlp_layer_types"),
             ({"model_type": "deepseek_v2", "topk_method": "noaux_tc"}, "topk_method")]:
         with pytest.raises(ValueError, match=message):
             from_hugging_face(whole | changes)
+        if "layers" in message or "mlp" in message:
+            with pytest.raises(ValueError, match=message):
+                countable(whole | changes)
+    assert countable({"attention": {"a": 1}, "prediction": 2})["attention"] is None
     with pytest.raises(ValueError, match="rope_interleave"):
         to_hugging_face(build_with(Latent(12, 10, 6, 8, 4, False), PARTS["v2"][1]).config)
 

@@ -257,8 +257,10 @@ def multiplies_bf16():
     """Return whether this processor is faster with it; some imitate it, and take hours here."""
     import torch
     from nanoseek.fast import speed_up
+    from nanoseek.fast.onednn import use_exact_onednn
     from nanoseek.model import Transformer
     from nanoseek.scale.machine import choose_precision
+    use_exact_onednn()
     model = speed_up(Transformer(shape(FULL, 4096, ROW, "tiny")).train())
     return choose_precision(model, torch.device("cpu"), BATCH // ROW, ROW)[0] == "bf16"
 
@@ -499,7 +501,7 @@ def table(stored):
         lines += ["", "each trick taken out alone from the recipe that has all of them "
                       f"({full[key][0]:.1f} s):"]
         for left_out, cost in alone.items():
-            lines.append(f"without {left_out:<15}{cost[key][0]:>7.3g} s "
+            lines.append(f"without {left_out:<16}{cost[key][0]:>7.3g} s "
                          f"({cost[key][1]:.3g}-{cost[key][2]:.3g})   {verdict(cost, full, key)}")
     return "\n".join(lines)
 
@@ -507,7 +509,7 @@ def table(stored):
 def plot(stored):
     """Draw the ladder: a bar for each rung's cost to reach, with the range; return the figure."""
     import matplotlib.pyplot as plt
-    rows = rows_of(stored["runs"])
+    rows = rows_of(stored["runs"], stored["setup"])
     figure, axes = plt.subplots(figsize=(7, 0.36 * len(rows) + 1.1))
     grey = "#808080"  # legible on white and on black
     for place, (trick, cost, said) in enumerate(rows):
@@ -570,9 +572,11 @@ def main():
                                   str(tokens_of((), runs / "waterfall-tokens")), None,
                                   str(args.plain)))
     name = f"later_{args.later}" if args.later else "waterfall"
-    setup = SETUP | ({"size": args.later} if args.later else {}) | (
-        {} if in_a_process("multiplies_bf16") else {"left_out": ["bf16"]})
-    results = Results(out / f"{name}.json", setup)
+    path, setup = out / f"{name}.json", SETUP | ({"size": args.later} if args.later else {})
+    before = json.loads(path.read_text("utf-8"))["setup"] if path.exists() else {}
+    if "left_out" in before or not before and not in_a_process("multiplies_bf16"):
+        setup["left_out"] = ["bf16"]
+    results = Results(path, setup)
     rungs, _, without, _ = recipes_of(setup)
     others = [] if args.quick else [tricks for tricks in without.values() if tricks not in rungs]
     seeds = SEEDS[:1] if args.quick else SEEDS
@@ -581,7 +585,7 @@ def main():
     stored = json.loads(results.path.read_text("utf-8"))
     (out / f"{name}.txt").write_text(table(stored) + "\n", "utf-8")
     print(table(stored))
-    if not args.later and rows_of(stored["runs"]):
+    if not args.later and rows_of(stored["runs"], setup):
         plot(stored).savefig(out / "waterfall.svg", bbox_inches="tight")
 
 
