@@ -4,9 +4,9 @@
 answer = (60 - 1) * (160 - 6) * 3 * 5120 * 1536
 
 
-# 2. The loss of balance
+# 2. The balance loss
 def balance(scores, chosen):
-    """scores (N, E), chosen (N, k) → a number (a tensor without dimensions)"""
+    """scores (N, E), chosen (N, k) → a tensor without dimensions"""
     E = scores.shape[1]
     visits = torch.bincount(chosen.flatten(), minlength=E) / chosen.numel()
     share = (scores / scores.sum(dim=1, keepdim=True)).mean(dim=0)
