@@ -100,9 +100,9 @@ def take_parts(kind, settings):
     if kinds := settings.pop("mlp_layer_types", None):  # V3.2 names the kind of each layer's MLP
         dense = kinds.count("dense") if isinstance(kinds, list) else 0
         settings["first_k_dense_replace"] = dense
-        if kinds != ["dense"] * dense + ["sparse"] * (settings.get("num_hidden_layers") - dense):
-            raise ValueError("config.json has mlp_layer_types other than dense layers, then mixtures, "
-                             "which cannot be represented")
+        if kinds != ["dense"] * dense + ["sparse"] * (layers - dense):
+            raise ValueError("config.json has mlp_layer_types other than dense layers, then "
+                             "mixtures, which cannot be represented")
     for name in IGNORED:
         settings.pop(name, None)
     attention = Sparse if kind == "deepseek_v32" else Latent

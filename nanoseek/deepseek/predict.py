@@ -56,7 +56,6 @@ class MultiToken(Part):
         first = config.num_hidden_layers
         return [PredictionLayer(config, first + k) for k in range(self.num_nextn_predict_layers)]
 
-    @torch.compiler.disable  # how many positions count is another number in each batch
     def loss(self, model, hidden, inputs, targets, document_ids=None):
         """Return λ/D times the sum of the modules' mean cross-entropies, a scalar; the inputs are
         those of model.loss, with what the head reads: hidden (B, T, C).

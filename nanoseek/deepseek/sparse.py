@@ -32,8 +32,8 @@ Where the report is silent, this follows DeepSeek's code, as transformers does. 
 come from the queries' latent. RoPE rotates the first P numbers, in halves, not neighbours. The key
 has a LayerNorm, and scores are divided by √(I·J). A Hadamard matrix that DeepSeek's code applies
 to queries and keys before fp8 changes no product and is left out, as is fp8. Our own choices: the
-loss is the mean over queries, and of equal scores the later key wins, so that it does not matter how
-many keys a mask hides.
+loss is the mean over queries, and of equal scores the later key wins, so that it does not matter
+how many keys a mask hides.
 
 Shapes: those of latent.py, J index_n_heads, I index_head_dim.
 """
@@ -178,7 +178,7 @@ def set_stage(model, stage):
 
 
 def visible(mask, q, latent):
-    """Return a mask as bool: nanoseek/fast gives −∞ for what is hidden, and None where it is causal."""
+    """Return a mask as bool: nanoseek/fast gives −∞ for what is hidden, None where causal."""
     T, S = q.shape[2], latent.shape[2]
     if mask is None:
         return torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
